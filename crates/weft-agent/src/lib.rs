@@ -1,0 +1,1 @@
+//! The node agent: reconciler, CNI service and DNS server.

@@ -1,0 +1,1 @@
+//! Layouts shared with the eBPF programs.

@@ -1,0 +1,1 @@
+//! Loader, pins and maps of the eBPF programs.

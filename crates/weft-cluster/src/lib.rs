@@ -1,0 +1,1 @@
+//! What a real cluster brings itself: scheduler, workloads, EndpointSlices, pod CIDRs.

@@ -1,0 +1,1 @@
+//! Planner: routes, tunnels and addresses of a node; IPAM.

@@ -1,0 +1,1 @@
+//! Watches, indexes, and lowering of Kubernetes objects to the model.

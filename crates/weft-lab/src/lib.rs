@@ -1,0 +1,1 @@
+//! The lab: supervisor, virtual nodes, underlay and verification.

@@ -1,0 +1,30 @@
+//! The domain of the Kubernetes network: names, addresses, Services, endpoints and nodes,
+//! and [`Snapshot`], the immutable picture of all of them that every planner reads.
+//!
+//! Data flows one way: `weft-kube` lowers API objects to these types and publishes a
+//! `Snapshot`; planners turn a `Snapshot` into tables; kernel-facing crates apply tables.
+//!
+//! Invariants:
+//! - Values are parsed at the edge: inside there is no `String` for an address, a port,
+//!   a protocol or a name.
+//! - A `Snapshot` never changes after it was published; its parts are shared by `Arc`, so
+//!   that the next one costs only what changed.
+//!
+//! This crate knows nothing about the Kubernetes API, the kernel, time or I/O.
+#![forbid(unsafe_code)]
+
+mod endpoint;
+mod family;
+mod name;
+mod node;
+mod port;
+mod service;
+mod snapshot;
+
+pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
+pub use family::{IpFamilies, IpFamily};
+pub use name::{LabName, NameError, NamespacedName, NodeName};
+pub use node::Node;
+pub use port::{Port, PortError, Protocol};
+pub use service::{Service, ServiceKind, ServicePort, TrafficPolicy};
+pub use snapshot::Snapshot;

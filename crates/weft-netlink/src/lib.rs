@@ -1,0 +1,1 @@
+//! Links, routes, neighbours, namespaces and netfilter over netlink.

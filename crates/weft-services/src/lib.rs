@@ -1,0 +1,1 @@
+//! Planner: Services and endpoints to load-balancer tables.

@@ -1,0 +1,2 @@
+//! The `weft` binary: argument parsing and dispatch.
+fn main() {}
