@@ -1,0 +1,74 @@
+//! What a create, an update or a status update may touch.
+
+use serde_json::Value;
+
+use crate::{Generation, Kind};
+
+/// Before a create: drops `status` where `/status` owns it, and sets `metadata.generation`.
+pub fn prepare_create(kind: &Kind, object: &mut Value) {
+    let Some(map) = object.as_object_mut() else { return };
+    if kind.status {
+        map.shift_remove("status");
+    }
+    if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
+        match kind.generation {
+            Generation::Spec => metadata.insert("generation".into(), 1.into()),
+            Generation::Never => metadata.shift_remove("generation"),
+        };
+    }
+}
+
+/// Before an update of the resource itself: `status` stays the stored one, and
+/// `metadata.generation` grows when anything but metadata and status changed.
+pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value) {
+    if kind.status {
+        copy_member(new, old, "status");
+    }
+    let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);
+    let next = match kind.generation {
+        Generation::Never => None,
+        Generation::Spec if same_but_metadata_and_status(new, old) => generation,
+        Generation::Spec => Some(generation.unwrap_or(0) + 1),
+    };
+    if let Some(Value::Object(metadata)) = new.get_mut("metadata") {
+        match next {
+            Some(number) => metadata.insert("generation".into(), number.into()),
+            None => metadata.shift_remove("generation"),
+        };
+    }
+}
+
+/// Before an update through `/status`: everything but `status` and metadata's labels and
+/// annotations stays the stored one.
+pub fn prepare_status_update(new: &mut Value, old: &Value) {
+    let mut next = old.clone();
+    copy_member(&mut next, new, "status");
+    if let (Some(Value::Object(to)), Some(Value::Object(from))) =
+        (next.get_mut("metadata"), new.get("metadata"))
+    {
+        for key in ["labels", "annotations", "finalizers", "resourceVersion", "managedFields"] {
+            match from.get(key) {
+                Some(value) => to.insert(key.into(), value.clone()),
+                None => to.shift_remove(key),
+            };
+        }
+    }
+    *new = next;
+}
+
+fn copy_member(to: &mut Value, from: &Value, key: &str) {
+    let Some(map) = to.as_object_mut() else { return };
+    match from.get(key) {
+        Some(value) => map.insert(key.into(), value.clone()),
+        None => map.shift_remove(key),
+    };
+}
+
+fn same_but_metadata_and_status(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    let skipped = |key: &str| matches!(key, "metadata" | "status" | "apiVersion" | "kind");
+    let subset = |a: &serde_json::Map<String, Value>, b: &serde_json::Map<String, Value>| {
+        a.iter().all(|(key, value)| skipped(key) || b.get(key) == Some(value))
+    };
+    subset(new, old) && subset(old, new)
+}
