@@ -14,6 +14,7 @@ pub struct PodSpec {
     /// Directory that belongs to this pod alone; `create` makes it, `destroy` removes it.
     pub dir: PathBuf,
     /// cgroup2 path of the pod relative to the cgroup2 mount, e.g. `weft.lab/node1/pods/<uid>`.
+    /// No process is put into it directly: each container has a group below it.
     /// Where the memory and pids controllers are v1, the same relative path is used there.
     pub cgroup: PathBuf,
     /// `hostNetwork`: the network namespace of the caller (the node) instead of an own one.
@@ -74,6 +75,8 @@ pub struct ContainerSpec {
     pub uid: Option<u32>,
     /// `runAsGroup` inside the container.
     pub gid: Option<u32>,
+    /// Supplementary groups inside the container (`supplementalGroups` and `fsGroup`).
+    pub groups: Vec<u32>,
     /// `stdin: true`: keep a pipe for attach; otherwise /dev/null.
     pub stdin: bool,
     /// `tty: true`.
