@@ -1,1 +1,2 @@
 //! The node agent: reconciler, CNI service and DNS server.
+pub mod dns;

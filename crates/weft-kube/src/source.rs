@@ -1,0 +1,241 @@
+//! The watches, and the one task that writes the index and publishes.
+
+use crate::{
+    Diagnostic, Kind,
+    index::{Change, Index, Indexed},
+};
+use futures::{StreamExt, stream::BoxStream};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client, Resource,
+    runtime::{WatchStreamExt, utils::Backoff, watcher},
+};
+use serde::de::DeserializeOwned;
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+use weft_model::Snapshot;
+
+/// Events taken in before the clock is looked at again.
+const BURST_MAX: usize = 1024;
+
+/// How to watch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The least time between two snapshots. The first change after a quiet time is published
+    /// at once; those of a burst wait until this much has passed and become one snapshot.
+    pub publish_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { publish_interval: Duration::from_millis(5) }
+    }
+}
+
+/// Why no snapshot can come any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// The task that publishes has ended (it panicked, or the runtime shuts down).
+    #[error("the watches of the Kubernetes API have ended")]
+    Ended,
+}
+
+/// How the watch of one kind fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KindStatus {
+    /// Whether it was listed completely at least once.
+    pub listed: bool,
+    /// The last failure, until the next event of this kind. A watch that fails is tried again
+    /// with growing delays; what was known before stays published.
+    pub error: Option<String>,
+}
+
+/// How the watches fare, by kind.
+pub type Status = BTreeMap<Kind, KindStatus>;
+
+/// The running watches. They end when this is dropped.
+#[derive(Debug)]
+pub struct SnapshotSource {
+    /// The latest snapshot; `None` until every kind was listed. Closed when the task ended.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// What is wrong with objects now.
+    pub diagnostics: watch::Receiver<Arc<[Diagnostic]>>,
+    /// How the watches fare.
+    pub status: watch::Receiver<Status>,
+    _task: JoinSet<()>,
+}
+
+impl SnapshotSource {
+    /// Starts to watch. Must be called inside a tokio runtime; returns at once. An API that
+    /// does not answer is tried again for ever: see [`Self::status`].
+    pub fn start(client: Client, options: Options) -> Self {
+        Self::from_events(events(&client), options)
+    }
+
+    /// As [`Self::start`], with the events given.
+    fn from_events(events: Events, options: Options) -> Self {
+        let (snapshots_tx, snapshots) = watch::channel(None);
+        let (diagnostics_tx, diagnostics) = watch::channel(Arc::from([]));
+        let (status_tx, status) = watch::channel(Status::default());
+        let publisher = Publisher {
+            index: Index::default(),
+            errors: BTreeMap::new(),
+            snapshots: snapshots_tx,
+            diagnostics: diagnostics_tx,
+            status: status_tx,
+        };
+        let mut task = JoinSet::new();
+        task.spawn(publisher.run(events, options));
+        Self { snapshots, diagnostics, status, _task: task }
+    }
+
+    /// Waits for the first snapshot.
+    pub async fn first(&self) -> Result<Arc<Snapshot>, SourceError> {
+        let mut rx = self.snapshots.clone();
+        let snapshot = rx.wait_for(Option::is_some).await.map_err(|_| SourceError::Ended)?;
+        snapshot.clone().ok_or(SourceError::Ended)
+    }
+}
+
+type Item = (Kind, Result<Change, watcher::Error>);
+type Events = BoxStream<'static, Item>;
+
+/// The events of all kinds.
+fn events(client: &Client) -> Events {
+    futures::stream::select_all([
+        watch_kind::<Namespace>(client),
+        watch_kind::<Node>(client),
+        watch_kind::<Service>(client),
+        watch_kind::<EndpointSlice>(client),
+    ])
+    .boxed()
+}
+
+/// The events of one kind: a paged list, then a watch with bookmarks that resumes where it
+/// broke off, and a new list after 410 Gone.
+///
+/// Not a streaming list (`sendInitialEvents`): kube-runtime 4.2 does not say when it begins
+/// one again, so an object that vanished between a broken attempt and the next would stay.
+fn watch_kind<K>(client: &Client) -> Events
+where
+    K: Indexed + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+        .backoff(Delays::default())
+        .map(|event| (K::KIND, event.map(Change::of)))
+        .boxed()
+}
+
+/// kube's own delays (with jitter, so that the nodes of a cluster do not come back all at
+/// once), an eighth as long: 0.1 s to 4 s. An agent that sees no changes misroutes traffic,
+/// and four watches a node are a small load.
+#[derive(Default)]
+struct Delays(watcher::DefaultBackoff);
+
+impl Iterator for Delays {
+    type Item = Duration;
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|d| d / 8)
+    }
+}
+
+impl Backoff for Delays {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+struct Publisher {
+    index: Index,
+    errors: BTreeMap<Kind, String>,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    diagnostics: watch::Sender<Arc<[Diagnostic]>>,
+    status: watch::Sender<Status>,
+}
+
+impl Publisher {
+    async fn run(mut self, events: Events, options: Options) {
+        let mut bursts = events.ready_chunks(BURST_MAX);
+        let mut due = Instant::now();
+        let mut pending = false;
+        loop {
+            tokio::select! {
+                burst = bursts.next() => match burst {
+                    Some(burst) => {
+                        burst.into_iter().for_each(|item| self.take(item));
+                        pending = true;
+                    }
+                    None => break,
+                },
+                () = tokio::time::sleep_until(due), if pending => {}
+            }
+            if pending && Instant::now() >= due {
+                self.publish();
+                pending = false;
+                due = Instant::now() + options.publish_interval;
+            }
+        }
+        // The watches never end of themselves; a finite list of events (tests) does.
+        self.publish();
+    }
+
+    fn take(&mut self, (kind, item): Item) {
+        match item {
+            Ok(change) => {
+                self.errors.remove(&kind);
+                self.index.apply(kind, change);
+            }
+            Err(e) => {
+                let text = error_chain(&e);
+                tracing::warn!(%kind, error = %text, "watch failed, trying again");
+                self.errors.insert(kind, text);
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let status = Kind::ALL.iter().map(|k| {
+            let error = self.errors.get(k).cloned();
+            (*k, KindStatus { listed: self.index.listed(*k), error })
+        });
+        replace(&self.status, status.collect());
+        if !self.index.complete() {
+            return;
+        }
+        replace(&self.diagnostics, self.index.diagnostics().into());
+        let current = self.snapshots.borrow().clone();
+        if let Some(next) = self.index.snapshot(current.as_deref()) {
+            tracing::debug!(generation = next.generation, "snapshot");
+            self.snapshots.send_replace(Some(Arc::new(next)));
+        }
+    }
+}
+
+/// Sends a value unless it equals the current one.
+fn replace<T: PartialEq>(tx: &watch::Sender<T>, value: T) {
+    tx.send_if_modified(|current| {
+        let changed = *current != value;
+        if changed {
+            *current = value;
+        }
+        changed
+    });
+}
+
+/// An error with its causes in one line.
+fn error_chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(s) = source {
+        let part = s.to_string();
+        // kube's errors often repeat their source in their own text.
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        source = s.source();
+    }
+    text
+}
