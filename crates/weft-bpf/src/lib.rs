@@ -1,1 +1,26 @@
-//! Loader, pins and maps of the eBPF programs.
+//! Loader, pins and maps of the eBPF programs: [`SocketLb`] translates Services when a
+//! socket connects or sends, nothing per packet.
+//!
+//! Flow: [`SocketLb::open`] loads the committed object (or adopts what an earlier agent
+//! pinned), attaches it to a node's cgroup, and reads the maps; [`SocketLb::apply`] compares
+//! [`weft_services::ServiceTables`] with what the kernel holds and changes the difference.
+//!
+//! Invariants:
+//! - Maps and links are pinned under `<bpf dir>/v<layout>/`: translation goes on while no
+//!   agent runs, and a restarted one adopts it without a gap.
+//! - New backends stand before the frontend points at them, and old ones go only after no
+//!   program can still be reading them: a reader sees the old set or the new one.
+//! - Whatever is under the pin path is Weft's: entries that no table asks for are removed.
+//! - All calls block; none of them sleeps longer than one RCU grace period.
+//!
+//! This crate knows nothing of Kubernetes and mounts nothing: the bpf file system and the
+//! cgroup are the caller's.
+#![allow(unsafe_code)]
+
+mod error;
+mod lb;
+mod probe;
+
+pub use error::{BpfError, Result};
+pub use lb::{ApplyStats, MapSizes, OpenOptions, SocketLb, Stats};
+pub use probe::{Feature, probe};
