@@ -200,3 +200,6 @@ impl Index {
         self.tables.values().flat_map(|t| t.live.values()).filter_map(|e| e.value.as_ref())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -334,3 +334,6 @@ fn protocol(text: Option<&str>, field: &str, found: &mut Findings) -> Option<Pro
 fn name(text: Option<&str>) -> Arc<str> {
     text.unwrap_or_default().into()
 }
+
+#[cfg(test)]
+mod tests;
