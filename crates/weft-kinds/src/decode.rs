@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::Kind;
 use crate::schema::{self, Type};
 
+pub(crate) use conform::{micros, seconds};
 pub use syntax::{json_value, yaml_value};
 
 /// Strict findings reported for one object; the rest is dropped, as the real API does.
