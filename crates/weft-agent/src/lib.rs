@@ -1,2 +1,23 @@
 //! The node agent: reconciler, CNI service and DNS server.
+//!
+//! Flow: `weft-kube` publishes Snapshots → the planners (`weft-fabric`, `weft-services`) make
+//! tables → the tables are compared with what the kernel has and the difference is applied
+//! (`weft-netlink`, `weft-bpf`). Beside it the CNI service on `agent.sock` gives pods their
+//! links and addresses.
+//!
+//! Invariants:
+//! - The agent runs inside its node's network namespace and never changes it.
+//! - Ending the agent leaves the data plane in place; a restarted one adopts it.
+//!
+//! It does not know whether the node is a real one or one of the lab's.
+#![forbid(unsafe_code)]
+
+mod args;
 pub mod dns;
+
+pub use args::{Args, Network};
+
+/// Runs the agent until SIGTERM or SIGINT; builds its own runtime.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    anyhow::bail!("agent of node {} is not built yet", args.node)
+}
