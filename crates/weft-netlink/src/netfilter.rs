@@ -3,8 +3,11 @@
 //! not a time-out.
 //!
 //! The socket hooks translate at connect time; a packet that still carries a Service address
-//! in `forward` (from a pod) or `output` (from the node) found no backend. One batch replaces
-//! the whole table atomically.
+//! found no backend. A `local` route for the Service ranges (made by the caller) brings such
+//! packets, from pods and from the node itself, to the `input` hook, where they are refused
+//! whatever listens on the node. Rejecting in `output` instead would make `send` on a UDP
+//! socket of the node fail with EPERM: the verdict of that hook is the result of the call.
+//! One batch replaces the whole table atomically.
 
 use crate::{
     error::{Error, Result},
@@ -17,8 +20,10 @@ use std::path::Path;
 
 /// Name of the table.
 pub const TABLE: &str = "weft";
-/// Chains: their names and hooks (NF_INET_FORWARD, NF_INET_LOCAL_OUT).
-const CHAINS: [(&str, u32); 2] = [("reject-forward", 2), ("reject-output", 3)];
+/// The chain.
+const CHAIN: &str = "reject-input";
+/// Its hook.
+const NF_INET_LOCAL_IN: u32 = 1;
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
@@ -178,12 +183,10 @@ pub fn replace_rejects(services: &[IpNet]) -> Result<()> {
         table(NFT_MSG_DELTABLE, NLM_F_ACK),
         table(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK),
     ];
-    for (name, hook) in CHAINS {
-        messages.push(chain(name, hook));
-        for net in services {
-            messages.push(reject(name, *net, true));
-            messages.push(reject(name, *net, false));
-        }
+    messages.push(chain(CHAIN, NF_INET_LOCAL_IN));
+    for net in services {
+        messages.push(reject(CHAIN, *net, true));
+        messages.push(reject(CHAIN, *net, false));
     }
     commit("replace nf_tables table", messages)
 }

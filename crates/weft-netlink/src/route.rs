@@ -28,7 +28,9 @@ const RTM_F_CLONED: u32 = 0x200;
 const RT_TABLE_MAIN: u8 = 254;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
+const RT_SCOPE_HOST: u8 = 254;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 const RTN_UNREACHABLE: u8 = 7;
 const LWTUNNEL_ENCAP_IP: u16 = 2;
 const LWTUNNEL_ENCAP_IP6: u16 = 4;
@@ -43,6 +45,8 @@ const TUNNEL_CSUM: u16 = 0x01;
 pub enum RouteKind {
     /// Sent on.
     Unicast,
+    /// Delivered to the namespace itself; the link is lo.
+    Local,
     /// Refused with "host unreachable".
     Unreachable,
 }
@@ -108,23 +112,21 @@ impl Route {
     }
 
     fn message(&self, kind: u16, flags: u16) -> Message {
-        let link_scope = self.gateway.is_none() && self.kind == RouteKind::Unicast;
         let route_flags = if self.onlink { RTNH_F_ONLINK } else { 0 };
         let mut h = [0; RTMSG_LEN];
         h[0] = wire::family(self.dst.addr());
         h[1] = self.dst.prefix_len();
         h[4] = RT_TABLE_MAIN;
         h[5] = self.protocol;
+        let (kind_number, v4_scope) = match self.kind {
+            RouteKind::Unicast if self.gateway.is_none() => (RTN_UNICAST, RT_SCOPE_LINK),
+            RouteKind::Unicast => (RTN_UNICAST, RT_SCOPE_UNIVERSE),
+            RouteKind::Local => (RTN_LOCAL, RT_SCOPE_HOST),
+            RouteKind::Unreachable => (RTN_UNREACHABLE, RT_SCOPE_UNIVERSE),
+        };
         // The scope of IPv6 routes is always universe.
-        h[6] = if link_scope && h[0] == libc::AF_INET as u8 {
-            RT_SCOPE_LINK
-        } else {
-            RT_SCOPE_UNIVERSE
-        };
-        h[7] = match self.kind {
-            RouteKind::Unicast => RTN_UNICAST,
-            RouteKind::Unreachable => RTN_UNREACHABLE,
-        };
+        h[6] = if self.dst.addr().is_ipv4() { v4_scope } else { RT_SCOPE_UNIVERSE };
+        h[7] = kind_number;
         h[8..12].copy_from_slice(&route_flags.to_ne_bytes());
         let mut m = Message::new(kind, flags).header(&h);
         if self.dst.prefix_len() > 0 {
@@ -202,6 +204,7 @@ fn parse(m: &Received) -> Option<Route> {
     let (prefix_len, flags) = (*p.get(1)?, wire::u32_at(p, 8)?);
     let kind = match *p.get(7)? {
         RTN_UNICAST => RouteKind::Unicast,
+        RTN_LOCAL => RouteKind::Local,
         RTN_UNREACHABLE => RouteKind::Unreachable,
         _ => return None,
     };
