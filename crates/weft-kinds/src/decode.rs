@@ -81,4 +81,4 @@ fn conform_type(of: &Type, decoded: &mut Decoded) -> Result<(), DecodeError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
