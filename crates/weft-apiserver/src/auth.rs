@@ -1,0 +1,186 @@
+//! Who asks: bearer tokens, service-account tokens, in-process callers.
+
+use crate::config::Config;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::{HeaderMap, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// The same process: trusted.
+    InProcess,
+    /// A connection: needs a token.
+    Network,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) user: String,
+    pub(crate) groups: Vec<String>,
+}
+
+pub(crate) struct Authenticator {
+    /// SHA-256 of each token and its bearer: equal-length digests compare without telling where
+    /// they differ, and the tokens themselves are not kept.
+    tokens: Vec<([u8; 32], Identity)>,
+    key: [u8; 32],
+}
+
+impl Authenticator {
+    pub(crate) fn new(config: &Config) -> Self {
+        let tokens = config
+            .tokens
+            .iter()
+            .map(|t| {
+                let mut groups = t.groups.clone();
+                groups.push("system:authenticated".to_owned());
+                (digest(t.token.as_bytes()), Identity { user: t.user.clone(), groups })
+            })
+            .collect();
+        Self { tokens, key: config.token_key.unwrap_or_else(rand::random) }
+    }
+
+    /// The identity of a request, `None` for 401.
+    pub(crate) fn identify(&self, peer: Peer, headers: &HeaderMap, now: i64) -> Option<Identity> {
+        if peer == Peer::InProcess {
+            return Some(Identity {
+                user: "system:apiserver".into(),
+                groups: vec!["system:masters".into(), "system:authenticated".into()],
+            });
+        }
+        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| self.bearer(token.trim(), now)).flatten()
+    }
+
+    /// The bearer of a token, also for TokenReview.
+    pub(crate) fn bearer(&self, token: &str, now: i64) -> Option<Identity> {
+        let given = digest(token.as_bytes());
+        let mut found = None;
+        for (known, identity) in &self.tokens {
+            if equal(known, &given) {
+                found = Some(identity.clone());
+            }
+        }
+        found.or_else(|| self.service_account(token, now))
+    }
+
+    /// A token for a service account: a JWT signed with HMAC-SHA-256.
+    pub(crate) fn issue(&self, namespace: &str, name: &str, claims: Value) -> String {
+        let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+        let mut payload = json!({
+            "iss": "https://kubernetes.default.svc.cluster.local",
+            "sub": format!("system:serviceaccount:{namespace}:{name}"),
+        });
+        if let (Some(to), Value::Object(from)) = (payload.as_object_mut(), claims) {
+            to.extend(from);
+        }
+        let signed = format!("{header}.{}", BASE64_URL_SAFE_NO_PAD.encode(payload.to_string()));
+        let mac = BASE64_URL_SAFE_NO_PAD.encode(hmac(&self.key, signed.as_bytes()));
+        format!("{signed}.{mac}")
+    }
+
+    fn service_account(&self, token: &str, now: i64) -> Option<Identity> {
+        let (signed, mac) = token.rsplit_once('.')?;
+        let mac = BASE64_URL_SAFE_NO_PAD.decode(mac).ok()?;
+        if !equal(&hmac(&self.key, signed.as_bytes()), mac.as_slice().try_into().ok()?) {
+            return None;
+        }
+        let payload = BASE64_URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok()?;
+        let claims: Value = serde_json::from_slice(&payload).ok()?;
+        if claims["exp"].as_i64()? < now {
+            return None;
+        }
+        let user = claims["sub"].as_str()?.to_owned();
+        let namespace = user.strip_prefix("system:serviceaccount:")?.split(':').next()?;
+        let groups = vec![
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{namespace}"),
+            "system:authenticated".to_owned(),
+        ];
+        Some(Identity { user, groups })
+    }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// Compares without a branch on the content.
+fn equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y)) == 0
+}
+
+/// HMAC-SHA-256 (RFC 2104).
+fn hmac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
+    let pad = |with: u8| {
+        let mut block = [with; 64];
+        block.iter_mut().zip(key).for_each(|(b, k)| *b ^= k);
+        block
+    };
+    let inner = Sha256::new().chain_update(pad(0x36)).chain_update(message).finalize();
+    Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authenticator() -> Authenticator {
+        Authenticator::new(&Config {
+            tokens: vec![crate::Token {
+                token: "secret".into(),
+                user: "admin".into(),
+                groups: vec!["system:masters".into()],
+            }],
+            ..Config::default()
+        })
+    }
+
+    #[test]
+    fn only_known_tokens_pass() {
+        let a = authenticator();
+        let ask = |value: &str| {
+            let mut h = HeaderMap::new();
+            h.insert(header::AUTHORIZATION, value.parse().unwrap());
+            a.identify(Peer::Network, &h, 0)
+        };
+        assert_eq!(ask("Bearer secret").unwrap().user, "admin");
+        assert_eq!(ask("bearer secret").unwrap().user, "admin");
+        for bad in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic secret", "secret"] {
+            assert_eq!(ask(bad), None, "{bad}");
+        }
+        assert_eq!(a.identify(Peer::Network, &HeaderMap::new(), 0), None);
+        assert!(a.identify(Peer::InProcess, &HeaderMap::new(), 0).is_some());
+    }
+
+    #[test]
+    fn service_account_tokens_expire_and_cannot_be_forged() {
+        let a = authenticator();
+        let t = a.issue("ns", "web", json!({"exp": 100}));
+        let who = a.bearer(&t, 99).unwrap();
+        assert_eq!(who.user, "system:serviceaccount:ns:web");
+        assert!(who.groups.contains(&"system:serviceaccounts:ns".to_owned()));
+        assert_eq!(a.bearer(&t, 101), None);
+        assert_eq!(authenticator().bearer(&t, 99), None, "another server's key");
+        let forged = format!("{}x", t);
+        assert_eq!(a.bearer(&forged, 99), None);
+    }
+
+    #[test]
+    fn hmac_matches_rfc_4231() {
+        let mut key = [0u8; 32];
+        key[..20].fill(0x0b);
+        let mac = hmac(&key, b"Hi There");
+        assert_eq!(mac[..4], [0xb0, 0x34, 0x4c, 0x61]);
+    }
+
+    #[test]
+    fn tokens_are_not_printed() {
+        let t = crate::Token { token: "hush".into(), user: "u".into(), groups: vec![] };
+        assert!(!format!("{t:?}").contains("hush"));
+    }
+}

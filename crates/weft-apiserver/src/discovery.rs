@@ -1,0 +1,295 @@
+//! What there is: versions, groups, resources, OpenAPI, health.
+
+use crate::{
+    error::ApiError,
+    http::{
+        accept,
+        reply::{self, ApiBody},
+        route::{self, Route},
+    },
+};
+use http::{HeaderMap, HeaderValue, Response, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::sync::LazyLock;
+use weft_kinds::{Kind, kinds, openapi, status};
+
+/// The Kubernetes version that the server speaks.
+pub(crate) const GIT_VERSION: &str = "v1.35.0";
+
+pub(crate) fn answer(route: &Route, headers: &HeaderMap) -> Result<Response<ApiBody>, ApiError> {
+    match route {
+        Route::Root => Ok(reply::json(200, &json!({"paths": route::paths()}))),
+        Route::Version => Ok(reply::json(200, &version())),
+        Route::Health => Ok(reply::bytes(200, "text/plain; charset=utf-8", "ok".into())),
+        Route::CoreVersions => discovery(headers, &CORE, || {
+            json!({
+                "kind": "APIVersions",
+                "versions": ["v1"],
+                "serverAddressByClientCIDRs": [],
+            })
+        }),
+        Route::Groups => discovery(
+            headers,
+            &NAMED,
+            || json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups()}),
+        ),
+        Route::Group(name) => {
+            let mut group = groups()
+                .into_iter()
+                .find(|g| g["name"] == name.as_str())
+                .ok_or_else(|| ApiError::from(status::unknown_resource()))?;
+            group["kind"] = "APIGroup".into();
+            group["apiVersion"] = "v1".into();
+            Ok(reply::json(200, &group))
+        }
+        Route::Resources(group, version) => resource_list(group, version)
+            .map(|v| reply::json(200, &v))
+            .ok_or_else(|| status::unknown_resource().into()),
+        Route::OpenApiV2 => {
+            Ok(reply::bytes(200, "application/json", openapi::v2().to_vec().into()))
+        }
+        Route::OpenApiV3Index => Ok(reply::json(200, &openapi::v3_index())),
+        Route::OpenApiV3(path) => {
+            let document =
+                openapi::v3(path).ok_or_else(|| ApiError::from(status::unknown_resource()))?;
+            let etag = openapi::v3_hash(path).unwrap_or_default();
+            Ok(tagged(headers, &etag, || {
+                reply::bytes(200, "application/json", document.to_vec().into())
+            }))
+        }
+        Route::Resource(_) | Route::NotFound => Err(status::unknown_resource().into()),
+    }
+}
+
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": "35", "emulationMajor": "1", "emulationMinor": "35",
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": "34",
+        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "", "platform": "linux/amd64",
+    })
+}
+
+/// An aggregated document with its ETag.
+struct Aggregated {
+    v2: (Value, String),
+    v2beta1: (Value, String),
+}
+
+static CORE: LazyLock<Aggregated> = LazyLock::new(|| Aggregated::of(|k| k.group.is_empty()));
+static NAMED: LazyLock<Aggregated> = LazyLock::new(|| Aggregated::of(|k| !k.group.is_empty()));
+
+impl Aggregated {
+    fn of(filter: impl Fn(&Kind) -> bool) -> Self {
+        let items = aggregated_groups(filter);
+        let document = |version: &str| {
+            let v = json!({
+                "kind": "APIGroupDiscoveryList",
+                "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+                "metadata": {},
+                "items": items,
+            });
+            let etag: String =
+                Sha256::digest(v.to_string()).iter().map(|b| format!("{b:02X}")).collect();
+            (v, etag)
+        };
+        Self { v2: document("v2"), v2beta1: document("v2beta1") }
+    }
+}
+
+/// The aggregated form where the client asks for it, else the legacy one.
+fn discovery(
+    headers: &HeaderMap,
+    all: &LazyLock<Aggregated>,
+    legacy: impl FnOnce() -> Value,
+) -> Result<Response<ApiBody>, ApiError> {
+    for m in accept::ranges(headers).iter().filter(|m| m.json()) {
+        let (document, content_type) = match (m.param("as"), m.param("v")) {
+            (Some("APIGroupDiscoveryList"), Some("v2")) => {
+                (&all.v2, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+            }
+            (Some("APIGroupDiscoveryList"), Some("v2beta1")) => (
+                &all.v2beta1,
+                "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+            ),
+            (Some(_), _) => continue,
+            (None, _) => return Ok(vary(reply::json(200, &legacy()))),
+        };
+        let body = || reply::bytes(200, content_type, document.0.to_string().into());
+        return Ok(vary(tagged(headers, &document.1, body)));
+    }
+    Err(status::not_acceptable(&["application/json"]).into())
+}
+
+fn vary(mut r: Response<ApiBody>) -> Response<ApiBody> {
+    r.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    r
+}
+
+/// 304 where the client has this version already.
+fn tagged(
+    headers: &HeaderMap,
+    etag: &str,
+    body: impl FnOnce() -> Response<ApiBody>,
+) -> Response<ApiBody> {
+    let quoted = format!("\"{etag}\"");
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    let mut r = if known.is_some_and(|k| k == quoted || k == etag) {
+        reply::bytes(304, "application/json", Default::default())
+    } else {
+        body()
+    };
+    if let Ok(v) = HeaderValue::from_str(&quoted) {
+        r.headers_mut().insert(header::ETAG, v);
+    }
+    r
+}
+
+/// Group versions in the order of the table, each with its kinds.
+fn versions(
+    filter: impl Fn(&Kind) -> bool,
+) -> Vec<(&'static str, &'static str, Vec<&'static Kind>)> {
+    let mut all: Vec<(&str, &str, Vec<&Kind>)> = Vec::new();
+    for k in kinds().iter().filter(|k| filter(k)) {
+        match all.iter_mut().find(|(g, v, _)| *g == k.group && *v == k.version) {
+            Some((_, _, list)) => list.push(k),
+            None => all.push((k.group, k.version, vec![k])),
+        }
+    }
+    all
+}
+
+fn groups() -> Vec<Value> {
+    let mut all: Vec<Value> = Vec::new();
+    for (group, version, _) in versions(|k| !k.group.is_empty()) {
+        let gv = json!({"groupVersion": format!("{group}/{version}"), "version": version});
+        match all.iter_mut().find(|g| g["name"] == group) {
+            Some(g) => {
+                if let Some(list) = g["versions"].as_array_mut() {
+                    list.push(gv);
+                }
+            }
+            None => all.push(json!({"name": group, "versions": [gv], "preferredVersion": gv})),
+        }
+    }
+    all
+}
+
+fn resource_list(group: &str, version: &str) -> Option<Value> {
+    let (_, _, list) = versions(|k| k.group == group && k.version == version).pop()?;
+    let mut resources = Vec::new();
+    for k in list {
+        let mut r = json!({
+            "name": k.plural, "singularName": k.singular, "namespaced": k.namespaced,
+            "kind": k.kind, "verbs": k.verbs,
+        });
+        if !k.short_names.is_empty() {
+            r["shortNames"] = json!(k.short_names);
+        }
+        if !k.categories.is_empty() {
+            r["categories"] = json!(k.categories);
+        }
+        resources.push(r);
+        for s in subresources(k) {
+            let mut r = json!({
+                "name": format!("{}/{}", k.plural, s.name), "singularName": "",
+                "namespaced": k.namespaced, "kind": s.kind, "verbs": s.verbs,
+            });
+            if (s.group, s.version) != (k.group, k.version) {
+                r["group"] = s.group.into();
+                r["version"] = s.version.into();
+            }
+            resources.push(r);
+        }
+    }
+    let gv = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Some(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": resources,
+    }))
+}
+
+/// All subresources of a kind, status and scale too, by name.
+fn subresources(k: &Kind) -> Vec<weft_kinds::Subresource> {
+    let mut all = k.subresources.to_vec();
+    let verbs = weft_kinds::VERBS_GET_UPDATE;
+    if k.status {
+        all.push(weft_kinds::Subresource {
+            name: "status",
+            group: k.group,
+            version: k.version,
+            kind: k.kind,
+            verbs,
+        });
+    }
+    if k.scale.is_some() {
+        all.push(weft_kinds::Subresource {
+            name: "scale",
+            group: "autoscaling",
+            version: "v1",
+            kind: "Scale",
+            verbs,
+        });
+    }
+    all.sort_by_key(|s| s.name);
+    all
+}
+
+fn aggregated_groups(filter: impl Fn(&Kind) -> bool) -> Vec<Value> {
+    let mut all: Vec<Value> = Vec::new();
+    for (group, version, list) in versions(filter) {
+        let entry = json!({
+            "version": version,
+            "freshness": "Current",
+            "resources": list.iter().map(|k| aggregated_resource(k)).collect::<Vec<_>>(),
+        });
+        match all.iter_mut().find(|g| {
+            g["metadata"]["name"] == group || (group.is_empty() && g["metadata"]["name"].is_null())
+        }) {
+            Some(g) => {
+                if let Some(versions) = g["versions"].as_array_mut() {
+                    versions.push(entry);
+                }
+            }
+            None => {
+                let metadata = if group.is_empty() {
+                    json!({"creationTimestamp": null})
+                } else {
+                    json!({"name": group, "creationTimestamp": null})
+                };
+                all.push(json!({"metadata": metadata, "versions": [entry]}));
+            }
+        }
+    }
+    all
+}
+
+fn aggregated_resource(k: &Kind) -> Value {
+    let mut r = json!({
+        "resource": k.plural,
+        "responseKind": {"group": k.group, "version": k.version, "kind": k.kind},
+        "scope": if k.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": k.singular,
+        "verbs": k.verbs,
+    });
+    if !k.short_names.is_empty() {
+        r["shortNames"] = json!(k.short_names);
+    }
+    if !k.categories.is_empty() {
+        r["categories"] = json!(k.categories);
+    }
+    let subs: Vec<Value> = subresources(k)
+        .iter()
+        .map(|s| {
+            json!({
+                "subresource": s.name,
+                "responseKind": {"group": s.group, "version": s.version, "kind": s.kind},
+                "verbs": s.verbs,
+            })
+        })
+        .collect();
+    if !subs.is_empty() {
+        r["subresources"] = subs.into();
+    }
+    r
+}

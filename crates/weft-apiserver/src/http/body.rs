@@ -1,0 +1,107 @@
+//! Request bodies: bounded in size and time, JSON, YAML or protobuf.
+
+use crate::error::ApiError;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use serde_json::Value;
+use std::time::Duration;
+use weft_kinds::{
+    Kind,
+    decode::{self, Decoded},
+    protobuf, status,
+};
+
+/// What kube-apiserver takes (`--max-request-bytes`, 3 MiB).
+pub(crate) const BODY_BYTES_MAX: usize = 3 << 20;
+/// A body that trickles in slower than this is refused.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+pub(crate) async fn read<B>(body: B) -> Result<Bytes, ApiError>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(status::too_large(BODY_BYTES_MAX).into());
+    }
+    let collect = Limited::new(Box::pin(body), BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, collect).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(status::too_large(BODY_BYTES_MAX).into()),
+        Ok(Err(e)) => Err(status::bad_request(format!("the body ended early: {e}")).into()),
+        Err(_) => Err(status::timeout("the request body did not arrive in time").into()),
+    }
+}
+
+/// The media type of the body, without parameters.
+pub(crate) fn content_type(headers: &HeaderMap) -> &str {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.split(';').next())
+        .map_or("application/json", str::trim)
+}
+
+const ACCEPTED: &[&str] =
+    &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+/// Any object: syntax only.
+pub(crate) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Decoded, ApiError> {
+    let refused = |e: &dyn std::fmt::Display| {
+        ApiError::from(status::bad_request(format!("the object provided is unrecognized: {e}")))
+    };
+    match content_type(headers) {
+        "application/json" | "" => decode::json_value(body).map_err(|e| refused(&e)),
+        "application/yaml" => decode::yaml_value(body).map_err(|e| refused(&e)),
+        "application/vnd.kubernetes.protobuf" => {
+            let object = protobuf::decode(body).map_err(|e| refused(&e))?.object;
+            Ok(Decoded { object, strict: Vec::new() })
+        }
+        _ => Err(status::unsupported_media_type(ACCEPTED).into()),
+    }
+}
+
+/// An object of this kind: the right apiVersion and kind (filled in where absent), known fields.
+pub(crate) fn object(
+    headers: &HeaderMap,
+    body: &[u8],
+    (api_version, name): (&str, &str),
+    kind: Option<&'static Kind>,
+) -> Result<Decoded, ApiError> {
+    let mut decoded = parse(headers, body)?;
+    type_meta(&mut decoded.object, api_version, name)?;
+    if let Some(kind) = kind {
+        decode::conform(kind, &mut decoded).map_err(|e| status::undecodable(kind, e))?;
+    }
+    Ok(decoded)
+}
+
+/// Checks apiVersion and kind, and fills them in where they are absent.
+pub(crate) fn type_meta(object: &mut Value, api_version: &str, kind: &str) -> Result<(), ApiError> {
+    let Some(map) = object.as_object_mut() else {
+        return Err(status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): json: cannot unmarshal into an object"
+        ))
+        .into());
+    };
+    for (key, want) in [("apiVersion", api_version), ("kind", kind)] {
+        match map.get(key).and_then(Value::as_str) {
+            Some(given) if given == want => {}
+            None | Some("") => {
+                map.insert(key.to_owned(), want.into());
+            }
+            Some(given) => {
+                let what = if key == "kind" { "kind" } else { "API version" };
+                return Err(status::bad_request(format!(
+                    "the {what} in the data ({given}) does not match the expected {what} ({want})"
+                ))
+                .into());
+            }
+        }
+    }
+    Ok(())
+}

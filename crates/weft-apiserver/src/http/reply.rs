@@ -1,0 +1,191 @@
+//! Responses: objects, lists, tables, Status; compressed when large.
+
+use super::{accept::Format, body::BoxError};
+use crate::{error::ApiError, verbs::read::List};
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::io::Write;
+use weft_kinds::{Kind, status, table};
+
+/// Body of every response.
+pub type ApiBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Replies from this size on are compressed, as kube-apiserver does.
+const GZIP_BYTES_MIN: usize = 128 << 10;
+
+pub(crate) fn full(bytes: Bytes) -> ApiBody {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+pub(crate) fn bytes(code: u16, content_type: &'static str, body: Bytes) -> Response<ApiBody> {
+    let mut r = Response::new(full(body));
+    *r.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // kube-apiserver sends it on everything that is no document.
+    r.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    r
+}
+
+pub(crate) fn json(code: u16, value: &Value) -> Response<ApiBody> {
+    bytes(code, "application/json", value.to_string().into())
+}
+
+pub(crate) fn error(e: &ApiError) -> Response<ApiBody> {
+    let mut r = json(e.code(), &e.0);
+    if let Some(seconds) = e.0.pointer("/details/retryAfterSeconds").and_then(Value::as_u64) {
+        r.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    if e.code() == 401 {
+        r.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    r
+}
+
+/// One object in the form asked for.
+pub(crate) fn object(
+    code: u16,
+    kind: &'static Kind,
+    object: Bytes,
+    format: Format,
+    include: &str,
+) -> Response<ApiBody> {
+    let body = match format {
+        Format::Json => object,
+        _ => render(kind, &object, format, include, true),
+    };
+    bytes(code, "application/json", body)
+}
+
+/// One object as Table or metadata; also for watch events, where column definitions come once.
+pub(crate) fn render(
+    kind: &'static Kind,
+    object: &[u8],
+    format: Format,
+    include: &str,
+    definitions: bool,
+) -> Bytes {
+    let value: Value = serde_json::from_slice(object).unwrap_or_default();
+    let out = match format {
+        Format::Json => return Bytes::copy_from_slice(object),
+        Format::Metadata(v) | Format::MetadataList(v) => metadata_only(&value, v),
+        Format::Table(v) => {
+            let rv = value["metadata"]["resourceVersion"].clone();
+            let rows = vec![row(kind, value, v, include)];
+            table_of(kind, v, json!({"resourceVersion": rv}), rows, definitions)
+        }
+    };
+    out.to_string().into()
+}
+
+fn metadata_only(object: &Value, version: &str) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": object["metadata"],
+    })
+}
+
+fn row(kind: &'static Kind, object: Value, version: &str, include: &str) -> Value {
+    let cells = table::cells(kind, &object, Timestamp::now());
+    match include {
+        "None" => json!({"cells": cells}),
+        "Object" => json!({"cells": cells, "object": object}),
+        _ => json!({"cells": cells, "object": metadata_only(&object, version)}),
+    }
+}
+
+fn table_of(kind: &Kind, version: &str, metadata: Value, rows: Vec<Value>, defined: bool) -> Value {
+    let definitions = if defined { table::column_definitions(kind) } else { json!([]) };
+    json!({
+        "kind": "Table",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": metadata,
+        "columnDefinitions": definitions,
+        "rows": rows,
+    })
+}
+
+/// A list in the form asked for.
+pub(crate) fn list(
+    kind: &'static Kind,
+    list: &List,
+    format: Format,
+    include: &str,
+) -> Response<ApiBody> {
+    let mut metadata = json!({"resourceVersion": list.rv.to_string()});
+    if let Some(next) = &list.next {
+        metadata["continue"] = next.as_str().into();
+    }
+    if let Some(n) = list.remaining {
+        metadata["remainingItemCount"] = n.into();
+    }
+    let parsed =
+        || list.items.iter().map(|b| serde_json::from_slice::<Value>(b).unwrap_or_default());
+    let body = match format {
+        Format::Table(v) => {
+            let rows = parsed().map(|o| row(kind, o, v, include)).collect();
+            table_of(kind, v, metadata, rows, true).to_string().into()
+        }
+        Format::Metadata(v) | Format::MetadataList(v) => json!({
+            "kind": "PartialObjectMetadataList",
+            "apiVersion": format!("meta.k8s.io/{v}"),
+            "metadata": metadata,
+            "items": parsed().map(|o| metadata_only(&o, v)).collect::<Vec<_>>(),
+        })
+        .to_string()
+        .into(),
+        Format::Json => concatenated(kind, &metadata, &list.items),
+    };
+    bytes(200, "application/json", body)
+}
+
+/// A list out of stored bytes: nothing is decoded.
+fn concatenated(kind: &Kind, metadata: &Value, items: &[Bytes]) -> Bytes {
+    let head = format!(
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        kind.list_kind,
+        kind.api_version()
+    );
+    let len = head.len() + 2 + items.iter().map(|i| i.len() + 1).sum::<usize>();
+    let mut out = Vec::with_capacity(len);
+    out.extend_from_slice(head.as_bytes());
+    for (i, item) in items.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(item);
+    }
+    out.extend_from_slice(b"]}");
+    out.into()
+}
+
+/// Compresses a whole body that is large enough to be worth it.
+pub(crate) async fn compressed(response: Response<ApiBody>) -> Response<ApiBody> {
+    use hyper::body::Body as _;
+    let large = response.body().size_hint().exact().is_some_and(|n| n >= GZIP_BYTES_MIN as u64);
+    if !large || response.headers().contains_key(header::CONTENT_ENCODING) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let plain = match body.collect().await {
+        Ok(b) => b.to_bytes(),
+        Err(e) => return error(&status::internal(e).into()),
+    };
+    let zipped = tokio::task::spawn_blocking(move || {
+        let mut z = GzEncoder::new(Vec::with_capacity(plain.len() / 8), Compression::fast());
+        z.write_all(&plain).and_then(|()| z.finish())
+    })
+    .await;
+    match zipped {
+        Ok(Ok(z)) => {
+            parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            parts.headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            Response::from_parts(parts, full(z.into()))
+        }
+        _ => error(&status::internal("cannot compress").into()),
+    }
+}

@@ -1,0 +1,275 @@
+//! The stream of a watch.
+
+use super::{accept::Format, body::BoxError, reply};
+use super::{params::Params, reply::ApiBody};
+use crate::{
+    ApiServer,
+    error::ApiError,
+    store::{Change, Event, Expired, Scope, Watch, ring_line},
+    verbs::{self, read},
+};
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderValue, Response, header};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use serde_json::{Value, json};
+use std::{collections::VecDeque, time::Duration};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use weft_kinds::{Kind, status};
+
+/// How often a client that allows it learns how far it has come.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
+/// kube-apiserver ends a watch without a time-out after 30 to 60 minutes.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30 * 60);
+/// Events that are there at once go out in one piece up to this size.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// How the client wants its events.
+struct Form {
+    kind: &'static Kind,
+    format: Format,
+    include: String,
+    /// Whether column definitions were sent; they come with the first event only.
+    defined: bool,
+}
+
+impl Form {
+    fn line(&mut self, change: Change, event: &Event) -> Bytes {
+        let plain =
+            matches!(self.format, Format::Json) && std::ptr::eq(self.kind.storage(), self.kind);
+        // An object that moved out of the selection is shown as it was, at this version.
+        let left = change == Change::Deleted && event.after.is_some();
+        if plain && !left {
+            return event.line(change);
+        }
+        let object = match (&event.before, left) {
+            (Some(before), true) => {
+                let mut v = before.value();
+                v["metadata"]["resourceVersion"] = event.rv.to_string().into();
+                v.to_string().into()
+            }
+            _ => event.object.clone(),
+        };
+        self.encode(change.as_str(), &object)
+    }
+
+    fn encode(&mut self, change: &str, object: &Bytes) -> Bytes {
+        let object = verbs::from_storage(self.kind, object);
+        match self.format {
+            Format::Json => ring_line(change, &object),
+            format => {
+                let first = !std::mem::replace(&mut self.defined, true);
+                ring_line(change, &reply::render(self.kind, &object, format, &self.include, first))
+            }
+        }
+    }
+
+    fn bookmark(&mut self, rv: u64, initial_end: bool) -> Bytes {
+        let mut object = json!({
+            "kind": self.kind.kind,
+            "apiVersion": self.kind.api_version(),
+            "metadata": {"resourceVersion": rv.to_string(), "creationTimestamp": null},
+        });
+        if initial_end {
+            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        match self.format {
+            Format::Json => ring_line("BOOKMARK", object.to_string().as_bytes()),
+            Format::Metadata(v) | Format::MetadataList(v) => {
+                object["kind"] = "PartialObjectMetadata".into();
+                object["apiVersion"] = format!("meta.k8s.io/{v}").into();
+                ring_line("BOOKMARK", object.to_string().as_bytes())
+            }
+            Format::Table(v) => {
+                let row = json!({"cells": [], "object": {"kind": "PartialObjectMetadata",
+                    "apiVersion": format!("meta.k8s.io/{v}"), "metadata": object["metadata"]}});
+                let table = json!({"kind": "Table", "apiVersion": format!("meta.k8s.io/{v}"),
+                    "metadata": {"resourceVersion": rv.to_string()}, "columnDefinitions": [], "rows": [row]});
+                ring_line("BOOKMARK", table.to_string().as_bytes())
+            }
+        }
+    }
+}
+
+struct Stream {
+    server: ApiServer,
+    form: Form,
+    /// Lines of the present state, sent before events.
+    initial: VecDeque<Bytes>,
+    watch: Watch,
+    bookmarks: Option<Interval>,
+    until: Instant,
+    /// The newest version that the client knows.
+    rv: u64,
+}
+
+impl Stream {
+    /// The next piece of the body; `None` ends the watch.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(first) = self.initial.pop_front() {
+            let mut out = first.to_vec();
+            while let Some(more) = self.initial.pop_front() {
+                out.extend_from_slice(&more);
+                if out.len() > BATCH_BYTES {
+                    break;
+                }
+            }
+            return Some(out.into());
+        }
+        let bookmark = async {
+            match &mut self.bookmarks {
+                Some(i) => drop(i.tick().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            event = self.watch.next() => {
+                let (change, event) = event?;
+                Some(self.batch(change, &event))
+            }
+            () = self.server.0.shutdown.cancelled() => None,
+            () = tokio::time::sleep_until(self.until) => None,
+            () = bookmark => {
+                // All events up to this version are in the channel by now; they go first.
+                let rv = self.server.0.store.rv();
+                let mut out = match self.watch.try_next() {
+                    Some((change, event)) => self.batch(change, &event).to_vec(),
+                    None => Vec::new(),
+                };
+                while let Some((change, event)) = self.watch.try_next() {
+                    out.extend_from_slice(&self.batch(change, &event));
+                }
+                self.rv = self.rv.max(rv);
+                out.extend_from_slice(&self.form.bookmark(self.rv, false));
+                Some(out.into())
+            }
+        }
+    }
+
+    /// The event, and those that wait behind it.
+    fn batch(&mut self, change: Change, event: &Event) -> Bytes {
+        self.rv = event.rv;
+        let first = self.form.line(change, event);
+        let Some((mut change, mut event)) = self.watch.try_next() else { return first };
+        let mut out = first.to_vec();
+        loop {
+            self.rv = event.rv;
+            out.extend_from_slice(&self.form.line(change, &event));
+            if out.len() > BATCH_BYTES {
+                return out.into();
+            }
+            match self.watch.try_next() {
+                Some(next) => (change, event) = next,
+                None => return out.into(),
+            }
+        }
+    }
+}
+
+pub(crate) fn start(
+    server: &ApiServer,
+    kind: &'static Kind,
+    scope: Scope,
+    params: &Params,
+    format: Format,
+) -> Result<Response<ApiBody>, ApiError> {
+    let state = &server.0;
+    let table = state.table(kind);
+    let rv = match params.get("resourceVersion") {
+        None => 0,
+        Some(text) => text
+            .parse::<u64>()
+            .map_err(|_| status::bad_request(format!("invalid resource version {text:?}")))?,
+    };
+    let bookmarks = params.flag("allowWatchBookmarks") == Some(true);
+    let send_initial = params.flag("sendInitialEvents");
+    if send_initial.is_some() && params.get("resourceVersionMatch") != Some("NotOlderThan") {
+        return Err(invalid_options(
+            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ));
+    }
+    if send_initial.is_none() && params.get("resourceVersionMatch").is_some() {
+        return Err(invalid_options(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ));
+    }
+    let include = params.get("includeObject").unwrap_or("Metadata").to_owned();
+    let mut form = Form { kind, format, include, defined: false };
+    let present = match send_initial {
+        Some(wanted) => wanted,
+        // Without a version (or from "any"), a watch begins with what is there.
+        None => rv == 0,
+    };
+    let (initial, watch, known) = if present {
+        let (listing, watch) = state.store.list_and_watch(table, scope);
+        let mut lines: VecDeque<Bytes> =
+            listing.items.iter().map(|(_, e)| form.encode("ADDED", &e.bytes)).collect();
+        if send_initial == Some(true) && bookmarks {
+            lines.push_back(form.bookmark(listing.rv, true));
+        }
+        (lines, watch, listing.rv)
+    } else {
+        let from = if rv == 0 { state.store.rv() } else { rv };
+        match state.store.watch(table, scope, from) {
+            Ok(watch) => {
+                let known = watch.rv;
+                (VecDeque::new(), watch, known)
+            }
+            Err(e) => return Ok(expired(e)),
+        }
+    };
+    let timeout = params
+        .get("timeoutSeconds")
+        .and_then(|t| t.parse::<u64>().ok())
+        .filter(|t| *t > 0)
+        .map_or(TIMEOUT_DEFAULT, |t| Duration::from_secs(t.min(24 * 3600)));
+    let bookmarks = bookmarks.then(|| {
+        let mut i = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+        i.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        i
+    });
+    let stream = Stream {
+        server: server.clone(),
+        form,
+        initial,
+        watch,
+        bookmarks,
+        until: Instant::now() + timeout,
+        rv: known,
+    };
+    let frames = stream::unfold(stream, |mut s| async move {
+        let bytes = s.next().await?;
+        Some((Ok::<_, BoxError>(Frame::data(bytes)), s))
+    });
+    Ok(streaming(StreamBody::new(frames).boxed_unsync()))
+}
+
+fn streaming(body: ApiBody) -> Response<ApiBody> {
+    let mut r = Response::new(body);
+    r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    r.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    r
+}
+
+/// kube-apiserver answers a watch from too old a version with one ERROR event.
+fn expired(e: Expired) -> Response<ApiBody> {
+    let e: ApiError = e.into();
+    streaming(reply::full(ring_line("ERROR", e.0.to_string().as_bytes())))
+}
+
+fn invalid_options(why: &str) -> ApiError {
+    let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {why}");
+    let v: Value = status::failure(422, "Invalid", message);
+    v.into()
+}
+
+/// The scope of a watch, as of a list.
+pub(crate) fn scope(
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    params: &Params,
+) -> Result<Scope, ApiError> {
+    read::scope(kind, namespace, params)
+}

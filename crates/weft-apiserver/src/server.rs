@@ -1,0 +1,181 @@
+//! The server's state, and its public face.
+
+use crate::{
+    Error,
+    alloc::Pools,
+    auth::Authenticator,
+    config::Config,
+    http::{InProcess, serve},
+    store::{Attrs, Key, Store, Table},
+    tls::Tls,
+};
+use serde_json::{Value, json};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+use tokio_util::sync::CancellationToken;
+use weft_kinds::{Kind, kinds};
+
+/// The embedded API server. Clones share one state.
+#[derive(Clone)]
+pub struct ApiServer(pub(crate) Arc<State>);
+
+pub(crate) struct State {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    /// Addresses and ports given to Services. Locked only inside a store transaction.
+    pub(crate) pools: Mutex<Pools>,
+    pub(crate) auth: Authenticator,
+    pub(crate) shutdown: CancellationToken,
+    tables: HashMap<(&'static str, &'static str), Table>,
+}
+
+impl ApiServer {
+    /// Starts with the objects of `config.data_dir`, and makes the namespaces and the
+    /// `kubernetes` Service that every cluster has.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let store = match &config.data_dir {
+            None => Store::in_memory(config.watch_history),
+            Some(dir) => Store::open(dir, config.sync, config.watch_history, |table, value| {
+                let (group, plural) = table.split_once('/').unwrap_or(("", table));
+                kinds()
+                    .iter()
+                    .find(|k| k.group == group && k.plural == plural)
+                    .map(|k| attrs(k, value))
+                    .unwrap_or_default()
+            })
+            .map_err(|e| Error::io("open the journal in", dir, e))?,
+        };
+        let tables = kinds()
+            .iter()
+            .map(|k| ((k.group, k.plural), store.table(&table_name(k.storage()))))
+            .collect();
+        let pools = Pools::new(&config.service_cidrs, config.node_ports.clone())?;
+        let auth = Authenticator::new(&config);
+        let state = State {
+            config,
+            store,
+            pools: Mutex::new(pools),
+            auth,
+            shutdown: CancellationToken::new(),
+            tables,
+        };
+        state.restore_pools();
+        state.bootstrap()?;
+        Ok(Self(Arc::new(state)))
+    }
+
+    /// A service for in-process clients such as `kube::Client::new`; its requests come from
+    /// `system:masters`. Streams that need an upgrade (exec, port-forward) go over the network.
+    pub fn service(&self) -> InProcess {
+        InProcess::new(self.clone())
+    }
+
+    /// Serves TLS on all listeners until [`shutdown`](Self::shutdown). The sockets may come from
+    /// another network namespace.
+    pub async fn serve(
+        &self,
+        listeners: Vec<std::net::TcpListener>,
+        tls: Tls,
+    ) -> Result<(), Error> {
+        serve::serve(self.clone(), listeners, tls).await
+    }
+
+    /// Ends [`serve`](Self::serve) and every watch.
+    pub fn shutdown(&self) {
+        self.0.shutdown.cancel();
+    }
+}
+
+impl State {
+    pub(crate) fn table(&self, kind: &'static Kind) -> Table {
+        self.tables[&(kind.group, kind.plural)]
+    }
+
+    pub(crate) fn pools(&self) -> MutexGuard<'_, Pools> {
+        self.pools.lock().expect("invariant: nothing panics while it holds the pools")
+    }
+
+    /// Takes over the allocations of the Services that the journal brought back.
+    fn restore_pools(&self) {
+        let services = weft_kinds::lookup("", "v1", "services").expect("invariant: a row");
+        let all = self
+            .store
+            .list(self.table(services), &Default::default(), None, None, 0)
+            .expect("invariant: the newest version is listed");
+        let mut pools = self.pools();
+        for (_, entry) in all.items {
+            pools.restore(&entry.value());
+        }
+    }
+}
+
+/// The table's name in the journal.
+fn table_name(kind: &Kind) -> String {
+    format!("{}/{}", kind.group, kind.plural)
+}
+
+/// What selectors may ask of this object.
+pub(crate) fn attrs(kind: &Kind, object: &Value) -> Attrs {
+    let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
+    Attrs::new(
+        labels
+            .into_iter()
+            .flatten()
+            .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))),
+        kind.selectable
+            .iter()
+            .filter_map(|path| Some(((*path).into(), kind.field(object, path)?.into()))),
+    )
+}
+
+/// Key of an object by its own metadata.
+pub(crate) fn key_of(object: &Value) -> Key {
+    let text = |k: &str| object["metadata"][k].as_str().unwrap_or_default();
+    Key::new(text("namespace"), text("name"))
+}
+
+/// The `kubernetes` Service in `default` and its endpoints.
+pub(crate) fn kubernetes_service(config: &Config) -> Vec<Value> {
+    let Some(cidr) = config.service_cidrs.first() else { return Vec::new() };
+    let Some(first) = cidr.hosts().next() else { return Vec::new() };
+    let (family, kind) = match first {
+        std::net::IpAddr::V4(_) => ("IPv4", true),
+        std::net::IpAddr::V6(_) => ("IPv6", false),
+    };
+    let ports = json!([{"name": "https", "protocol": "TCP", "port": config.advertise_port}]);
+    let addresses: Vec<String> =
+        config.advertise.iter().filter(|a| a.is_ipv4() == kind).map(ToString::to_string).collect();
+    let mut all = vec![json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": first.to_string(), "clusterIPs": [first.to_string()],
+            "ipFamilies": [family], "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443,
+                "targetPort": config.advertise_port}],
+        },
+    })];
+    if !addresses.is_empty() {
+        all.push(json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+            "subsets": [{
+                "addresses": addresses.iter().map(|a| json!({"ip": a})).collect::<Vec<_>>(),
+                "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}],
+            }],
+        }));
+        all.push(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": family,
+            "endpoints": [{"addresses": addresses, "conditions": {"ready": true}}],
+            "ports": ports,
+        }));
+    }
+    all
+}

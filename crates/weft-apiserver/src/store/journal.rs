@@ -1,0 +1,223 @@
+//! The append-only journal: a supervisor that was killed comes back with its objects.
+//!
+//! A record is `length u32 | crc u32 | payload`, little endian; the payload is
+//! `op u8 | rv u64 | table | namespace | name | object`, each text with a u16 length. A torn tail
+//! is cut off: its write was never acknowledged. Compaction writes the live objects to a new file
+//! and renames it over the old one.
+
+use super::{Key, crc::crc32};
+use bytes::Bytes;
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+const FILE: &str = "objects.journal";
+const MAGIC: &[u8; 8] = b"weftobj1";
+/// A record longer than this is damage, not data (request bodies end at 3 MiB).
+const RECORD_LEN_MAX: u32 = 64 << 20;
+/// Below this length compaction is not worth its while.
+const COMPACT_LEN_MIN: u64 = 16 << 20;
+const OP_PUT: u8 = 1;
+const OP_DELETE: u8 = 2;
+/// A record that only says how far the version had come.
+const OP_VERSION: u8 = 3;
+
+/// One journalled change; without an object, a deletion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) table: String,
+    pub(crate) key: Key,
+    pub(crate) rv: u64,
+    pub(crate) object: Option<Bytes>,
+}
+
+/// The open journal.
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: Arc<File>,
+    len: u64,
+    /// Length after the last compaction: when the file is twice that, it is mostly history.
+    live_len: u64,
+    sync: bool,
+    buf: Vec<u8>,
+}
+
+impl Journal {
+    /// Opens or creates the journal in `dir` and reads what is there, in order.
+    pub(crate) fn open(dir: &Path, sync: bool) -> io::Result<(Self, Vec<Record>)> {
+        std::fs::create_dir_all(dir)?;
+        let path = dir.join(FILE);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::OpenOptionsExt;
+            // Secrets are inside.
+            options.mode(0o600);
+        }
+        let mut file = options.open(&path)?;
+        let mut data = Vec::new();
+        file.read_to_end(&mut data)?;
+        let (records, good) = if data.is_empty() {
+            file.write_all(MAGIC)?;
+            (Vec::new(), MAGIC.len() as u64)
+        } else if data.starts_with(MAGIC) {
+            decode_all(&Bytes::from(data))
+        } else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{} is not a journal of this version", path.display()),
+            ));
+        };
+        file.set_len(good)?;
+        file.seek(SeekFrom::Start(good))?;
+        let journal =
+            Self { path, file: Arc::new(file), len: good, live_len: 0, sync, buf: Vec::new() };
+        Ok((journal, records))
+    }
+
+    /// Counts an object that is alive after reading, so that compaction knows what is history.
+    pub(super) fn count_live(&mut self, table: &str, key: &Key, object: &[u8]) {
+        self.live_len +=
+            (8 + 9 + 6 + table.len() + key.namespace.len() + key.name.len() + object.len()) as u64;
+    }
+
+    /// Appends one record, whole or not at all.
+    pub(super) fn append(&mut self, record: &Record) -> io::Result<()> {
+        self.buf.clear();
+        encode(record, &mut self.buf);
+        let mut file = &*self.file;
+        if let Err(error) = file.write_all(&self.buf) {
+            // A full disk: take the torn record back, so that later ones can be read.
+            file.set_len(self.len)?;
+            file.seek(SeekFrom::Start(self.len))?;
+            return Err(error);
+        }
+        self.len += self.buf.len() as u64;
+        Ok(())
+    }
+
+    /// The file to fdatasync before a write is acknowledged, if that was asked for.
+    pub(super) fn sync_handle(&self) -> Option<Arc<File>> {
+        self.sync.then(|| self.file.clone())
+    }
+
+    pub(super) fn compaction_due(&self) -> bool {
+        self.len > COMPACT_LEN_MIN && self.len > 2 * self.live_len
+    }
+
+    /// Replaces the journal by one with only these records and the version.
+    pub(super) fn compact(
+        &mut self,
+        live: impl Iterator<Item = Record>,
+        rv: u64,
+    ) -> io::Result<()> {
+        let tmp = self.path.with_extension("tmp");
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::OpenOptionsExt;
+            options.mode(0o600);
+        }
+        // On failure do not try again at every write.
+        self.live_len = self.len;
+        let mut out = BufWriter::new(options.open(&tmp)?);
+        out.write_all(MAGIC)?;
+        let mut len = MAGIC.len() as u64;
+        self.buf.clear();
+        encode_version(rv, &mut self.buf);
+        for record in live {
+            encode(&record, &mut self.buf);
+            out.write_all(&self.buf)?;
+            len += self.buf.len() as u64;
+            self.buf.clear();
+        }
+        out.write_all(&self.buf)?;
+        len += self.buf.len() as u64;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_data()?;
+        std::fs::rename(&tmp, &self.path)?;
+        (self.file, self.len, self.live_len) = (Arc::new(file), len, len);
+        Ok(())
+    }
+}
+
+fn frame(buf: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
+    let start = buf.len();
+    buf.extend_from_slice(&[0; 8]);
+    payload(buf);
+    let len = (buf.len() - start - 8) as u32;
+    let crc = crc32(&buf[start + 8..]);
+    buf[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    buf[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn encode_version(rv: u64, buf: &mut Vec<u8>) {
+    frame(buf, |b| {
+        b.push(OP_VERSION);
+        b.extend_from_slice(&rv.to_le_bytes());
+    });
+}
+
+fn encode(r: &Record, buf: &mut Vec<u8>) {
+    frame(buf, |b| {
+        b.push(if r.object.is_some() { OP_PUT } else { OP_DELETE });
+        b.extend_from_slice(&r.rv.to_le_bytes());
+        for s in [r.table.as_str(), &r.key.namespace, &r.key.name] {
+            // Kubernetes names end at 253 characters.
+            b.extend_from_slice(&(s.len() as u16).to_le_bytes());
+            b.extend_from_slice(s.as_bytes());
+        }
+        if let Some(o) = &r.object {
+            b.extend_from_slice(o);
+        }
+    });
+}
+
+/// All whole records and the length of the file up to the end of the last one.
+fn decode_all(data: &Bytes) -> (Vec<Record>, u64) {
+    let mut at = MAGIC.len();
+    let mut records = Vec::new();
+    while let Some((record, len)) = decode(&data.slice(at..)) {
+        records.extend(record);
+        at += len;
+    }
+    (records, at as u64)
+}
+
+/// The record at the start, `None` where it is torn or damaged.
+fn decode(data: &Bytes) -> Option<(Option<Record>, usize)> {
+    let word = |i: usize| Some(u32::from_le_bytes(data.get(i..i + 4)?.try_into().ok()?));
+    let (len, crc) = (word(0)?, word(4)?);
+    if len > RECORD_LEN_MAX {
+        return None;
+    }
+    let end = 8 + len as usize;
+    let p = data.get(8..end)?;
+    if crc32(p) != crc {
+        return None;
+    }
+    let op = *p.first()?;
+    let rv = u64::from_le_bytes(p.get(1..9)?.try_into().ok()?);
+    if op == OP_VERSION {
+        let table = String::new();
+        let version = Record { table, key: Key::new("", ""), rv, object: None };
+        return Some((Some(version), end));
+    }
+    let mut at = 9;
+    let mut text = || {
+        let len = u16::from_le_bytes(p.get(at..at + 2)?.try_into().ok()?) as usize;
+        let s = std::str::from_utf8(p.get(at + 2..at + 2 + len)?).ok()?;
+        at += 2 + len;
+        Some(s.to_owned())
+    };
+    let (table, namespace, name) = (text()?, text()?, text()?);
+    // Its own copy: a slice would keep the whole file in memory.
+    let object = (op == OP_PUT).then(|| Bytes::copy_from_slice(&p[at..]));
+    let key = Key::new(&namespace, &name);
+    Some((Some(Record { table, key, rv, object }), end))
+}

@@ -1,0 +1,456 @@
+//! Objects as encoded bytes, one resourceVersion, one event ring per kind.
+//!
+//! Writers prepare outside the lock and [`Store::commit`] against the version that they read;
+//! whoever lost the race prepares again. Under the lock: the caller's guard (namespace exists,
+//! addresses allocated), the new version, encoding, the journal, the map, the ring, the watchers.
+//! So every watcher sees every event in order, and a list and the watch that continues it meet
+//! without gap. Knows of an object only where its resourceVersion goes.
+
+mod crc;
+mod journal;
+mod ring;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    path::Path,
+    sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+pub(crate) use journal::{Journal, Record};
+pub(crate) use ring::{Change, Event, Expired, Scope, Watch, line as ring_line};
+use ring::{Ring, Watcher};
+
+/// Events a watcher may lag behind before it is cut off; it then watches again from its version.
+const WATCHER_BACKLOG: usize = 1024;
+
+/// A table of objects: the index of its interned name, such as `apps/deployments`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Table(usize);
+
+/// Namespace (empty for cluster-scoped kinds) and name; sorts as Kubernetes lists.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+}
+
+impl Key {
+    pub(crate) fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// What selectors may ask for, extracted at write time.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attrs {
+    labels: Box<[(Box<str>, Box<str>)]>,
+    fields: Box<[(Box<str>, Box<str>)]>,
+}
+
+impl Attrs {
+    pub(crate) fn new(
+        labels: impl Iterator<Item = (Box<str>, Box<str>)>,
+        fields: impl Iterator<Item = (Box<str>, Box<str>)>,
+    ) -> Self {
+        Self { labels: labels.collect(), fields: fields.filter(|(_, v)| !v.is_empty()).collect() }
+    }
+
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
+    }
+
+    /// The field's value; empty when the object does not set it.
+    pub(crate) fn field(&self, path: &str) -> &str {
+        self.fields.iter().find(|(k, _)| &**k == path).map_or("", |(_, v)| &**v)
+    }
+}
+
+/// One stored version of an object. Cloning shares the bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) rv: u64,
+    pub(crate) bytes: Bytes,
+    pub(crate) attrs: Arc<Attrs>,
+}
+
+impl Entry {
+    /// The object, decoded.
+    pub(crate) fn value(&self) -> Value {
+        serde_json::from_slice(&self.bytes).expect("invariant: stored objects are JSON")
+    }
+}
+
+/// What a writer read before it prepared its change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expect {
+    Absent,
+    At(u64),
+}
+
+/// The change to commit. The value gets its resourceVersion here.
+pub(crate) enum Write {
+    Put(Value),
+    /// The last state of the object, which watchers see in DELETED.
+    Delete(Value),
+}
+
+/// Why a commit did not happen; nothing changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommitError<E> {
+    /// Someone else changed the object since it was read.
+    #[error("the object changed meanwhile")]
+    Raced,
+    /// The caller's guard refused.
+    #[error("refused")]
+    Refused(E),
+    /// The journal could not be written.
+    #[error("journal: {0}")]
+    Journal(#[source] std::io::Error),
+}
+
+/// One page of a list, at one version.
+pub(crate) struct Listing {
+    pub(crate) rv: u64,
+    pub(crate) items: Vec<(Key, Entry)>,
+    /// Matching objects after this page.
+    pub(crate) remaining: usize,
+}
+
+#[derive(Default)]
+struct Objects {
+    map: BTreeMap<Key, Entry>,
+    ring: Ring,
+    watchers: Vec<Watcher>,
+}
+
+struct Inner {
+    rv: u64,
+    tables: Vec<Objects>,
+    journal: Option<Journal>,
+    ring_len_max: usize,
+}
+
+/// The store. All methods are synchronous and short.
+pub(crate) struct Store {
+    inner: RwLock<Inner>,
+    names: RwLock<HashMap<String, Table>>,
+    /// Serialises fdatasync and remembers up to which version it went (group commit).
+    synced_rv: Mutex<u64>,
+}
+
+/// What a guard may look at inside the transaction.
+pub(crate) struct View<'a>(&'a Inner);
+
+impl View<'_> {
+    pub(crate) fn get(&self, table: Table, key: &Key) -> Option<&Entry> {
+        self.0.tables[table.0].map.get(key)
+    }
+}
+
+impl Store {
+    /// An empty store in memory that keeps `ring_len_max` events per kind.
+    pub(crate) fn in_memory(ring_len_max: usize) -> Self {
+        Self {
+            inner: RwLock::new(Inner { rv: 1, tables: Vec::new(), journal: None, ring_len_max }),
+            names: RwLock::default(),
+            synced_rv: Mutex::new(0),
+        }
+    }
+
+    /// A store that journals to `dir` and begins with what is there. `attrs` rebuilds the
+    /// attributes of an object of the named table.
+    pub(crate) fn open(
+        dir: &Path,
+        sync: bool,
+        ring_len_max: usize,
+        attrs: impl Fn(&str, &Value) -> Attrs,
+    ) -> std::io::Result<Self> {
+        let store = Self::in_memory(ring_len_max);
+        let (mut journal, records) = Journal::open(dir, sync)?;
+        let mut rv = 1;
+        let mut live: HashMap<String, BTreeMap<Key, (u64, Bytes)>> = HashMap::new();
+        for r in records {
+            rv = rv.max(r.rv);
+            let map = live.entry(r.table).or_default();
+            match r.object {
+                Some(bytes) => map.insert(r.key, (r.rv, bytes)),
+                None => map.remove(&r.key),
+            };
+        }
+        for (name, map) in live {
+            let table = store.table(&name);
+            let mut inner = store.write();
+            for (key, (rv, bytes)) in map {
+                let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { continue };
+                journal.count_live(&name, &key, &bytes);
+                let entry = Entry { rv, bytes, attrs: Arc::new(attrs(&name, &value)) };
+                inner.tables[table.0].map.insert(key, entry);
+            }
+        }
+        {
+            let mut inner = store.write();
+            inner.rv = rv;
+            inner.journal = Some(journal);
+            // History before the restart is gone: who asks for it lists again.
+            for t in &mut inner.tables {
+                t.ring.forget_until(rv);
+            }
+        }
+        Ok(store)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().expect("invariant: nothing panics while it holds the store")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().expect("invariant: nothing panics while it holds the store")
+    }
+
+    /// The table of that name, made on first use.
+    pub(crate) fn table(&self, name: &str) -> Table {
+        let known = |names: &HashMap<String, Table>| names.get(name).copied();
+        let lock = "invariant: nothing panics while it holds the table names";
+        if let Some(t) = known(&self.names.read().expect(lock)) {
+            return t;
+        }
+        let mut names = self.names.write().expect(lock);
+        if let Some(t) = known(&names) {
+            return t;
+        }
+        let mut inner = self.write();
+        let table = Table(inner.tables.len());
+        let mut objects = Objects::default();
+        objects.ring.name = name.into();
+        // A table made after a restart has no history from before it.
+        if inner.journal.is_some() {
+            objects.ring.forget_until(inner.rv);
+        }
+        inner.tables.push(objects);
+        names.insert(name.to_owned(), table);
+        table
+    }
+
+    /// The newest version.
+    pub(crate) fn rv(&self) -> u64 {
+        self.read().rv
+    }
+
+    /// The object's newest version.
+    pub(crate) fn get(&self, table: Table, key: &Key) -> Option<Entry> {
+        self.read().tables[table.0].map.get(key).cloned()
+    }
+
+    /// Lists what `scope` selects, after `after`, at most `limit` (0: all). With `at`, as it was
+    /// at that version: the newest state with the events since then undone.
+    pub(crate) fn list(
+        &self,
+        table: Table,
+        scope: &Scope,
+        at: Option<u64>,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Listing, Expired> {
+        let inner = self.read();
+        let t = &inner.tables[table.0];
+        let (rv, past) = match at {
+            Some(at) if at < inner.rv => (at, Some(t.ring.undo(at)?)),
+            _ => (inner.rv, None),
+        };
+        let mut page = Page { limit, items: Vec::new(), remaining: 0 };
+        match past.filter(|undone| !undone.is_empty()) {
+            None => {
+                for (k, e) in range(&t.map, scope, after) {
+                    if scope.matches(k, &e.attrs) {
+                        page.push(k, e);
+                    }
+                }
+            }
+            Some(undone) => {
+                let mut then: BTreeMap<&Key, &Entry> = range(&t.map, scope, after).collect();
+                for (key, before) in &undone {
+                    let in_range = scope.namespace_matches(key) && after.is_none_or(|a| *key > *a);
+                    match before {
+                        Some(e) if in_range => {
+                            then.insert(key, e);
+                        }
+                        _ => {
+                            then.remove(key);
+                        }
+                    }
+                }
+                for (k, e) in then {
+                    if scope.matches(k, &e.attrs) {
+                        page.push(k, e);
+                    }
+                }
+            }
+        }
+        Ok(Listing { rv, items: page.items, remaining: page.remaining })
+    }
+
+    /// Watches from the events after `since`.
+    pub(crate) fn watch(&self, table: Table, scope: Scope, since: u64) -> Result<Watch, Expired> {
+        let mut inner = self.write();
+        if since > inner.rv {
+            // A version of another life of this server.
+            return Err(Expired { requested: since, oldest: inner.rv });
+        }
+        let t = &mut inner.tables[table.0];
+        let missed = t.ring.since(since, &scope)?;
+        let (watcher, live) = Watcher::new(scope, WATCHER_BACKLOG);
+        t.watchers.push(watcher);
+        Ok(Watch { missed: missed.into(), live, rv: since })
+    }
+
+    /// Lists and watches in one step, for watches that begin with the present state.
+    pub(crate) fn list_and_watch(&self, table: Table, scope: Scope) -> (Listing, Watch) {
+        let mut inner = self.write();
+        let rv = inner.rv;
+        let t = &mut inner.tables[table.0];
+        let items: Vec<_> = range(&t.map, &scope, None)
+            .filter(|(k, e)| scope.matches(k, &e.attrs))
+            .map(|(k, e)| (k.clone(), e.clone()))
+            .collect();
+        let (watcher, live) = Watcher::new(scope, WATCHER_BACKLOG);
+        t.watchers.push(watcher);
+        (Listing { rv, items, remaining: 0 }, Watch { missed: Default::default(), live, rv })
+    }
+
+    /// Commits one change. `guard` runs inside the transaction: it may look, complete the value
+    /// and refuse; what it returns is given to `done` once the change is certain. A dry run ends
+    /// after the guard.
+    pub(crate) fn commit<D, E>(
+        &self,
+        table: Table,
+        key: &Key,
+        expect: Expect,
+        mut write: Write,
+        dry_run: bool,
+        attrs: impl FnOnce(&Value) -> Attrs,
+        guard: impl FnOnce(&View<'_>, &mut Write) -> Result<D, E>,
+        done: impl FnOnce(D),
+    ) -> Result<Entry, CommitError<E>> {
+        let mut inner = self.write();
+        let before = inner.tables[table.0].map.get(key).cloned();
+        match (expect, &before) {
+            (Expect::Absent, None) => {}
+            (Expect::At(rv), Some(e)) if e.rv == rv => {}
+            _ => return Err(CommitError::Raced),
+        }
+        let delta = guard(&View(&inner), &mut write).map_err(CommitError::Refused)?;
+        let (delete, mut value) = match write {
+            Write::Put(v) => (false, v),
+            Write::Delete(v) => (true, v),
+        };
+        if dry_run {
+            let bytes = value.to_string().into();
+            return Ok(Entry { rv: inner.rv, bytes, attrs: Arc::new(attrs(&value)) });
+        }
+        let rv = inner.rv + 1;
+        value["metadata"]["resourceVersion"] = Value::String(rv.to_string());
+        let bytes = Bytes::from(serde_json::to_vec(&value).expect("invariant: a Value encodes"));
+        let entry = Entry { rv, bytes, attrs: Arc::new(attrs(&value)) };
+        let after = (!delete).then(|| entry.clone());
+        let Inner { journal, tables, .. } = &mut *inner;
+        if let Some(j) = journal {
+            let record = Record {
+                table: tables[table.0].ring.name.to_string(),
+                key: key.clone(),
+                rv,
+                object: after.as_ref().map(|e| e.bytes.clone()),
+            };
+            j.append(&record).map_err(CommitError::Journal)?;
+        }
+        inner.rv = rv;
+        done(delta);
+        let ring_len_max = inner.ring_len_max;
+        let t = &mut inner.tables[table.0];
+        match &after {
+            Some(e) => t.map.insert(key.clone(), e.clone()),
+            None => t.map.remove(key),
+        };
+        let event = Arc::new(Event::new(rv, key.clone(), before, after, entry.bytes.clone()));
+        t.watchers.retain(|w| w.offer(&event));
+        t.ring.push(event, ring_len_max);
+        self.compact_if_due(&mut inner);
+        drop(inner);
+        self.sync(rv).map_err(CommitError::Journal)?;
+        Ok(entry)
+    }
+
+    /// Rewrites the journal when it is mostly history. A failure keeps the long journal.
+    fn compact_if_due(&self, inner: &mut Inner) {
+        let Inner { journal: Some(journal), tables, rv, .. } = inner else { return };
+        if !journal.compaction_due() {
+            return;
+        }
+        let live = tables.iter().flat_map(|t| {
+            t.map.iter().map(|(k, e)| Record {
+                table: t.ring.name.to_string(),
+                key: k.clone(),
+                rv: e.rv,
+                object: Some(e.bytes.clone()),
+            })
+        });
+        if let Err(error) = journal.compact(live, *rv) {
+            tracing::warn!(%error, "the journal could not be compacted");
+        }
+    }
+
+    /// Makes version `rv` durable, if the journal is synced at all; one fdatasync serves all
+    /// writers that wait for it.
+    fn sync(&self, rv: u64) -> std::io::Result<()> {
+        let Some(file) = self.read().journal.as_ref().and_then(Journal::sync_handle) else {
+            return Ok(());
+        };
+        let mut synced = self.synced_rv.lock().expect("invariant: nothing panics while it syncs");
+        if *synced < rv {
+            let upto = self.rv();
+            file.sync_data()?;
+            *synced = upto;
+        }
+        Ok(())
+    }
+}
+
+struct Page {
+    limit: usize,
+    items: Vec<(Key, Entry)>,
+    remaining: usize,
+}
+
+impl Page {
+    fn push(&mut self, k: &Key, e: &Entry) {
+        if self.limit > 0 && self.items.len() == self.limit {
+            self.remaining += 1;
+        } else {
+            self.items.push((k.clone(), e.clone()));
+        }
+    }
+}
+
+/// The part of the map that a scope can select from.
+fn range<'a>(
+    map: &'a BTreeMap<Key, Entry>,
+    scope: &Scope,
+    after: Option<&Key>,
+) -> impl Iterator<Item = (&'a Key, &'a Entry)> + use<'a> {
+    let first = Key {
+        namespace: scope.namespace.clone().unwrap_or_default(),
+        name: scope.selector.exact_name().unwrap_or("").into(),
+    };
+    let start = match after {
+        Some(a) if *a >= first => Bound::Excluded(a.clone()),
+        _ if scope.namespace.is_some() => Bound::Included(first),
+        _ => Bound::Unbounded,
+    };
+    let namespace = scope.namespace.clone();
+    map.range((start, Bound::Unbounded))
+        .take_while(move |(k, _)| namespace.as_ref().is_none_or(|n| k.namespace == *n))
+}

@@ -1,0 +1,167 @@
+//! Certificates of a cluster, and the kubeconfig that trusts them.
+
+use crate::Error;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use std::{io::Write, net::IpAddr, path::Path, sync::Arc};
+
+const CA_CERT: &str = "ca.crt";
+const CA_KEY: &str = "ca.key";
+
+/// Names by which pods and people reach the API server besides its addresses.
+const SERVER_NAMES: [&str; 5] = [
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+    "localhost",
+];
+
+/// A cluster's certificate authority and the server certificate that it signed.
+///
+/// The authority is kept in a directory, so that kubeconfigs outlive a restart; the server
+/// certificate is made anew at every start, for the addresses of that start.
+pub struct Pki {
+    /// The authority's certificate, PEM.
+    pub ca_pem: String,
+    server_cert: CertificateDer<'static>,
+    server_key: PrivateKeyDer<'static>,
+}
+
+impl Pki {
+    /// Takes the authority from `dir`, or makes one and keeps it there, and signs a server
+    /// certificate for `addresses`, the loopback addresses and the `kubernetes` Service's names.
+    pub fn load_or_create(dir: &Path, addresses: &[IpAddr]) -> Result<Self, Error> {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
+        match (std::fs::read_to_string(&cert_path), std::fs::read_to_string(&key_path)) {
+            (Ok(cert), Ok(key)) => Self::signed_by(cert, &KeyPair::from_pem(&key)?, addresses),
+            _ => {
+                let key = KeyPair::generate()?;
+                let cert = ca_params()?.self_signed(&key)?.pem();
+                write_private(&key_path, &key.serialize_pem())?;
+                std::fs::write(&cert_path, &cert).map_err(|e| Error::io("write", &cert_path, e))?;
+                Self::signed_by(cert, &key, addresses)
+            }
+        }
+    }
+
+    /// A new authority that is kept nowhere, and a server certificate.
+    pub fn ephemeral(addresses: &[IpAddr]) -> Result<Self, Error> {
+        let key = KeyPair::generate()?;
+        let cert = ca_params()?.self_signed(&key)?.pem();
+        Self::signed_by(cert, &key, addresses)
+    }
+
+    fn signed_by(ca_pem: String, ca_key: &KeyPair, addresses: &[IpAddr]) -> Result<Self, Error> {
+        let params = ca_params()?;
+        let issuer = Issuer::from_params(&params, ca_key);
+        let key = KeyPair::generate()?;
+        let mut p = CertificateParams::new(SERVER_NAMES.map(str::to_owned))?;
+        p.distinguished_name.push(DnType::CommonName, "weft-apiserver");
+        p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        p.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        p.use_authority_key_identifier_extension = true;
+        let loopback = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])];
+        p.subject_alt_names
+            .extend(addresses.iter().chain(&loopback).map(|a| SanType::IpAddress(*a)));
+        let cert = p.signed_by(&key, &issuer)?;
+        let server_key = PrivateKeyDer::try_from(key.serialize_der())
+            .map_err(|e| Error::Certificate(e.to_owned()))?;
+        Ok(Self { ca_pem, server_cert: cert.der().clone(), server_key })
+    }
+
+    /// What [`serve`](crate::ApiServer::serve) needs.
+    pub fn tls(&self) -> Result<Tls, Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let ca = CertificateDer::from_pem_slice(self.ca_pem.as_bytes())
+            .map_err(|e| Error::Certificate(e.to_string()))?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![self.server_cert.clone(), ca], self.server_key.clone_key())?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Tls(Arc::new(config)))
+    }
+}
+
+/// The TLS side of a listener.
+#[derive(Clone)]
+pub struct Tls(pub(crate) Arc<rustls::ServerConfig>);
+
+fn ca_params() -> Result<CertificateParams, Error> {
+    let mut p = CertificateParams::new(Vec::new())?;
+    p.distinguished_name.push(DnType::CommonName, "weft-ca");
+    p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    p.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
+    Ok(p)
+}
+
+/// Writes a file that only its owner reads.
+fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options
+        .open(path)
+        .and_then(|mut f| f.write_all(text.as_bytes()))
+        .map_err(|e| Error::io("write", path, e))
+}
+
+/// The text of a kubeconfig for one cluster and one token.
+pub fn kubeconfig(server_url: &str, ca_pem: &str, token: &str) -> String {
+    let ca = BASE64_STANDARD.encode(ca_pem);
+    format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: weft\n  cluster:\n    server: {server_url}\n    \
+         certificate-authority-data: {ca}\nusers:\n- name: admin\n  user:\n    token: {token}\ncontexts:\n\
+         - name: weft\n  context:\n    cluster: weft\n    user: admin\ncurrent-context: weft\n"
+    )
+}
+
+/// A new random bearer token: 256 bits in hexadecimal.
+pub fn random_token() -> String {
+    let bytes: [u8; 32] = rand::random();
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authority_is_kept_and_its_key_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = Pki::load_or_create(dir.path(), &["10.96.0.1".parse().unwrap()]).unwrap();
+        let b = Pki::load_or_create(dir.path(), &[]).unwrap();
+        assert_eq!(a.ca_pem, b.ca_pem);
+        assert_ne!(a.server_cert, b.server_cert);
+        a.tls().unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = dir.path().join(CA_KEY).metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn kubeconfig_is_yaml_with_what_clients_read() {
+        let text = kubeconfig("https://127.0.0.1:6443", "PEM", "tok");
+        let v: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
+        assert_eq!(v["clusters"][0]["cluster"]["certificate-authority-data"], "UEVN");
+        assert_eq!(v["users"][0]["user"]["token"], "tok");
+        assert_eq!(v["current-context"], "weft");
+    }
+}

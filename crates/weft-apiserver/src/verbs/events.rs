@@ -1,0 +1,86 @@
+//! Events in two groups: one storage. `events.k8s.io/v1` is a view of core Events.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use weft_kinds::Kind;
+
+/// Names of the same fields in core and in events.k8s.io.
+const RENAMED: &[(&str, &str)] = &[
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("reportingComponent", "reportingController"),
+];
+
+/// Turns the object into the form in which its kind is stored, and says which kind that is.
+pub(crate) fn to_storage(kind: &'static Kind, object: &mut Value) -> &'static Kind {
+    let stored = kind.storage();
+    if !std::ptr::eq(stored, kind) {
+        rename(object, &stored.api_version(), |new| {
+            RENAMED.iter().find(|(_, n)| *n == new).map(|(old, _)| *old)
+        });
+    }
+    stored
+}
+
+/// The stored name of a field that the view's selectors use.
+pub(crate) fn stored_field(path: &str) -> String {
+    let (head, rest) = path.split_at(path.find('.').unwrap_or(path.len()));
+    match RENAMED.iter().find(|(_, new)| *new == head) {
+        Some((old, _)) => format!("{old}{rest}"),
+        None => path.to_owned(),
+    }
+}
+
+/// Turns a stored object into the form of the asked kind.
+pub(crate) fn value_from_storage(kind: &'static Kind, object: &mut Value) {
+    if !std::ptr::eq(kind.storage(), kind) {
+        rename(object, &kind.api_version(), |old| {
+            RENAMED.iter().find(|(o, _)| *o == old).map(|(_, new)| *new)
+        });
+    }
+}
+
+/// The same for encoded objects; nothing is decoded for ordinary kinds.
+pub(crate) fn from_storage(kind: &'static Kind, bytes: &Bytes) -> Bytes {
+    if std::ptr::eq(kind.storage(), kind) {
+        return bytes.clone();
+    }
+    let Ok(mut object) = serde_json::from_slice(bytes) else { return bytes.clone() };
+    value_from_storage(kind, &mut object);
+    object.to_string().into()
+}
+
+fn rename(object: &mut Value, version: &str, name: impl Fn(&str) -> Option<&'static str>) {
+    let Value::Object(map) = object.take() else { return };
+    let mut out = Map::with_capacity(map.len());
+    for (k, v) in map {
+        match name(&k) {
+            Some(new) => out.insert(new.to_owned(), v),
+            None => out.insert(k, v),
+        };
+    }
+    *object = Value::Object(out);
+    object["apiVersion"] = json!(version);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_views_are_one_object() {
+        let new = weft_kinds::lookup("events.k8s.io", "v1", "events").unwrap();
+        let given = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event",
+            "metadata": {"name": "a"}, "regarding": {"kind": "Pod"}, "note": "n", "reason": "R"});
+        let mut object = given.clone();
+        assert_eq!(to_storage(new, &mut object).group, "");
+        assert_eq!(object["involvedObject"]["kind"], "Pod");
+        assert_eq!((&object["message"], &object["apiVersion"]), (&json!("n"), &json!("v1")));
+        value_from_storage(new, &mut object);
+        assert_eq!(object, given);
+    }
+}

@@ -1,0 +1,144 @@
+//! Get and list.
+
+use super::from_storage;
+use crate::{
+    error::ApiError,
+    http::params::Params,
+    selector::{Selector, SelectorError},
+    server::State,
+    store::{Key, Listing, Scope},
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use weft_kinds::{Kind, status};
+
+/// A page of objects with what `ListMeta` says about it.
+pub(crate) struct List {
+    pub(crate) rv: u64,
+    pub(crate) items: Vec<Bytes>,
+    pub(crate) next: Option<String>,
+    pub(crate) remaining: Option<usize>,
+}
+
+/// What a list or watch selects, from its URL.
+pub(crate) fn scope(
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    params: &Params,
+) -> Result<Scope, ApiError> {
+    let stored = kind.storage();
+    let selector = Selector::parse(params.get("labelSelector"), params.get("fieldSelector"), |path| {
+        matches!(path, "metadata.name" | "metadata.namespace") || kind.selectable.contains(&path)
+    })
+    .map_err(|e| match e {
+        SelectorError::Unsupported(_) => status::bad_request(format!(
+            "Unable to find \"{}, Resource={}\" that match label selector \"{}\", field selector \"{}\": {e}",
+            kind.api_version(),
+            kind.plural,
+            params.get("labelSelector").unwrap_or_default(),
+            params.get("fieldSelector").unwrap_or_default(),
+        )),
+        other => status::bad_request(other.to_string()),
+    })?;
+    let selector = if std::ptr::eq(stored, kind) {
+        selector
+    } else {
+        selector.renamed(super::events::stored_field)
+    };
+    let namespace = namespace.or_else(|| selector.exact_namespace()).map(Arc::from);
+    Ok(Scope { namespace, selector: Arc::new(selector) })
+}
+
+impl State {
+    pub(crate) fn get(&self, kind: &'static Kind, key: &Key) -> Result<Bytes, ApiError> {
+        Ok(from_storage(kind, &self.existing(kind, key)?.bytes))
+    }
+
+    pub(crate) fn list(
+        &self,
+        kind: &'static Kind,
+        scope: &Scope,
+        params: &Params,
+    ) -> Result<List, ApiError> {
+        let limit = match params.get("limit").map(str::parse::<usize>) {
+            None => 0,
+            Some(Ok(n)) => n,
+            Some(Err(_)) => return Err(status::bad_request("limit must be a number").into()),
+        };
+        let (at, after) = match params.get("continue") {
+            Some(token) => {
+                let (rv, key) = decode_token(token)
+                    .ok_or_else(|| status::bad_request("continue key is not valid"))?;
+                (Some(rv), Some(key))
+            }
+            None => (self.list_version(params)?, None),
+        };
+        let expired = |_| {
+            ApiError::from(status::expired(
+                "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
+            ))
+        };
+        let listing = self.store.list(self.table(kind), scope, at, after.as_ref(), limit);
+        let Listing { rv, items, remaining } = match after {
+            Some(_) => listing.map_err(expired)?,
+            None => listing?,
+        };
+        let next = match items.last() {
+            Some((key, _)) if remaining > 0 => Some(encode_token(rv, key)),
+            _ => None,
+        };
+        // With selectors Kubernetes does not count what it has not looked at.
+        let remaining = (remaining > 0 && scope.selector.is_empty()).then_some(remaining);
+        let items = items.iter().map(|(_, e)| from_storage(kind, &e.bytes)).collect();
+        Ok(List { rv, items, next, remaining })
+    }
+
+    /// The version at which a list without `continue` is served; `None` is the newest.
+    fn list_version(&self, params: &Params) -> Result<Option<u64>, ApiError> {
+        let rv = params.get("resourceVersion").unwrap_or("");
+        let rv = match rv {
+            "" => {
+                if params.get("resourceVersionMatch").is_some()
+                    && params.flag("sendInitialEvents").is_none()
+                {
+                    return Err(status::bad_request(
+                        "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                    )
+                    .into());
+                }
+                return Ok(None);
+            }
+            text => text
+                .parse::<u64>()
+                .map_err(|_| status::bad_request(format!("invalid resource version {text:?}")))?,
+        };
+        let newest = self.store.rv();
+        if rv > newest {
+            let mut late =
+                status::timeout(format!("Too large resource version: {rv}, current: {newest}"));
+            late["details"] = json!({"causes": [{"reason": "ResourceVersionTooLarge",
+                "message": "Too large resource version"}], "retryAfterSeconds": 1});
+            return Err(late.into());
+        }
+        match params.get("resourceVersionMatch") {
+            Some("Exact") if rv > 0 => Ok(Some(rv)),
+            Some("Exact") => Err(status::bad_request(
+                "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+            )
+            .into()),
+            // The newest is not older than any.
+            _ => Ok(None),
+        }
+    }
+}
+
+fn encode_token(rv: u64, key: &Key) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(json!([rv, key.namespace, key.name]).to_string())
+}
+
+fn decode_token(token: &str) -> Option<(u64, Key)> {
+    let v: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+    Some((v[0].as_u64()?, Key::new(v[1].as_str()?, v[2].as_str()?)))
+}

@@ -1,0 +1,262 @@
+//! Update and patch: one loop that reads, changes, checks and commits.
+
+use super::{Ctx, Outcome, Part, has_finalizers, meta, refused, remove_meta, to_storage};
+use crate::{
+    error::ApiError,
+    server::{State, attrs},
+    store::{CommitError, Expect, Key, Write},
+};
+use serde_json::Value;
+use weft_kinds::{
+    Kind,
+    decode::{self, Decoded},
+    default,
+    patch::{self, PatchError},
+    status, strategy, validate,
+};
+
+/// A change without a resourceVersion that loses this many races is given up.
+const RACES_MAX: usize = 50;
+
+/// The body of a PATCH, by content type.
+#[derive(Clone, Debug)]
+pub(crate) enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+}
+
+/// What the server alone decides, or what never changes.
+const KEPT: &[&str] = &[
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
+    "generateName",
+];
+
+impl State {
+    /// PUT.
+    pub(crate) fn update(
+        &self,
+        ctx: &mut Ctx,
+        kind: &'static Kind,
+        key: &Key,
+        part: Part,
+        mut object: Value,
+    ) -> Result<Outcome, ApiError> {
+        super::create::settle_namespace(kind, &mut object, Some(&key.namespace))?;
+        let kind = to_storage(kind, &mut object);
+        match meta(&object, "name") {
+            "" => {
+                return Err(status::bad_request(format!(
+                    "the name of the object (based on URL) was undeterminable: name must be provided for {}",
+                    key.name
+                ))
+                .into());
+            }
+            name if name != &*key.name => {
+                return Err(status::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    key.name
+                ))
+                .into());
+            }
+            _ => {}
+        }
+        self.change(ctx, kind, key, part, |_, _| Ok(object.clone()))
+    }
+
+    /// PATCH, except server-side apply.
+    pub(crate) fn patch(
+        &self,
+        ctx: &mut Ctx,
+        kind: &'static Kind,
+        key: &Key,
+        part: Part,
+        patch: &Patch,
+    ) -> Result<Outcome, ApiError> {
+        let stored = kind.storage();
+        self.change(ctx, stored, key, part, |ctx, old| {
+            let mut view = old.clone();
+            super::events::value_from_storage(kind, &mut view);
+            let patched = match patch {
+                Patch::Json(p) => patch::json(&view, p),
+                Patch::Merge(p) => patch::merge(&view, p),
+                Patch::Strategic(p) => patch::strategic(kind, &view, p),
+            };
+            let object = patched.map_err(|e| match e {
+                PatchError::Malformed(m) => status::bad_request(m),
+                PatchError::Unprocessable(m) => status::failure(422, "Invalid", m),
+                PatchError::TooLarge(m) => status::failure(413, "RequestEntityTooLarge", m),
+            })?;
+            let mut object = conform(ctx, kind, object)?;
+            for field in ["name", "namespace"] {
+                if meta(&object, field) != meta(&view, field) {
+                    return Err(status::bad_request(format!(
+                        "the {field} of the object ({}) does not match the {field} on the URL ({})",
+                        meta(&object, field),
+                        meta(&view, field)
+                    ))
+                    .into());
+                }
+            }
+            to_storage(kind, &mut object);
+            Ok(object)
+        })
+    }
+
+    /// Reads the object, lets `make` say what it becomes, checks that and commits it; starts
+    /// again when someone else was faster and the request named no version.
+    pub(crate) fn change(
+        &self,
+        ctx: &mut Ctx,
+        kind: &'static Kind,
+        key: &Key,
+        part: Part,
+        make: impl Fn(&mut Ctx, &Value) -> Result<Value, ApiError>,
+    ) -> Result<Outcome, ApiError> {
+        for _ in 0..RACES_MAX {
+            let entry = self.existing(kind, key)?;
+            let old = entry.value();
+            let warned = ctx.warnings.len();
+            let mut new = make(ctx, &old)?;
+            check_preconditions(kind, key, &new, &old)?;
+            settle(kind, part, &mut new, &old)?;
+            if new == old {
+                return Ok(Outcome::entry(200, &entry));
+            }
+            let errors = validate(kind, &new, Some(&old));
+            if !errors.is_empty() {
+                return Err(status::invalid(kind, &key.name, &errors).into());
+            }
+            let write = if finished_deletion(&new) { Write::Delete(new) } else { Write::Put(new) };
+            let committed = self.store.commit(
+                self.table(kind),
+                key,
+                Expect::At(entry.rv),
+                write,
+                ctx.dry_run,
+                |v| attrs(kind, v),
+                |_, write| self.allocate(kind, Some(&old), write),
+                |delta| self.allocated(delta),
+            );
+            match committed {
+                Ok(entry) => return Ok(Outcome::entry(200, &entry)),
+                Err(CommitError::Raced) => ctx.warnings.truncate(warned),
+                Err(e) => return Err(refused(e, kind, &key.name)),
+            }
+        }
+        Err(status::conflict(kind, &key.name).into())
+    }
+}
+
+/// Checks types and unknown fields of an object that a patch made.
+pub(super) fn conform(
+    ctx: &mut Ctx,
+    kind: &'static Kind,
+    object: Value,
+) -> Result<Value, ApiError> {
+    let mut decoded = Decoded { object, strict: Vec::new() };
+    decode::conform(kind, &mut decoded).map_err(|e| status::undecodable(kind, e))?;
+    ctx.strict(kind, decoded.strict)?;
+    Ok(decoded.object)
+}
+
+fn check_preconditions(kind: &Kind, key: &Key, new: &Value, old: &Value) -> Result<(), ApiError> {
+    let (given, actual) = (meta(new, "resourceVersion"), meta(old, "resourceVersion"));
+    if !matches!(given, "" | "0") && given != actual {
+        return Err(status::conflict(kind, &key.name).into());
+    }
+    let (given, actual) = (meta(new, "uid"), meta(old, "uid"));
+    if !given.is_empty() && given != actual {
+        let why = format!(
+            "Precondition failed: UID in precondition: {given}, UID in object meta: {actual}"
+        );
+        return Err(status::conflict_because(kind, &key.name, &why).into());
+    }
+    Ok(())
+}
+
+/// Gives the new object what a request cannot decide, and takes from it what this part of the
+/// resource cannot change.
+fn settle(kind: &'static Kind, part: Part, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+    for key in KEPT {
+        match old["metadata"].get(key) {
+            Some(v) => new["metadata"][key] = v.clone(),
+            None => remove_meta(new, key),
+        }
+    }
+    new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+    if new["metadata"]["managedFields"].as_array().is_none_or(Vec::is_empty) {
+        match old["metadata"].get("managedFields") {
+            Some(v) => new["metadata"]["managedFields"] = v.clone(),
+            None => remove_meta(new, "managedFields"),
+        }
+    }
+    match part {
+        Part::Main => {
+            if kind.kind == "Namespace" {
+                keep(new, old, "spec");
+            }
+            default(kind, new);
+            strategy::prepare_update(kind, new, old);
+        }
+        Part::Status => {
+            strategy::prepare_status_update(new, old);
+            default(kind, new);
+        }
+        Part::Binding => {}
+        Part::Finalize => {
+            let finalizers = new["spec"]["finalizers"].take();
+            *new = old.clone();
+            new["spec"]["finalizers"] = finalizers;
+        }
+    }
+    if old["metadata"]["deletionTimestamp"].is_string() {
+        let list = |v: &Value| {
+            v.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default()
+        };
+        let before = list(old);
+        let added: Vec<Value> = list(new).into_iter().filter(|f| !before.contains(f)).collect();
+        if !added.is_empty() {
+            let error = weft_kinds::FieldError {
+                field: "metadata.finalizers".into(),
+                kind: weft_kinds::FieldErrorKind::Forbidden,
+                bad_value: None,
+                detail: format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers {}",
+                    Value::Array(added)
+                ),
+            };
+            return Err(status::invalid(kind, meta(old, "name"), &[error]).into());
+        }
+    }
+    // An empty list and none are the same.
+    if !has_finalizers(new) {
+        remove_meta(new, "finalizers");
+    }
+    Ok(())
+}
+
+fn keep(new: &mut Value, old: &Value, key: &str) {
+    match (old.get(key), new.as_object_mut()) {
+        (Some(v), Some(map)) => drop(map.insert(key.to_owned(), v.clone())),
+        (None, Some(map)) => drop(map.shift_remove(key)),
+        _ => {}
+    }
+}
+
+/// Whether nothing keeps an object that is being deleted any more.
+pub(super) fn finished_deletion(object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    metadata["deletionTimestamp"].is_string()
+        && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && !has_finalizers(object)
+        && !(object["kind"] == "Namespace"
+            && object
+                .pointer("/spec/finalizers")
+                .and_then(Value::as_array)
+                .is_some_and(|f| !f.is_empty()))
+}
