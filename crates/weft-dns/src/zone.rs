@@ -1,5 +1,6 @@
 //! The cluster's domain.
 
+use crate::wire::name_to_wire;
 use std::{fmt, str::FromStr};
 
 /// Why a cluster domain was refused.
@@ -16,7 +17,9 @@ pub struct ZoneError {
 /// the final dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Zone {
-    text: String,
+    text: Box<str>,
+    wire: Box<[u8]>,
+    labels: usize,
 }
 
 /// Longest cluster domain in characters. Leaves room for
@@ -33,20 +36,32 @@ impl Zone {
         }
         let good = |l: &str| {
             !l.is_empty()
-                && l.len() <= 63
                 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
                 && !l.starts_with('-')
                 && !l.ends_with('-')
         };
-        if !text.split('.').all(good) {
-            return refuse("use labels of letters, digits and '-', joined by dots");
+        let labels = text.split('.').filter(|l| good(l)).count();
+        match name_to_wire(&text) {
+            Some(wire) if labels == text.split('.').count() => {
+                Ok(Self { text: text.into(), wire, labels })
+            }
+            _ => refuse("use labels of letters, digits and '-', joined by dots"),
         }
-        Ok(Self { text })
     }
 
     /// The domain: lower case, no final dot.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The domain on the wire, with the root.
+    pub(crate) fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// How many labels it has.
+    pub(crate) fn labels(&self) -> usize {
+        self.labels
     }
 }
 
@@ -60,5 +75,21 @@ impl FromStr for Zone {
 impl fmt::Display for Zone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains() {
+        let zone = Zone::new("Cluster.Local.").expect("valid");
+        assert_eq!((zone.as_str(), zone.labels()), ("cluster.local", 2));
+        assert_eq!(zone.wire(), b"\x07cluster\x05local\0");
+        let long = "a".repeat(58);
+        for bad in ["", ".", "a..b", "-a", "a-", "a_b", "a b", "\u{e9}", long.as_str(), "a.b.."] {
+            assert!(Zone::new(bad).is_err(), "{bad}");
+        }
     }
 }
