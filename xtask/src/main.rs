@@ -1,1 +1,42 @@
-fn main() {}
+//! `cargo xtask …`: set-up, lab, tests, benches, the eBPF object and the house rules.
+//!
+//! Every command does its own set-up, builds as the calling user, and uses sudo only for the
+//! lab and the kernel tests.
+
+mod bench;
+mod lab;
+mod setup;
+mod sh;
+mod tally;
+mod test;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  lab             build, start a lab, apply the sample application, verify it
+  test            everything that CI runs
+  check           formatting, clippy, house rules and the pure tests
+  bench WHAT      lab-start | services
+  tidy            the house rules alone
+";
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["lab"] => lab::run(),
+        ["test"] => test::all(),
+        ["check"] => test::check(),
+        ["bench", what] => bench::run(what),
+        ["tidy"] => tidy::run(),
+        ["bench-worker", rest @ ..] => bench::worker::main(rest),
+        ["help" | "--help" | "-h"] | [] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("unknown command '{}'\n\n{USAGE}", other.join(" ")),
+    }
+}

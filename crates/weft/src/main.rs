@@ -1,2 +1,77 @@
-//! The `weft` binary: argument parsing and dispatch.
-fn main() {}
+//! The `weft` binary: argument parsing and dispatch, nothing else.
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The whole Kubernetes network in one binary
+#[derive(Parser)]
+#[command(name = "weft", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// An embedded Kubernetes API and virtual nodes on this machine
+    Lab(weft_lab::LabArgs),
+    /// The node agent: pod network, service proxy and node-local DNS
+    Agent(weft_agent::Args),
+    /// The CNI plugin (also when called as weft-cni)
+    Cni,
+    #[command(hide = true)]
+    LabSupervisor(weft_lab::supervisor::Args),
+    #[command(hide = true)]
+    LabKubelet(weft_kubelet::Args),
+    #[command(hide = true)]
+    LabProbe,
+}
+
+fn main() -> ExitCode {
+    // The helpers run before anything else: they must stay single-threaded and quick.
+    let called_as = std::env::args_os().next().unwrap_or_default();
+    let first = std::env::args_os().nth(1).unwrap_or_default();
+    if std::path::Path::new(&called_as).file_name().is_some_and(|n| n == "weft-cni") {
+        return code(weft_cni::main());
+    }
+    match first.to_str() {
+        Some("cni") => return code(weft_cni::main()),
+        Some("sandbox-init") => return code(weft_sandbox::init_main()),
+        Some("stand-in") => return code(weft_standin::main()),
+        _ => {}
+    }
+    match run(Cli::parse().command) {
+        Ok(exit) => code(exit),
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<i32> {
+    match command {
+        Command::Lab(args) => weft_lab::run(args),
+        Command::Agent(args) => logged(|| weft_agent::run(args)),
+        Command::Cni => Ok(weft_cni::main()),
+        Command::LabSupervisor(args) => logged(|| weft_lab::supervisor::run(&args)),
+        Command::LabKubelet(args) => logged(|| weft_kubelet::run(args)),
+        Command::LabProbe => weft_lab::probe::main().map(|()| 0),
+    }
+}
+
+/// Daemons log to standard error; `WEFT_LOG` sets the filter.
+fn logged(daemon: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<i32> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WEFT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    daemon().map(|()| 0)
+}
+
+fn code(exit: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(exit).unwrap_or(1))
+}

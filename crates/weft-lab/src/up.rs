@@ -1,0 +1,136 @@
+//! `weft lab up`: starts the supervisor in the background and waits until it is ready.
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use std::{
+    fs,
+    io::{Read, pipe},
+    os::fd::{AsRawFd, OwnedFd},
+    os::unix::fs::DirBuilderExt,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
+
+use crate::{
+    config::Config, down, error::LabError, paths::LabPaths, proc::CgroupMounts, state::LabState,
+};
+
+/// Environment variable with the descriptor on which the supervisor reports.
+pub const REPORT_FD: &str = "WEFT_REPORT_FD";
+
+/// Takes the lab's lock: one `up` or `down` of a lab at a time.
+pub fn locked(paths: &LabPaths) -> Result<Flock<fs::File>> {
+    let path = paths.lock();
+    if let Some(root) = path.parent() {
+        fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
+    }
+    let file = fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, e)| anyhow::Error::from(e))
+        .with_context(|| format!("lock {}", path.display()))
+}
+
+/// Starts a lab, or adopts one whose supervisor died. On failure nothing new is left.
+pub fn up(paths: &LabPaths, config: Config) -> Result<()> {
+    let _lock = locked(paths)?;
+    let existing = LabState::read(paths)?;
+    let adopting = match &existing {
+        Some(state) if state.running() => bail!(LabError::Running(paths.name().to_string())),
+        Some(state) if state.ready && state.config == config => true,
+        Some(state) if state.ready => bail!(LabError::input(format!(
+            "lab '{0}' is there with another definition, and its supervisor has died: \
+             start it as it was, or remove it with `weft lab down --name {0}`",
+            paths.name()
+        ))),
+        // `up` was interrupted: what it left has no value.
+        Some(_) => {
+            down::down(paths).context("remove what an interrupted `up` left")?;
+            false
+        }
+        None => false,
+    };
+    let outcome = start(paths, config, existing.filter(|_| adopting));
+    if let Err(e) = outcome {
+        if adopting {
+            return Err(e);
+        }
+        let cleaned = down::down(paths);
+        return match cleaned {
+            Ok(()) => Err(e),
+            Err(left) => Err(e.context(format!("and cleaning up failed: {left:#}"))),
+        };
+    }
+    Ok(())
+}
+
+fn start(paths: &LabPaths, config: Config, existing: Option<LabState>) -> Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o755);
+    builder.create(paths.dir()).with_context(|| format!("make {}", paths.dir().display()))?;
+    let mut state = existing.unwrap_or(LabState {
+        config,
+        supervisor: None,
+        api_port: None,
+        ready: false,
+        ready_after_ms: None,
+    });
+    state.supervisor = None;
+    state.write(paths)?;
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(paths.log())
+        .with_context(|| format!("open {}", paths.log().display()))?;
+    let (mut reader, writer) = pipe().context("make pipe")?;
+    let writer = OwnedFd::from(writer);
+    let cgroup = supervisor_cgroup(paths)?;
+    let fd = writer.as_raw_fd();
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("weft")
+        .arg("lab-supervisor")
+        .arg("--state-dir")
+        .arg(paths.lock().parent().context("invariant: the lock has a directory")?)
+        .arg("--name")
+        .arg(paths.name().as_str())
+        .env(REPORT_FD, fd.to_string())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("duplicate log")?)
+        .stderr(log);
+    crate::nodes::detach(&mut command, cgroup, writer);
+    let mut child = command.spawn().context("start the supervisor")?;
+    drop(command); // closes our end of the pipe: its end of file means that the child ended
+    let mut report = String::new();
+    reader.read_to_string(&mut report).context("wait for the supervisor")?;
+    match report.split_once(' ').map_or((report.trim(), ""), |(a, b)| (a, b.trim())) {
+        ("ready", _) => Ok(()),
+        ("failed", why) => {
+            let _ = child.wait();
+            bail!("{why}")
+        }
+        _ => {
+            let status = child.wait().context("wait for the supervisor")?;
+            bail!(
+                "the supervisor ended before the lab was ready ({status}); its last words: {}",
+                last_line(paths)
+            )
+        }
+    }
+}
+
+fn supervisor_cgroup(paths: &LabPaths) -> Result<Vec<OwnedFd>> {
+    let mut files = Vec::new();
+    for dir in CgroupMounts::find()?.all(&paths.cgroup().join("supervisor")) {
+        fs::create_dir_all(&dir).with_context(|| format!("make cgroup {}", dir.display()))?;
+        let procs = dir.join("cgroup.procs");
+        let file = fs::OpenOptions::new().write(true).open(&procs);
+        files.push(file.with_context(|| format!("open {}", procs.display()))?.into());
+    }
+    Ok(files)
+}
+
+fn last_line(paths: &LabPaths) -> String {
+    let log = fs::read_to_string(paths.log()).unwrap_or_default();
+    log.lines().last().unwrap_or("(none)").to_owned()
+}

@@ -1,0 +1,12 @@
+//! Whole labs through the public command: real kernel, real packets, real clients.
+//!
+//! Every test makes labs of its own with names that hold this process's ID, and proves on
+//! teardown that nothing of them is left.
+
+mod harness;
+
+mod applications;
+mod bad_input;
+mod crash;
+mod model;
+mod services;

@@ -1,0 +1,78 @@
+//! What a fresh Debian or Ubuntu machine lacks. Every step looks first, and does nothing
+//! where nothing is missing.
+
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+use crate::sh;
+
+/// Program → Debian package, for the lab's containers and the tests' real clients.
+const PACKAGES: [(&str, &str); 8] = [
+    ("wget", "wget"),
+    ("curl", "curl"),
+    ("dig", "dnsutils"),
+    ("tcpdump", "tcpdump"),
+    ("ip", "iproute2"),
+    ("ping", "iputils-ping"),
+    ("nc", "netcat-openbsd"),
+    ("nft", "nftables"),
+];
+
+/// Installs the Debian packages whose programs are missing.
+pub fn packages() -> Result<()> {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(program, _)| !sh::on_path(program)).map(|(_, p)| *p).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", missing.join(" "));
+    let apt = PathBuf::from("/usr/bin/apt-get");
+    let quiet = |c: &mut std::process::Command| {
+        c.env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
+    };
+    let mut update = sh::as_root(&apt);
+    update.args(["update", "-q"]);
+    quiet(&mut update);
+    sh::run("apt-get update", &mut update)?;
+    let mut install = sh::as_root(&apt);
+    install.args(["install", "-q", "-y", "--no-install-recommends"]).args(&missing);
+    quiet(&mut install);
+    sh::run("apt-get install", &mut install)
+}
+
+/// Builds the `weft` binary and returns its path.
+pub fn build() -> Result<PathBuf> {
+    sh::run("build", sh::cargo().args(["build", "--quiet", "--workspace"]))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| sh::root().join("target"), PathBuf::from);
+    let weft = target.join("debug/weft");
+    weft.canonicalize().with_context(|| format!("find {}", weft.display()))
+}
+
+/// A cargo tool in target/tools, built once.
+pub fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+    let tools = sh::root().join("target/tools");
+    let program = tools.join("bin").join(name);
+    let stamp = tools.join(format!("{name}-{version}"));
+    if !(program.is_file() && stamp.is_file()) {
+        println!("building {name} {version} (once, a few minutes)");
+        let mut install = sh::cargo();
+        install
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "--force",
+                "--version",
+                version,
+                name,
+                "--root",
+            ])
+            .arg(&tools)
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
+            .env("CARGO_PROFILE_RELEASE_LTO", "off");
+        sh::run(&format!("install {name}"), &mut install)?;
+        std::fs::write(&stamp, "").with_context(|| format!("write {}", stamp.display()))?;
+    }
+    Ok(program)
+}

@@ -1,0 +1,60 @@
+//! Counting what tests say.
+
+/// Totals of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Passed.
+    pub passed: usize,
+    /// Failed.
+    pub failed: usize,
+    /// Skipped, each with a line that names it.
+    pub skipped: usize,
+}
+
+impl Tally {
+    /// Reads the output of one libtest binary run with `--show-output`: its result line, less
+    /// the tests that said `SKIP name: why`.
+    pub fn of_libtest(output: &str) -> Option<Self> {
+        let line = output.lines().rev().find(|l| l.starts_with("test result:"))?;
+        let count = |what: &str| {
+            let before = line.split(&format!(" {what}")).next()?;
+            before.rsplit([' ', '.']).next()?.parse::<usize>().ok()
+        };
+        let skipped = skips(output).count();
+        Some(Self {
+            passed: count("passed")?.saturating_sub(skipped),
+            failed: count("failed")?,
+            skipped: skipped + count("ignored")?,
+        })
+    }
+
+    /// Adds another run.
+    pub fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
+    /// The outcome of one step that is no libtest binary.
+    pub fn step(ok: bool) -> Self {
+        Self { passed: usize::from(ok), failed: usize::from(!ok), skipped: 0 }
+    }
+}
+
+/// The lines `SKIP name: why`.
+pub fn skips(output: &str) -> impl Iterator<Item = &str> {
+    output.lines().filter(|l| l.starts_with("SKIP "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skip_is_no_pass() {
+        let output = "running 3 tests\nSKIP a: needs root\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
+        let t = Tally::of_libtest(output).expect("a result line");
+        assert_eq!(t, Tally { passed: 2, failed: 0, skipped: 2 });
+        assert_eq!(Tally::of_libtest("killed"), None);
+    }
+}

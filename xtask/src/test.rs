@@ -1,0 +1,151 @@
+//! `cargo xtask test` and `check`.
+
+use anyhow::{Context, Result, bail};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use crate::{
+    setup, sh,
+    tally::{Tally, skips},
+    tidy,
+};
+
+const DENY_VERSION: &str = "0.19.0";
+
+/// A compiled test binary.
+struct TestBinary {
+    /// `crate::target`.
+    name: String,
+    path: PathBuf,
+    /// Working directory that cargo would give it.
+    dir: PathBuf,
+    /// An integration test: needs root and the kernel, and runs one test at a time.
+    kernel: bool,
+}
+
+/// Formatting, clippy, house rules and the pure tests.
+pub fn check() -> Result<()> {
+    let mut tally = Tally::default();
+    lints(&mut tally);
+    for binary in binaries()?.iter().filter(|b| !b.kernel) {
+        tally.add(run_binary(binary)?);
+    }
+    finish(tally)
+}
+
+/// Everything that CI runs.
+pub fn all() -> Result<()> {
+    setup::packages()?;
+    let mut tally = Tally::default();
+    lints(&mut tally);
+    step(&mut tally, "cargo deny", || {
+        let deny = setup::cargo_tool("cargo-deny", DENY_VERSION)?;
+        let args = ["--log-level", "error", "check", "licenses", "bans", "sources"];
+        sh::run("cargo deny", sh::command(&deny).args(args).env("CARGO", "cargo"))
+    });
+    let binaries = binaries()?;
+    for binary in binaries.iter().filter(|b| !b.kernel).chain(binaries.iter().filter(|b| b.kernel))
+    {
+        tally.add(run_binary(binary)?);
+    }
+    finish(tally)
+}
+
+fn lints(tally: &mut Tally) {
+    step(tally, "cargo fmt", || sh::run("fmt", sh::cargo().args(["fmt", "--all", "--check"])));
+    step(tally, "cargo clippy", || {
+        let args = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        sh::run("clippy", sh::cargo().args(args))
+    });
+    step(tally, "cargo xtask tidy", tidy::run);
+}
+
+fn step(tally: &mut Tally, name: &str, f: impl FnOnce() -> Result<()>) {
+    let started = Instant::now();
+    let outcome = f();
+    let took = started.elapsed().as_secs_f32();
+    match &outcome {
+        Ok(()) => println!("ok     {name} ({took:.1} s)"),
+        Err(e) => println!("FAILED {name} ({took:.1} s): {e:#}"),
+    }
+    tally.add(Tally::step(outcome.is_ok()));
+}
+
+/// Compiles all tests and finds their binaries.
+fn binaries() -> Result<Vec<TestBinary>> {
+    let started = Instant::now();
+    let mut build = sh::cargo();
+    build.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    build.stderr(std::process::Stdio::inherit());
+    let out = sh::output("build the tests", &mut build)?;
+    if !out.status.success() {
+        bail!("the tests do not compile");
+    }
+    let mut found: Vec<TestBinary> =
+        String::from_utf8_lossy(&out.stdout).lines().filter_map(test_binary).collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    println!(
+        "ok     build of {} test binaries ({:.1} s)",
+        found.len(),
+        started.elapsed().as_secs_f32()
+    );
+    Ok(found)
+}
+
+fn test_binary(line: &str) -> Option<TestBinary> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+        return None;
+    }
+    let path = PathBuf::from(message["executable"].as_str()?);
+    let manifest = Path::new(message["manifest_path"].as_str()?);
+    let dir = manifest.parent()?.to_owned();
+    let target = message["target"]["name"].as_str()?;
+    let kernel = message["target"]["kind"][0] == "test";
+    let krate = dir.file_name()?.to_str()?.to_owned();
+    let name = if kernel { format!("{krate}::{target}") } else { krate };
+    Some(TestBinary { name, path, dir, kernel })
+}
+
+fn run_binary(binary: &TestBinary) -> Result<Tally> {
+    let started = Instant::now();
+    let mut run: Command =
+        if binary.kernel { sh::as_root(&binary.path) } else { sh::command(&binary.path) };
+    run.current_dir(&binary.dir).arg("--show-output");
+    if binary.kernel {
+        run.arg("--test-threads=1");
+    }
+    let out = sh::output(&binary.name, &mut run)?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let took = started.elapsed().as_secs_f32();
+    for skip in skips(&text) {
+        println!("{skip}");
+    }
+    // A binary that died has no result line: that is a failure whatever it counted before.
+    let tally = Tally::of_libtest(&text)
+        .filter(|t| out.status.success() == (t.failed == 0))
+        .unwrap_or(Tally { failed: 1, ..Tally::default() });
+    if tally.failed == 0 {
+        println!("ok     {} ({} passed, {took:.1} s)", binary.name, tally.passed);
+    } else {
+        println!("{text}\n{}", String::from_utf8_lossy(&out.stderr));
+        println!("FAILED {} ({} failed, {took:.1} s)", binary.name, tally.failed);
+    }
+    Ok(tally)
+}
+
+fn finish(tally: Tally) -> Result<()> {
+    let Tally { passed, failed, skipped } = tally;
+    let ci = std::env::var("CI").is_ok_and(|v| v == "true");
+    if ci && skipped > 0 {
+        println!("a skip is a failure with CI=true");
+    }
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    if failed > 0 || (ci && skipped > 0) {
+        std::process::exit(1);
+    }
+    Some(()).filter(|()| passed > 0).context("no test ran")
+}
