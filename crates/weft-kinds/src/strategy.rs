@@ -1,15 +1,26 @@
-//! What a create, an update or a status update may touch.
+//! What a create, an update or a status update may touch, and what is decided once.
+//!
+//! To be called after [`default`](crate::default()) and before [`validate`](fn@crate::validate).
+
+mod create;
+mod service;
 
 use serde_json::Value;
 
 use crate::{Generation, Kind};
 
-/// Before a create: drops `status` where `/status` owns it, and sets `metadata.generation`.
+pub use service::{needs_cluster_ip, needs_node_port};
+
+/// Before a create, with `metadata.name` and `metadata.uid` set: replaces `status` where
+/// `/status` owns it by the kind's first one, sets `metadata.generation`, and decides what is
+/// decided once (a namespace's finalizer, a Job's selector, a pod's QoS class).
 pub fn prepare_create(kind: &Kind, object: &mut Value) {
     let Some(map) = object.as_object_mut() else { return };
-    if kind.status {
+    // A kubelet registers its node with the status in one request.
+    if kind.status && kind.type_name != "core.v1.Node" {
         map.shift_remove("status");
     }
+    create::once(kind, map);
     if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
         match kind.generation {
             Generation::Spec => metadata.insert("generation".into(), 1.into()),
@@ -18,9 +29,13 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
     }
 }
 
-/// Before an update of the resource itself: `status` stays the stored one, and
+/// Before an update of the resource itself: `status` stays the stored one, a Service keeps
+/// what was allocated to it (and loses what its new type does not have), and
 /// `metadata.generation` grows when anything but metadata and status changed.
 pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value) {
+    if kind.type_name == "core.v1.Service" {
+        service::on_update(new, old);
+    }
     if kind.status {
         copy_member(new, old, "status");
     }
@@ -72,3 +87,6 @@ fn same_but_metadata_and_status(new: &Value, old: &Value) -> bool {
     };
     subset(new, old) && subset(old, new)
 }
+
+#[cfg(test)]
+mod tests;
