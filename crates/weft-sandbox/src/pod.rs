@@ -50,6 +50,13 @@ impl Pod {
         }
         // Root's alone: what containers see of it is bound into them.
         builder.recursive(false).mode(0o700).create(dir).map_err(Error::path("make", dir))?;
+        // A mount of its own: what is mounted below neither reaches other mount namespaces of the
+        // machine, which would keep it, nor takes more than one unmount to go.
+        mount(Some(dir), dir, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .and_then(|()| {
+                mount(None::<&str>, dir, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
+            })
+            .map_err(|errno| Error::path("mount", dir)(errno.into()))?;
         for part in ["root", "shm"] {
             let path = dir.join(part);
             fs::create_dir(&path).map_err(Error::path("make", path))?;
@@ -259,14 +266,15 @@ fn unmount_below(dir: &Path) -> Result<()> {
             .filter_map(|line| Some(PathBuf::from(cgroup::unescape(line.split(' ').nth(4)?))))
             .filter(|point| point.starts_with(&real))
             .collect();
+        // Detaching takes what is below along: mostly, this is the directory itself.
+        points.sort();
+        points.dedup_by(|next, kept| next.starts_with(&*kept));
         if points.is_empty() {
             return Ok(());
         }
-        // Later mounts may lie below earlier ones.
-        points.reverse();
         for point in points {
             match umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-                // EINVAL: was under another that has just gone.
+                // Gone in between: two destroy at the same time.
                 Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
                 Err(errno) => return Err(Error::path("unmount", point)(errno.into())),
             }
