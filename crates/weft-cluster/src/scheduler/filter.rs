@@ -108,6 +108,14 @@ pub(crate) fn daemon_may_run(spec: &PodSpec, node: &Node) -> bool {
         && affine(spec, node.name(), node.labels())
 }
 
+/// Whether a DaemonSet's pod that is on a node already may stay there.
+pub(crate) fn daemon_may_stay(spec: &PodSpec, node: &Node) -> bool {
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    untolerated(taints, tolerations, &["NoExecute"]).is_none()
+        && affine(spec, node.name(), node.labels())
+}
+
 fn tolerates_unschedulable(tolerations: &[Toleration]) -> bool {
     let taint = Taint {
         key: "node.kubernetes.io/unschedulable".into(),

@@ -15,8 +15,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 
 use self::filter::{Reason, misfit};
-#[allow(unused_imports)]
-pub(crate) use self::filter::{daemon_may_run, tolerates};
+pub(crate) use self::filter::{daemon_may_run, daemon_may_stay, tolerates};
 use self::node::Nodes;
 use crate::action::{About, Action, Plan, Severity, Verb};
 use crate::kinds::{Kind, World};
