@@ -10,6 +10,7 @@ mod sh;
 mod tally;
 mod test;
 mod tidy;
+mod vm;
 
 use anyhow::{Result, bail};
 
@@ -18,6 +19,7 @@ cargo xtask COMMAND
 
   lab             build, start a lab, apply the sample application, verify it
   test            everything that CI runs
+  test --vm       a lab on Debian's kernel in an emulated machine (minutes)
   check           formatting, clippy, house rules and the pure tests
   bench WHAT      lab-start | services
   tidy            the house rules alone
@@ -29,6 +31,7 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["lab"] => lab::run(),
         ["test"] => test::all(),
+        ["test", "--vm"] => test::finish(vm::run()?),
         ["check"] => test::check(),
         ["bench", what] => bench::run(what),
         ["tidy"] => tidy::run(),

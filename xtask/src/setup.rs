@@ -22,22 +22,34 @@ const PACKAGES: [(&str, &str); 8] = [
 pub fn packages() -> Result<()> {
     let missing: Vec<&str> =
         PACKAGES.iter().filter(|(program, _)| !sh::on_path(program)).map(|(_, p)| *p).collect();
-    if missing.is_empty() {
+    apt_install(&missing)
+}
+
+/// Installs packages that are not installed.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let absent = |package: &str| {
+        let mut query = sh::command("dpkg-query");
+        query.args(["-W", "-f", "${Status}", package]);
+        let status = query.output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+        !status.is_ok_and(|s| s.contains("install ok installed"))
+    };
+    let missing: Vec<&str> = packages.iter().copied().filter(|p| absent(p)).collect();
+    apt_install(&missing)
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
         return Ok(());
     }
-    println!("installing {}", missing.join(" "));
-    let apt = PathBuf::from("/usr/bin/apt-get");
-    let quiet = |c: &mut std::process::Command| {
-        c.env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
+    println!("installing {}", packages.join(" "));
+    let apt = |args: &[&str]| {
+        let mut c = sh::as_root("/usr/bin/apt-get".as_ref());
+        c.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
+        c
     };
-    let mut update = sh::as_root(&apt);
-    update.args(["update", "-q"]);
-    quiet(&mut update);
-    sh::run("apt-get update", &mut update)?;
-    let mut install = sh::as_root(&apt);
-    install.args(["install", "-q", "-y", "--no-install-recommends"]).args(&missing);
-    quiet(&mut install);
-    sh::run("apt-get install", &mut install)
+    sh::run("apt-get update", &mut apt(&["update", "-q"]))?;
+    let mut install = apt(&["install", "-q", "-y", "--no-install-recommends"]);
+    sh::run("apt-get install", install.args(packages))
 }
 
 /// Builds the `weft` binary and returns its path.

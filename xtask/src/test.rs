@@ -13,7 +13,7 @@ use crate::{
     tidy,
 };
 
-const DENY_VERSION: &str = "0.19.0";
+const DENY_VERSION: &str = "0.20.2";
 
 /// A compiled test binary.
 struct TestBinary {
@@ -137,7 +137,8 @@ fn run_binary(binary: &TestBinary) -> Result<Tally> {
     Ok(tally)
 }
 
-fn finish(tally: Tally) -> Result<()> {
+/// Prints the closing line; exits with failure where something failed, or was skipped in CI.
+pub fn finish(tally: Tally) -> Result<()> {
     let Tally { passed, failed, skipped } = tally;
     let ci = std::env::var("CI").is_ok_and(|v| v == "true");
     if ci && skipped > 0 {
