@@ -13,11 +13,17 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cleanup;
+pub mod cni;
 pub mod dns;
+pub mod fabric;
+pub mod pod;
+mod reconcile;
+mod run;
+mod socket;
+pub mod state;
 
 pub use args::{Args, Network};
-
-/// Runs the agent until SIGTERM or SIGINT; builds its own runtime.
-pub fn run(args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("agent of node {} is not built yet", args.node)
-}
+pub use cleanup::cleanup;
+pub use reconcile::{FabricStage, Outcome};
+pub use run::run;

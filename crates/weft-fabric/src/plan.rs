@@ -155,6 +155,9 @@ fn own_tables(own: &Node, cidrs: Vec<IpNet>, config: &FabricConfig) -> FabricTab
         tables.tunnel =
             Some(Tunnel { port: VXLAN_PORT, mtu: tables.pod_mtu, mac: tunnel_mac(&own.name) });
         sysctl(&format!("net/ipv4/conf/{TUNNEL_LINK}/rp_filter"), "0");
+        if cidrs.iter().any(|c| c.addr().is_ipv6()) {
+            sysctl(&format!("net/ipv6/conf/{TUNNEL_LINK}/disable_ipv6"), "0");
+        }
     }
     for cidr in &cidrs {
         let Some(router) = router_address(*cidr) else { continue };

@@ -1,0 +1,245 @@
+//! The CNI service: addresses and links of the node's pods.
+//!
+//! ADD: addresses from the journal → link → answer; what fails is undone. DEL: link → free
+//! the addresses. Both can be repeated. Blocking: callers run it on a thread of its own, in
+//! the node's network namespace.
+
+use crate::{
+    pod::{self, PodLink},
+    state::AppliedFabric,
+};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tracing::{info, warn};
+use weft_cni::{
+    AddResult, Attachment, CniError, Interface, IpConfig, Route, check_container_id, check_ifname,
+    code,
+};
+use weft_fabric::ipam::{Ipam, IpamError, Key};
+use weft_model::IpFamily;
+use weft_netlink::{Netlink, netns};
+
+/// The CNI service of one node.
+pub struct CniService {
+    netlink: Netlink,
+    ipam: Mutex<Ipam>,
+    /// Requests about one attachment come one after another.
+    busy: Mutex<BTreeMap<Key, Arc<Mutex<()>>>>,
+}
+
+/// One request about an attachment.
+#[derive(Clone, Debug)]
+pub struct Attach<'a> {
+    /// Container id and interface name.
+    pub key: &'a Key,
+    /// Path of the pod's network namespace.
+    pub netns: &'a str,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// A checked key.
+pub fn key(container_id: &str, ifname: &str) -> Result<Key, CniError> {
+    let invalid = |msg: String| CniError::new(code::INVALID_ENVIRONMENT, msg, "");
+    check_container_id(container_id).map_err(invalid)?;
+    check_ifname(ifname).map_err(invalid)?;
+    Ok(Key { container_id: container_id.to_owned(), ifname: ifname.to_owned() })
+}
+
+impl CniService {
+    /// Restores the addresses from the journal at `journal`.
+    pub fn open(netlink: Netlink, journal: &Path) -> Result<Self, IpamError> {
+        let ipam = Mutex::new(Ipam::open(journal)?);
+        Ok(Self { netlink, ipam, busy: Mutex::default() })
+    }
+
+    /// Runs `f` while no other request about `key` runs.
+    fn alone<T>(&self, key: &Key, f: impl FnOnce() -> T) -> T {
+        let gate = lock(&self.busy).entry(key.clone()).or_default().clone();
+        let held = lock(&gate);
+        let result = f();
+        drop(held);
+        let mut busy = lock(&self.busy);
+        // Two: the map's and ours. Nobody else waits, and nobody can come while we hold the map.
+        if Arc::strong_count(&gate) == 2 {
+            busy.remove(key);
+        }
+        result
+    }
+
+    /// ADD: idempotent.
+    pub fn add(&self, fabric: &AppliedFabric, attach: &Attach<'_>) -> Result<AddResult, CniError> {
+        self.alone(attach.key, || self.add_alone(fabric, attach))
+    }
+
+    fn add_alone(
+        &self,
+        fabric: &AppliedFabric,
+        attach: &Attach<'_>,
+    ) -> Result<AddResult, CniError> {
+        let path = Path::new(attach.netns);
+        if !netns::is_netns(path) {
+            let msg = format!("CNI_NETNS '{}' is no network namespace", attach.netns);
+            return Err(CniError::new(code::INVALID_ENVIRONMENT, msg, ""));
+        }
+        let (had, ips) = {
+            let mut ipam = lock(&self.ipam);
+            ipam.set_cidrs(&fabric.pod_cidrs);
+            let had = ipam.get(attach.key).is_some();
+            (had, ipam.allocate(attach.key, now_s()).map_err(|e| ipam_error(&e))?)
+        };
+        let link = self.link(fabric, attach, &ips);
+        match pod::attach(&self.netlink, &link) {
+            Ok(mac) => {
+                info!(container = %attach.key.container_id, ?ips, "pod attached");
+                Ok(result(&link, mac.to_string()))
+            }
+            Err(e) => {
+                let undone = pod::detach(&self.netlink, link.container_id, link.ifname);
+                // Addresses of an earlier ADD stay: only a DEL may free them.
+                if let (false, Ok(())) = (had, undone)
+                    && let Err(e) = lock(&self.ipam).release(attach.key, now_s())
+                {
+                    warn!("cannot free addresses of a failed ADD: {e}");
+                }
+                Err(CniError::new(code::SETUP_FAILED, "the pod's link could not be made", e))
+            }
+        }
+    }
+
+    fn link<'a>(
+        &self,
+        fabric: &'a AppliedFabric,
+        attach: &Attach<'a>,
+        ips: &'a [IpAddr],
+    ) -> PodLink<'a> {
+        PodLink {
+            container_id: &attach.key.container_id,
+            ifname: &attach.key.ifname,
+            netns: Path::new(attach.netns),
+            ips,
+            mtu: fabric.pod_mtu,
+            sources: &fabric.pod_sources,
+        }
+    }
+
+    /// DEL: succeeds when things are gone.
+    pub fn del(&self, key: &Key) -> Result<(), CniError> {
+        self.alone(key, || {
+            // First the link: an address that is free must not be in use.
+            pod::detach(&self.netlink, &key.container_id, &key.ifname).map_err(|e| {
+                CniError::new(code::TRY_AGAIN, "the pod's link could not be removed", e)
+            })?;
+            let freed = lock(&self.ipam).release(key, now_s()).map_err(|e| ipam_error(&e))?;
+            if !freed.is_empty() {
+                info!(container = %key.container_id, ips = ?freed, "pod detached");
+            }
+            Ok(())
+        })
+    }
+
+    /// CHECK: compares what is with the result of ADD.
+    pub fn check(
+        &self,
+        fabric: &AppliedFabric,
+        attach: &Attach<'_>,
+        previous: Option<&Value>,
+    ) -> Result<(), CniError> {
+        let failed = |msg: String| CniError::new(code::CHECK_FAILED, msg, "");
+        let ips = lock(&self.ipam).get(attach.key).map(<[IpAddr]>::to_vec);
+        let Some(ips) = ips else {
+            let msg = format!("container {} has no address", attach.key.container_id);
+            return Err(CniError::new(code::UNKNOWN_CONTAINER, msg, ""));
+        };
+        if let Some(previous) = previous {
+            let previous: AddResult = serde_json::from_value(previous.clone())
+                .map_err(|e| CniError::new(code::DECODE, "prevResult cannot be read", e))?;
+            let told = previous.addresses();
+            if let Some(ip) = ips.iter().find(|ip| !told.contains(ip)) {
+                return Err(failed(format!("prevResult does not have the address {ip}")));
+            }
+        }
+        pod::check(&self.netlink, &self.link(fabric, attach, &ips)).map_err(failed)
+    }
+
+    /// GC: releases what is not in `valid`, and removes pod links that belong to nobody.
+    pub fn gc(&self, valid: &[Attachment]) -> Result<(), CniError> {
+        let valid: BTreeSet<Key> = valid
+            .iter()
+            .map(|a| Key { container_id: a.container_id.clone(), ifname: a.ifname.clone() })
+            .collect();
+        let keys = lock(&self.ipam).keys();
+        keys.difference(&valid).try_for_each(|key| self.del(key))?;
+        let named: BTreeSet<String> = lock(&self.ipam)
+            .keys()
+            .iter()
+            .chain(&valid)
+            .map(|k| pod::link_name(&k.container_id, &k.ifname))
+            .collect();
+        let failed = |e| CniError::new(code::TRY_AGAIN, "pod links could not be collected", e);
+        for link in self.netlink.links().map_err(failed)? {
+            if link.name.starts_with(weft_fabric::POD_LINK_PREFIX) && !named.contains(&link.name) {
+                self.netlink.delete_link(&link.name).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How full the pools are, and how many attachments there are.
+    pub fn usage(&self) -> (Value, usize) {
+        let ipam = lock(&self.ipam);
+        (json!(ipam.usage()), ipam.keys().len())
+    }
+}
+
+fn ipam_error(e: &IpamError) -> CniError {
+    let (number, msg) = match e {
+        IpamError::NoPools => (code::TRY_AGAIN, "the node has no pod CIDR yet"),
+        IpamError::Exhausted { .. } => (code::NO_ADDRESS, "no free address"),
+        IpamError::Journal(_) => (code::IO, "the address journal cannot be written"),
+    };
+    CniError::new(number, msg, e)
+}
+
+fn result(link: &PodLink<'_>, mac: String) -> AddResult {
+    let name = pod::link_name(link.container_id, link.ifname);
+    let mtu = Some(link.mtu);
+    let node_side = Interface { name, mtu, ..Interface::default() };
+    let pod_side = Interface {
+        name: link.ifname.to_owned(),
+        mac,
+        mtu,
+        sandbox: link.netns.display().to_string(),
+    };
+    let families = link.ips.iter().map(|ip| pod::gateway(IpFamily::of(*ip)));
+    AddResult {
+        interfaces: vec![node_side, pod_side],
+        ips: link
+            .ips
+            .iter()
+            .map(|ip| IpConfig {
+                version: None,
+                address: IpNet::from(*ip),
+                gateway: Some(pod::gateway(IpFamily::of(*ip))),
+                interface: Some(1),
+            })
+            .collect(),
+        routes: families
+            .map(|gw| Route { dst: weft_netlink::Route::default_of(gw), gw: Some(gw) })
+            .collect(),
+        ..AddResult::default()
+    }
+}

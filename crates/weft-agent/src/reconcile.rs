@@ -1,0 +1,237 @@
+//! The reconciler: each stage on a thread of its own, from the latest snapshot to the kernel.
+
+use crate::{
+    Network,
+    fabric::{apply, observe_underlay},
+    state::{AppliedFabric, State},
+};
+use ipnet::IpNet;
+use std::{net::IpAddr, sync::Arc, time::Duration};
+use tokio::{runtime::Handle, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use weft_fabric::{FabricConfig, Mode};
+use weft_model::{NodeName, Snapshot};
+use weft_netlink::{Netlink, netfilter};
+
+/// Snapshots as `weft-kube` publishes them.
+pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+
+/// How often the kernel is compared with the tables although nothing changed: somebody else
+/// may have changed it (a link that went down takes its routes with it).
+const DRIFT_INTERVAL: Duration = Duration::from_secs(10);
+/// After an error the next try comes after this, then twice that, and so on up to
+/// [`DRIFT_INTERVAL`].
+const RETRY_MIN: Duration = Duration::from_millis(100);
+
+/// What a stage says after a try.
+pub enum Outcome {
+    /// Fine until something changes.
+    Applied,
+    /// To be tried again soon.
+    Failed,
+}
+
+/// Runs `step` on the latest snapshot whenever there is a new one, again after errors, and
+/// at [`DRIFT_INTERVAL`], until `cancel` or the end of the source. Blocks its thread.
+pub fn follow(
+    runtime: &Handle,
+    cancel: &CancellationToken,
+    mut snapshots: Snapshots,
+    mut step: impl FnMut(&Snapshot) -> Outcome,
+) {
+    let mut retry = RETRY_MIN;
+    loop {
+        let latest = snapshots.borrow_and_update().clone();
+        let wait = match latest.as_deref().map(&mut step) {
+            Some(Outcome::Failed) => {
+                let wait = retry;
+                retry = (retry * 2).min(DRIFT_INTERVAL);
+                wait
+            }
+            Some(Outcome::Applied) | None => {
+                retry = RETRY_MIN;
+                DRIFT_INTERVAL
+            }
+        };
+        let go_on = runtime.block_on(async {
+            tokio::select! {
+                () = cancel.cancelled() => false,
+                changed = snapshots.changed() => changed.is_ok(),
+                () = tokio::time::sleep(wait) => true,
+            }
+        });
+        if !go_on {
+            return;
+        }
+    }
+}
+
+/// The fabric stage: routes, tunnel, addresses, sysctls and the reject rules.
+pub struct FabricStage {
+    /// Shared state.
+    pub state: Arc<State>,
+    /// This node.
+    pub node: NodeName,
+    /// Mode.
+    pub network: Network,
+    /// Service ranges.
+    pub service_cidrs: Vec<IpNet>,
+    /// Handle in the node's namespace.
+    pub netlink: Netlink,
+    /// Whether the reject rules were written by this process.
+    pub rejects_written: bool,
+}
+
+impl FabricStage {
+    /// Plans, compares and applies.
+    pub fn step(&mut self, snapshot: &Snapshot) -> Outcome {
+        let (mut errors, mut counts) = (Vec::new(), std::collections::BTreeMap::new());
+        let (tables, diagnostics) = match self.plan(snapshot) {
+            Ok(plan) => (plan.tables, plan.diagnostics),
+            Err(e) => {
+                errors.push(e);
+                (None, Vec::new())
+            }
+        };
+        if let Err(e) = self.write_rejects() {
+            errors.push(e.to_string());
+        }
+        let mut changed = 0;
+        if let Some(tables) = &tables {
+            counts.insert("routes", tables.routes.len() as u64);
+            counts.insert("neighbours", tables.neighbours.len() as u64);
+            match apply(&self.netlink, tables) {
+                Ok(n) => changed = n,
+                Err(e) => errors.extend(e.iter().map(ToString::to_string)),
+            }
+        }
+        let diagnostics: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+        let fine = errors.is_empty();
+        self.state.record("fabric", |stage| {
+            for text in errors.iter().chain(&diagnostics) {
+                if !stage.errors.contains(text) && !stage.diagnostics.contains(text) {
+                    warn!("fabric: {text}");
+                }
+            }
+            (stage.errors, stage.diagnostics, stage.counts) = (errors, diagnostics, counts);
+            if fine && tables.is_some() {
+                stage.generation = snapshot.generation.max(1);
+            }
+        });
+        if let (true, Some(t)) = (fine, tables) {
+            if changed > 0 {
+                info!(generation = snapshot.generation, changed, "fabric applied");
+            }
+            let applied = AppliedFabric {
+                generation: snapshot.generation,
+                pod_cidrs: t.pod_cidrs,
+                routers: t.routers,
+                pod_mtu: t.pod_mtu,
+                pod_sources: t.pod_sources,
+            };
+            self.state.fabric.send_if_modified(|now| {
+                let same = now.as_ref().is_some_and(|n| {
+                    AppliedFabric { generation: applied.generation, ..n.clone() } == applied
+                });
+                *now = Some(applied);
+                !same
+            });
+        }
+        if fine { Outcome::Applied } else { Outcome::Failed }
+    }
+
+    fn plan(&self, snapshot: &Snapshot) -> Result<weft_fabric::FabricPlan, String> {
+        let own = snapshot.nodes.get(&self.node);
+        let underlay = match own {
+            Some(node) => observe_underlay(&self.netlink, node).map_err(|e| e.to_string())?,
+            None => Some(weft_fabric::Underlay::default()),
+        };
+        let underlay = underlay.ok_or_else(|| {
+            "no uplink: no link has an InternalIP of the node, and there is no default route"
+                .to_owned()
+        })?;
+        let mode = match self.network {
+            Network::Vxlan => Mode::Vxlan,
+            Network::Native => Mode::Native,
+        };
+        let config = FabricConfig { mode, underlay, service_cidrs: self.service_cidrs.clone() };
+        Ok(weft_fabric::plan(snapshot, &self.node, &config))
+    }
+
+    /// Writes the reject rules once, and again where the table is gone.
+    fn write_rejects(&mut self) -> weft_netlink::Result<()> {
+        if self.rejects_written && netfilter::exists()? {
+            return Ok(());
+        }
+        netfilter::replace_rejects(&self.service_cidrs)?;
+        self.rejects_written = true;
+        Ok(())
+    }
+}
+
+/// The service stage: load-balancer tables into the socket hooks' maps.
+pub struct ServiceStage {
+    /// Shared state.
+    pub state: Arc<State>,
+    /// This node.
+    pub node: NodeName,
+    /// Where the hooks live.
+    pub options: weft_bpf::OpenOptions,
+    /// The load balancer, once it is open.
+    pub lb: Option<weft_bpf::SocketLb>,
+}
+
+impl ServiceStage {
+    /// Plans, compares and applies.
+    pub fn step(&mut self, snapshot: &Snapshot) -> Outcome {
+        // The node's DNS addresses are the fabric's; without them the tables would send DNS
+        // elsewhere for a moment.
+        let routers: Option<Vec<IpAddr>> =
+            self.state.fabric.borrow().as_ref().map(|f| f.routers.clone());
+        let Some(node_dns) = routers else { return Outcome::Failed };
+        let input = weft_services::PlanInput { node_dns };
+        let tables = weft_services::plan(snapshot, &self.node, &input);
+        let result = self.open().and_then(|lb| lb.apply(&tables));
+        let diagnostics: Vec<String> = tables.diagnostics.iter().map(ToString::to_string).collect();
+        let error = result.as_ref().err().map(|e| chain(e));
+        self.state.record("services", |stage| {
+            for text in error.iter().chain(&diagnostics) {
+                if !stage.errors.contains(text) && !stage.diagnostics.contains(text) {
+                    warn!("services: {text}");
+                }
+            }
+            stage.errors = error.into_iter().collect();
+            stage.diagnostics = diagnostics;
+            stage.counts.insert("frontends", tables.frontends.len() as u64);
+            stage.counts.insert("withoutBackends", tables.without_backends.len() as u64);
+            if result.is_ok() {
+                stage.generation = snapshot.generation.max(1);
+            }
+        });
+        if result.is_ok() { Outcome::Applied } else { Outcome::Failed }
+    }
+
+    fn open(&mut self) -> weft_bpf::Result<&mut weft_bpf::SocketLb> {
+        let lb = match self.lb.take() {
+            Some(lb) => lb,
+            None => weft_bpf::SocketLb::open(self.options.clone())?,
+        };
+        Ok(self.lb.insert(lb))
+    }
+}
+
+/// An error with its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,235 @@
+//! The composition: runtime, watches, stages, CNI service, DNS, signals.
+
+use crate::{
+    Args, Network,
+    cni::CniService,
+    dns,
+    reconcile::{FabricStage, ServiceStage, Snapshots, follow},
+    socket::{self, Service},
+    state::State,
+};
+use anyhow::{Context, anyhow};
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::json;
+use std::{
+    fs::{self, File},
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
+use tokio::{
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use weft_kube::SnapshotSource;
+use weft_netlink::Netlink;
+
+/// Port of DNS (RFC 1035).
+const DNS_PORT: u16 = 53;
+/// Worker threads: everything heavy runs elsewhere, and there is one agent a node.
+const WORKERS: usize = 2;
+
+/// Runs the agent until SIGTERM or SIGINT; builds its own runtime. The data plane stays.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot build the runtime")?;
+    let result = runtime.block_on(serve(args));
+    // Blocking requests may still run; they have their own time limits.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let journal_dir = args.state_dir.join("state");
+    fs::create_dir_all(&journal_dir)
+        .with_context(|| format!("cannot create {}", journal_dir.display()))?;
+    let _lock = lock(&args.state_dir.join("agent.lock"))?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to signals")?;
+
+    let network = match args.network {
+        Network::Vxlan => "vxlan",
+        Network::Native => "native",
+    };
+    let state = Arc::new(State::new(args.node.to_string(), network));
+    let client = client(&args.kubeconfig)?;
+    let source = SnapshotSource::start(client, weft_kube::Options::default());
+    let cni = CniService::open(Netlink::open()?, &journal_dir.join("ipam.journal"))?;
+    let socket_path = args.state_dir.join("agent.sock");
+    let listener = socket::bind(&socket_path)
+        .with_context(|| format!("cannot listen on {}", socket_path.display()))?;
+    let service = Service { state: state.clone(), snapshots: source.snapshots.clone(), cni };
+    info!(node = %args.node, network, "agent started");
+
+    let cancel = CancellationToken::new();
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    tasks.spawn(async move {
+        socket::serve(listener, Arc::new(service)).await;
+        Ok(())
+    });
+    spawn_stages(&mut tasks, &args, &state, &source, &cancel)?;
+    tasks.spawn(serve_dns(args.cluster_domain.clone(), state.clone(), source.snapshots.clone()));
+
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(Ok(())) => Err(anyhow!("a part of the agent ended")),
+            Ok(Err(e)) => Err(e),
+            Err(e) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(anyhow!("a part of the agent was aborted")),
+            },
+        },
+    };
+    cancel.cancel();
+    // Clients see at once that nobody answers, and try again later.
+    let _ = fs::remove_file(&socket_path);
+    info!("agent ends; the data plane stays");
+    result
+}
+
+/// Only one agent may serve a node's folder.
+fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, e)| anyhow!("another agent holds {}: {e}", path.display()))
+}
+
+fn client(path: &Path) -> anyhow::Result<kube::Client> {
+    let kubeconfig = kube::config::Kubeconfig::read_from(path)
+        .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+    // Same as Config::from_custom_kubeconfig with default options, which is async only for
+    // the sake of exec plugins.
+    let config = futures::executor::block_on(kube::Config::from_custom_kubeconfig(
+        kubeconfig,
+        &kube::config::KubeConfigOptions::default(),
+    ))
+    .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?;
+    kube::Client::try_from(config).context("cannot build the client of the Kubernetes API")
+}
+
+/// Starts the fabric and service stages, each on a thread of its own; the task of a thread
+/// ends when it does, with its panic.
+fn spawn_stages(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    args: &Args,
+    state: &Arc<State>,
+    source: &SnapshotSource,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut fabric = FabricStage {
+        state: state.clone(),
+        node: args.node.clone(),
+        network: args.network,
+        service_cidrs: args.service_cidr.clone(),
+        netlink: Netlink::open()?,
+        rejects_written: false,
+    };
+    let mut services = ServiceStage {
+        state: state.clone(),
+        node: args.node.clone(),
+        options: weft_bpf::OpenOptions::new(&args.bpf_dir, &args.cgroup),
+        lb: None,
+    };
+    let (snapshots, token) = (source.snapshots.clone(), cancel.clone());
+    spawn_thread(tasks, "fabric", move |runtime| {
+        follow(&runtime, &token, snapshots, |s| fabric.step(s));
+    })?;
+    let (snapshots, token, state) = (source.snapshots.clone(), cancel.clone(), state.clone());
+    spawn_thread(tasks, "services", move |runtime| {
+        let features = weft_bpf::probe();
+        let features = features
+            .iter()
+            .map(|f| json!({"name": f.name, "ok": f.ok, "detail": f.detail}))
+            .collect();
+        state.set_features(features);
+        // The first tables need the router addresses.
+        let mut applied = state.fabric.subscribe();
+        runtime.block_on(async {
+            tokio::select! {
+                () = token.cancelled() => {}
+                _ = applied.wait_for(Option::is_some) => {}
+            }
+        });
+        follow(&runtime, &token, snapshots, |s| services.step(s));
+    })
+}
+
+fn spawn_thread(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    name: &'static str,
+    body: impl FnOnce(Handle) + Send + 'static,
+) -> anyhow::Result<()> {
+    let runtime = Handle::current();
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            let body = std::panic::AssertUnwindSafe(|| body(runtime));
+            let _ = ended.send(std::panic::catch_unwind(body));
+        })
+        .with_context(|| format!("cannot start the thread {name}"))?;
+    tasks.spawn(async move {
+        match end.await {
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Ok(Ok(())) | Err(_) => Err(anyhow!("the thread {name} ended")),
+        }
+    });
+    Ok(())
+}
+
+/// Serves DNS on the router addresses, anew when these change.
+async fn serve_dns(domain: String, state: Arc<State>, snapshots: Snapshots) -> anyhow::Result<()> {
+    let zone = weft_dns::Zone::new(&domain)?;
+    let mut applied = state.fabric.subscribe();
+    let routers = |f: &Option<crate::state::AppliedFabric>| -> Vec<IpAddr> {
+        f.as_ref().map(|f| f.routers.clone()).unwrap_or_default()
+    };
+    loop {
+        let now = routers(&*applied.wait_for(Option::is_some).await?);
+        let listen: Vec<SocketAddr> = now.iter().map(|ip| SocketAddr::new(*ip, DNS_PORT)).collect();
+        let server = match dns::Server::bind(zone.clone(), &listen) {
+            Ok(server) => server,
+            Err(e) => {
+                let text = crate::reconcile::chain(&e);
+                warn!("dns: {text}");
+                state.record("dns", |stage| stage.errors = vec![text]);
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let mut served = server.served();
+        let cancel = CancellationToken::new();
+        let running = server.run(snapshots.clone(), cancel.clone());
+        let watch = async {
+            loop {
+                let generation = *served.borrow_and_update();
+                state.record("dns", |stage| {
+                    stage.errors.clear();
+                    stage.generation = generation;
+                });
+                if served.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            result = running => return result.map_err(Into::into),
+            () = watch => {}
+            changed = applied.wait_for(|f| routers(f) != now) => drop(changed?),
+        }
+        cancel.cancel();
+    }
+}

@@ -1,0 +1,202 @@
+//! `agent.sock`: newline JSON, one request per connection.
+
+use crate::{
+    cni::{self, Attach, CniService},
+    reconcile::Snapshots,
+    state::State,
+};
+use serde_json::Value;
+use std::{io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+use tracing::{debug, warn};
+use weft_cni::{Answer, Attachment, CniError, INPUT_LEN_MAX, Request, code};
+
+/// Requests that are served at a time; more wait.
+const REQUESTS_MAX: usize = 64;
+/// How long a client may take to send its line.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an ADD waits for the fabric's first time before it says "try again later".
+const FABRIC_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What answers the requests.
+pub struct Service {
+    /// Shared state.
+    pub state: Arc<State>,
+    /// The latest snapshot, for its generation.
+    pub snapshots: Snapshots,
+    /// Addresses and links.
+    pub cni: CniService,
+}
+
+/// Binds the socket with mode 0600. An older socket file is replaced in one step, so that
+/// clients find either the old or the new one; call it while holding the agent's lock.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    let temporary = path.with_extension("sock.new");
+    match std::fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&temporary)?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&temporary, path)?;
+    Ok(listener)
+}
+
+/// Serves for ever.
+pub async fn serve(listener: UnixListener, service: Arc<Service>) {
+    let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    if let Err(e) = handle(stream, &service).await {
+                        debug!("client of agent.sock: {e}");
+                    }
+                    drop(slot);
+                });
+            }
+            Err(e) => {
+                // Out of descriptors: better later than in a tight loop.
+                warn!("agent.sock: accept: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn handle(mut stream: UnixStream, service: &Arc<Service>) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut line = Vec::new();
+    let mut read = BufReader::new(read.take(INPUT_LEN_MAX as u64 + 1));
+    tokio::time::timeout(READ_TIMEOUT, read.read_until(b'\n', &mut line)).await??;
+    let answer = match serde_json::from_slice::<Request>(&line) {
+        _ if line.len() > INPUT_LEN_MAX => refused(CniError::new(
+            code::DECODE,
+            format!("the request is longer than {INPUT_LEN_MAX} bytes"),
+            "",
+        )),
+        Ok(request) => respond(service, request).await,
+        Err(e) => refused(CniError::new(code::DECODE, "the request cannot be read", e)),
+    };
+    let mut out = serde_json::to_vec(&answer)?;
+    out.push(b'\n');
+    write.write_all(&out).await?;
+    write.shutdown().await
+}
+
+fn refused(error: CniError) -> Answer {
+    Answer { ok: false, reason: Some(error.to_string()), error: Some(error), ..Answer::default() }
+}
+
+async fn respond(service: &Arc<Service>, request: Request) -> Answer {
+    let generation = service.snapshots.borrow().as_ref().map_or(0, |s| s.generation.max(1));
+    match request {
+        Request::Ready => {
+            let reason = service.state.unready(generation > 0);
+            Answer { ok: reason.is_none(), reason, ..Answer::default() }
+        }
+        Request::Status => {
+            let (ipam, pods) = service.cni.usage();
+            let status = Some(service.state.status(generation, ipam, pods));
+            Answer { ok: true, status, ..Answer::default() }
+        }
+        Request::Cni { command, container_id, netns, ifname, config, .. } => {
+            let call = Call { command, container_id, netns, ifname, config };
+            run(service, call).await.unwrap_or_else(refused)
+        }
+    }
+}
+
+struct Call {
+    command: String,
+    container_id: String,
+    netns: String,
+    ifname: String,
+    config: Value,
+}
+
+async fn run(service: &Arc<Service>, call: Call) -> Result<Answer, CniError> {
+    if call.command == "STATUS" {
+        let generation = service.snapshots.borrow().is_some();
+        return match service.state.unready(generation) {
+            None => Ok(Answer { ok: true, ..Answer::default() }),
+            Some(why) => {
+                Err(CniError::new(code::NOT_AVAILABLE, "the weft agent is not ready", why))
+            }
+        };
+    }
+    let needs_fabric = matches!(call.command.as_str(), "ADD" | "CHECK");
+    let fabric = if needs_fabric {
+        let mut applied = service.state.fabric.subscribe();
+        let first = tokio::time::timeout(FABRIC_TIMEOUT, applied.wait_for(Option::is_some)).await;
+        let fabric = first.ok().and_then(|f| f.ok()?.clone());
+        Some(fabric.ok_or_else(|| {
+            let why = service.state.unready(service.snapshots.borrow().is_some());
+            let msg = "the node's pod network is not up yet";
+            CniError::new(code::TRY_AGAIN, msg, why.unwrap_or_default())
+        })?)
+    } else {
+        None
+    };
+    let service = service.clone();
+    // Netlink and fsync block.
+    let done = tokio::task::spawn_blocking(move || {
+        let cni = &service.cni;
+        let done = |()| Answer { ok: true, ..Answer::default() };
+        match (call.command.as_str(), &fabric) {
+            ("ADD", Some(fabric)) => {
+                let key = cni::key(&call.container_id, &call.ifname)?;
+                let result = cni.add(fabric, &Attach { key: &key, netns: &call.netns })?;
+                Ok(Answer { ok: true, result: Some(result), ..Answer::default() })
+            }
+            ("CHECK", Some(fabric)) => {
+                let key = cni::key(&call.container_id, &call.ifname)?;
+                let attach = Attach { key: &key, netns: &call.netns };
+                cni.check(fabric, &attach, call.config.get("prevResult")).map(done)
+            }
+            ("DEL", _) => cni.del(&cni::key(&call.container_id, &call.ifname)?).map(done),
+            ("GC", _) => cni.gc(&valid_attachments(&call.config)?).map(done),
+            (other, _) => {
+                let msg = format!("unknown CNI command '{other}'");
+                Err(CniError::new(code::INVALID_ENVIRONMENT, msg, ""))
+            }
+        }
+    });
+    match done.await {
+        Ok(answer) => answer,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(CniError::new(code::TRY_AGAIN, "the weft agent is ending", "")),
+        },
+    }
+}
+
+/// What the runtime still has. Without a list nothing is collected: a missing key must not
+/// take the network from every pod.
+fn valid_attachments(config: &Value) -> Result<Vec<Attachment>, CniError> {
+    let list = config.get("cni.dev/valid-attachments").ok_or_else(|| {
+        CniError::new(code::INVALID_CONFIG, "GC needs 'cni.dev/valid-attachments'", "")
+    })?;
+    serde_json::from_value(list.clone())
+        .map_err(|e| CniError::new(code::DECODE, "'cni.dev/valid-attachments' cannot be read", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn collecting_without_a_list_is_refused() {
+        assert!(valid_attachments(&json!({})).is_err());
+        assert!(valid_attachments(&json!({"cni.dev/valid-attachments": null})).is_err());
+        let empty = json!({"cni.dev/valid-attachments": []});
+        assert_eq!(valid_attachments(&empty).expect("a list"), vec![]);
+    }
+}

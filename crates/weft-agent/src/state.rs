@@ -1,0 +1,155 @@
+//! What the parts of the agent tell one another, and the status that people read.
+
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::watch;
+use weft_model::IpFamily;
+
+/// The fabric as it is in the kernel: what CNI, DNS and the service planner need of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedFabric {
+    /// Generation of the snapshot that it was planned from.
+    pub generation: u64,
+    /// The node's pod CIDRs.
+    pub pod_cidrs: Vec<ipnet::IpNet>,
+    /// Router addresses; DNS listens here.
+    pub routers: Vec<IpAddr>,
+    /// MTU in bytes of pod links.
+    pub pod_mtu: u32,
+    /// Source of the node towards its pods.
+    pub pod_sources: BTreeMap<IpFamily, IpAddr>,
+}
+
+/// One stage of the reconciler, for the status.
+#[derive(Clone, Debug, Default)]
+pub struct Stage {
+    /// Generation that was applied without error; 0 for none.
+    pub generation: u64,
+    /// Errors of the last try.
+    pub errors: Vec<String>,
+    /// What is wrong with the input.
+    pub diagnostics: Vec<String>,
+    /// Counts.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
+/// The agent's state, shared by its parts.
+pub struct State {
+    /// Name of the node.
+    pub node: String,
+    /// `vxlan` or `native`.
+    pub network: &'static str,
+    /// The applied fabric; none before the first time.
+    pub fabric: watch::Sender<Option<AppliedFabric>>,
+    stages: Mutex<BTreeMap<&'static str, Stage>>,
+    features: Mutex<Vec<Value>>,
+}
+
+/// The stages that must have applied something once before the node is ready.
+const STAGES: [&str; 3] = ["fabric", "services", "dns"];
+
+impl State {
+    /// Nothing applied yet.
+    pub fn new(node: String, network: &'static str) -> Self {
+        Self {
+            node,
+            network,
+            fabric: watch::Sender::new(None),
+            stages: Mutex::default(),
+            features: Mutex::default(),
+        }
+    }
+
+    fn stages(&self) -> MutexGuard<'_, BTreeMap<&'static str, Stage>> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the outcome of a stage.
+    pub fn record(&self, name: &'static str, change: impl FnOnce(&mut Stage)) {
+        change(self.stages().entry(name).or_default());
+    }
+
+    /// Records the kernel's features.
+    pub fn set_features(&self, features: Vec<Value>) {
+        *self.features.lock().unwrap_or_else(PoisonError::into_inner) = features;
+    }
+
+    /// Why the agent is not ready; `None` when it is: every stage was applied once.
+    pub fn unready(&self, snapshot_seen: bool) -> Option<String> {
+        if !snapshot_seen {
+            return Some("the Kubernetes API has not been read yet".to_owned());
+        }
+        let stages = self.stages();
+        STAGES.into_iter().find_map(|name| match stages.get(name) {
+            Some(stage) if stage.generation > 0 => None,
+            Some(stage) => {
+                let why = stage.errors.iter().chain(&stage.diagnostics).next();
+                let why = why.map_or_else(|| "not applied yet".to_owned(), Clone::clone);
+                Some(format!("{name}: {why}"))
+            }
+            None => Some(format!("{name}: not applied yet")),
+        })
+    }
+
+    /// The status as JSON; `ipam` and `pods` come from the CNI service.
+    pub fn status(&self, snapshot_generation: u64, ipam: Value, pods: usize) -> Value {
+        let reason = self.unready(snapshot_generation > 0);
+        let stages: BTreeMap<&str, Value> = self
+            .stages()
+            .iter()
+            .map(|(name, s)| {
+                let value = json!({
+                    "generation": s.generation,
+                    "errors": s.errors,
+                    "diagnostics": s.diagnostics,
+                    "counts": s.counts,
+                });
+                (*name, value)
+            })
+            .collect();
+        let fabric = self.fabric.borrow().as_ref().map(|f| {
+            json!({
+                "podCIDRs": f.pod_cidrs,
+                "routers": f.routers,
+                "podMTU": f.pod_mtu,
+            })
+        });
+        json!({
+            "node": self.node,
+            "network": self.network,
+            "ready": reason.is_none(),
+            "reason": reason,
+            "generation": snapshot_generation,
+            "fabric": fabric,
+            "stages": stages,
+            "ipam": ipam,
+            "pods": pods,
+            "features": *self.features.lock().unwrap_or_else(PoisonError::into_inner),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_only_when_every_stage_was_applied_once() {
+        let state = State::new("n1".to_owned(), "vxlan");
+        assert!(state.unready(false).expect("not ready").contains("API"));
+        state.record("fabric", |s| s.errors = vec!["no uplink".to_owned()]);
+        assert_eq!(state.unready(true).expect("not ready"), "fabric: no uplink");
+        for stage in STAGES {
+            assert!(state.unready(true).is_some());
+            state.record(stage, |s| s.generation = 1);
+        }
+        // A later error does not make the node unready: what was applied still works.
+        state.record("fabric", |s| s.errors = vec!["busy".to_owned()]);
+        assert_eq!(state.unready(true), None);
+        assert_eq!(state.status(3, Value::Null, 0)["ready"], true);
+    }
+}
