@@ -4,6 +4,7 @@
 //! lab and the kernel tests.
 
 mod bench;
+mod bpf;
 mod lab;
 mod setup;
 mod sh;
@@ -23,6 +24,7 @@ cargo xtask COMMAND
   check           formatting, clippy, house rules and the pure tests
   bench WHAT      lab-start | services
   tidy            the house rules alone
+  bpf [--check]   build the eBPF object; --check compares it with the committed one
 ";
 
 fn main() -> Result<()> {
@@ -35,6 +37,7 @@ fn main() -> Result<()> {
         ["check"] => test::check(),
         ["bench", what] => bench::run(what),
         ["tidy"] => tidy::run(),
+        ["bpf", rest @ ..] => bpf::run(rest),
         ["bench-worker", rest @ ..] => bench::worker::main(rest),
         ["help" | "--help" | "-h"] | [] => {
             print!("{USAGE}");

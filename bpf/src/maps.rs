@@ -1,0 +1,46 @@
+//! The maps. Sizes are placeholders: the loader sets them, except that of the counters.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{HashMap, LruHashMap, PerCpuArray},
+};
+use weft_bpf_abi::{
+    Addr, AffinityValue, ClientKey, Counter, MemberKey, ServiceValue, SlotKey, SocketKey,
+};
+
+// Elements are allocated as they come: most nodes use a small part of the size, and memory
+// for the whole would be the largest thing in the agent.
+
+#[map(name = "WEFT_SERVICES")]
+pub static SERVICES: HashMap<Addr, ServiceValue> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+#[map(name = "WEFT_SLOTS")]
+pub static SLOTS: HashMap<SlotKey, Addr> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+#[map(name = "WEFT_MEMBERS")]
+pub static MEMBERS: HashMap<MemberKey, u32> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+// Records of sockets go by least recent use: a closed socket's cookie never comes again, so
+// its entries are harmless and the first to be evicted.
+
+#[map(name = "WEFT_UDP_STICKY")]
+pub static UDP_STICKY: LruHashMap<SocketKey, Addr> = LruHashMap::with_max_entries(1, 0);
+
+#[map(name = "WEFT_REVERSE")]
+pub static REVERSE: LruHashMap<SocketKey, Addr> = LruHashMap::with_max_entries(1, 0);
+
+#[map(name = "WEFT_AFFINITY")]
+pub static AFFINITY: LruHashMap<ClientKey, AffinityValue> = LruHashMap::with_max_entries(1, 0);
+
+#[map(name = "WEFT_COUNTERS")]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
+
+/// Adds one to a counter of this CPU.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the element is this CPU's own, and the program does not migrate.
+        unsafe { *value += 1 };
+    }
+}

@@ -1,0 +1,116 @@
+//! What the hooks do, for both families alike.
+
+use crate::{
+    choose::{choose, is_member, service},
+    maps::{REVERSE, UDP_STICKY, count},
+};
+use aya_ebpf::{
+    EbpfContext, bindings::bpf_sock, helpers::generated::bpf_get_socket_cookie,
+    programs::SockAddrContext,
+};
+use core::ptr::{addr_of, read_volatile};
+use weft_bpf_abi::{Addr, Counter, PROTO_TCP, PROTO_UDP, SocketKey};
+
+/// Cookie of the socket that makes the call.
+#[inline(always)]
+pub fn cookie<C: EbpfContext>(ctx: &C) -> u64 {
+    // SAFETY: the context is the one that the kernel gave to this program.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// The protocol of the socket where it is one that can be translated.
+#[inline(always)]
+pub fn protocol(number: u32) -> Option<u8> {
+    if number == PROTO_TCP as u32 || number == PROTO_UDP as u32 { Some(number as u8) } else { None }
+}
+
+/// Port that a socket is connected to, in network byte order; 0 for none.
+#[inline(always)]
+pub fn peer_port(sock: *const bpf_sock) -> u16 {
+    // SAFETY: the kernel's socket; the verifier checks every access. Two bytes: the width at
+    // which all kernels agree (5.17 changed the meaning of the wider load).
+    unsafe { read_volatile(addr_of!((*sock).dst_port).cast::<u16>()) }
+}
+
+/// `connect`: the address to connect to instead of `to`.
+#[inline(always)]
+pub fn connect(ctx: &SockAddrContext, to: &Addr) -> Option<Addr> {
+    let Some(backend) = choose(ctx, to) else {
+        forget(cookie(ctx), to);
+        return None;
+    };
+    record(cookie(ctx), to, &backend);
+    count(if to.protocol == PROTO_TCP { Counter::TcpConnects } else { Counter::UdpConnects });
+    Some(backend)
+}
+
+/// `sendmsg` with an address: where to send instead of `to`. One socket keeps its backend
+/// while that is in the set, so that requests of one exchange reach one server.
+#[inline(always)]
+pub fn sendmsg(ctx: &SockAddrContext, to: &Addr) -> Option<Addr> {
+    let cookie = cookie(ctx);
+    let Some(service) = service(to) else {
+        // A connected AF_INET6 socket that talks to a v4-mapped address passes here with
+        // every `send`, with the backend that `connect` chose: its record must stay.
+        // SAFETY: the kernel's context; the verifier checks every access.
+        let sock = unsafe { read_volatile(addr_of!((*ctx.sock_addr).__bindgen_anon_1.sk)) };
+        if peer_port(sock) == 0 {
+            forget(cookie, to);
+        }
+        return None;
+    };
+    let key = SocketKey::new(cookie, *to);
+    // SAFETY: if the entry is evicted meanwhile, the backend read is refused by `is_member`.
+    let known = unsafe { UDP_STICKY.get(&key) }.copied();
+    let backend = match known {
+        Some(backend) if is_member(to, &backend, &service) => backend,
+        _ => {
+            let backend = choose(ctx, to)?;
+            if UDP_STICKY.insert(&key, &backend, 0).is_err() {
+                count(Counter::RecordFailures);
+            }
+            if known.is_some() {
+                count(Counter::UdpMoves);
+            }
+            backend
+        }
+    };
+    record(cookie, to, &backend);
+    count(Counter::UdpDatagrams);
+    Some(backend)
+}
+
+/// `recvmsg` and `getpeername`: the frontend by which this socket knows `peer`.
+#[inline(always)]
+pub fn reverse(ctx: &SockAddrContext, peer: &Addr) -> Option<Addr> {
+    // SAFETY: entries of a socket are replaced only by its own calls; if this one is evicted
+    // meanwhile, at worst this one datagram shows another address.
+    unsafe { REVERSE.get(&SocketKey::new(cookie(ctx), *peer)) }.copied()
+}
+
+/// Keeps for the reverse direction that this socket knows `backend` as `frontend`.
+#[inline(always)]
+fn record(cookie: u64, frontend: &Addr, backend: &Addr) {
+    let key = SocketKey::new(cookie, *backend);
+    // SAFETY: as in `reverse`. The look-up first, because an insertion into an LRU map
+    // takes a lock, and marks the entry as used all the same.
+    if let Some(known) = unsafe { REVERSE.get(&key) } {
+        if known == frontend {
+            return;
+        }
+    }
+    // Translated all the same: a reply that shows the backend is better than none.
+    if REVERSE.insert(&key, frontend, 0).is_err() {
+        count(Counter::RecordFailures);
+    }
+}
+
+/// The application now talks to `to` by its own address: replies must show that one.
+#[inline(always)]
+pub fn forget(cookie: u64, to: &Addr) {
+    let key = SocketKey::new(cookie, *to);
+    // SAFETY: only the presence is looked at.
+    if unsafe { REVERSE.get(&key) }.is_some() {
+        let _ = REVERSE.remove(&key);
+    }
+}
