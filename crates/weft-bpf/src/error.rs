@@ -1,6 +1,6 @@
 //! Errors.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 /// Result of this crate.
 pub type Result<T, E = BpfError> = std::result::Result<T, E>;
@@ -9,7 +9,7 @@ pub type Result<T, E = BpfError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum BpfError {
     /// A file operation failed.
-    #[error("{operation} {}", path.display())]
+    #[error("cannot {operation} {}", path.display())]
     File {
         /// What was tried, e.g. `create`.
         operation: &'static str,
@@ -19,4 +19,92 @@ pub enum BpfError {
         #[source]
         source: io::Error,
     },
+    /// A `bpf(2)` call failed.
+    #[error("bpf {operation} of {object} failed")]
+    Call {
+        /// Command of `bpf(2)`, e.g. `LINK_CREATE`.
+        operation: &'static str,
+        /// Map, hook or path.
+        object: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The object could not be loaded.
+    #[error("cannot load the eBPF object: does this kernel (5.15 or newer) allow bpf(2)?")]
+    Object(#[source] Box<aya::EbpfError>),
+    /// The kernel refused a program.
+    #[error("the kernel refused the eBPF program {program}")]
+    Program {
+        /// Name in the object.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The committed object and the loader disagree; cannot happen in a release.
+    #[error("the eBPF object has no {0}")]
+    Missing(String),
+    /// A pinned map is not what this layout version says.
+    #[error("pinned map {} has {found}, expected {expected}: remove the pin to start anew", path.display())]
+    Layout {
+        /// The pin.
+        path: PathBuf,
+        /// What the kernel reports.
+        found: String,
+        /// What the layout says.
+        expected: String,
+    },
+    /// No room for another entry.
+    #[error("map {map} is full: {max_entries} entries")]
+    MapFull {
+        /// The map.
+        map: &'static str,
+        /// Its size.
+        max_entries: u32,
+    },
+    /// Another process has the load balancer open.
+    #[error("{} is in use by another agent", path.display())]
+    Busy {
+        /// The directory of pins.
+        path: PathBuf,
+    },
+    /// Clean-up went on to its end, but some of it failed.
+    #[error("clean-up left something behind: {0}")]
+    Teardown(Failures),
+}
+
+/// The failures of a clean-up that went on.
+#[derive(Debug)]
+pub struct Failures(pub Vec<BpfError>);
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, e) in self.0.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "; " };
+            write!(f, "{separator}{e}")?;
+            if let Some(cause) = std::error::Error::source(e) {
+                write!(f, ": {cause}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl BpfError {
+    pub(crate) fn file(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { operation, path, source }
+    }
+
+    pub(crate) fn call(
+        operation: &'static str,
+        object: impl Into<String>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let object = object.into();
+        move |source| Self::Call { operation, object, source }
+    }
 }

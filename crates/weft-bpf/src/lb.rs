@@ -1,8 +1,25 @@
 //! The socket load balancer of one node.
 
-use crate::Result;
-use std::path::PathBuf;
+use crate::{
+    Attached, BpfError, Result,
+    attach::attach,
+    diff::{self, Change, Mirror, Observed},
+    map::Map,
+    object::Loaded,
+    pins::Pins,
+    sys,
+};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
+use weft_bpf_abi::{Addr, Counter, MapName, MemberKey, ServiceValue, SlotKey};
 use weft_services::ServiceTables;
+
+/// How long old backends stay where the kernel cannot say that all readers have ended:
+/// thousands of times what a program takes.
+const READERS_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Where the load balancer lives.
 #[derive(Clone, Debug)]
@@ -78,28 +95,132 @@ pub struct Stats {
 
 /// The socket load balancer of one node. Dropping it leaves everything in place.
 #[derive(Debug)]
-pub struct SocketLb {}
+pub struct SocketLb {
+    pins: Pins,
+    attached: Attached,
+    services: Map<Addr, ServiceValue>,
+    slots: Map<SlotKey, Addr>,
+    members: Map<MemberKey, u32>,
+    counters: OwnedFd,
+    /// What the maps hold; `None` after a failure, until they have been read again.
+    mirror: Option<Mirror>,
+}
 
 impl SocketLb {
-    /// Loads or adopts the load balancer.
+    /// Loads the load balancer, or adopts what an earlier agent left under the same paths.
+    /// Waits at most two seconds for that agent to end.
     pub fn open(options: OpenOptions) -> Result<Self> {
-        let _ = options;
-        Ok(Self {})
+        let pins = Pins::open(&options.bpf_dir)?;
+        let mut loaded = Loaded::new(Some(&pins), &options.sizes)?;
+        let attached = attach(&mut loaded, &pins, &options.cgroup)?;
+        let mut map = |name| loaded.map(name);
+        let mut lb = Self {
+            services: Map::new(MapName::Services, map(MapName::Services)?),
+            slots: Map::new(MapName::Slots, map(MapName::Slots)?),
+            members: Map::new(MapName::Members, map(MapName::Members)?),
+            counters: map(MapName::Counters)?,
+            pins,
+            attached,
+            mirror: None,
+        };
+        lb.mirror = Some(lb.observe()?);
+        Ok(lb)
     }
 
-    /// Makes the kernel hold `tables`, changing only what differs.
+    /// What [`SocketLb::open`] found and did at the hooks.
+    pub fn attached(&self) -> Attached {
+        self.attached
+    }
+
+    /// Makes the kernel hold `tables`, changing only what differs; calling it again with the
+    /// same tables changes nothing. Frontends of protocols other than TCP and UDP are left
+    /// out. After a failure the next call reads the maps again and goes on from there.
     pub fn apply(&mut self, tables: &ServiceTables) -> Result<ApplyStats> {
-        let _ = tables;
-        Ok(ApplyStats::default())
+        let mut mirror = match self.mirror.take() {
+            Some(mirror) => mirror,
+            None => self.observe()?,
+        };
+        let desired = diff::lower(tables);
+        let change = mirror.plan(&desired);
+        self.carry_out(&change)?;
+        mirror.commit(&change, &desired);
+        self.mirror = Some(mirror);
+        Ok(ApplyStats {
+            added: change.added,
+            changed: change.changed,
+            removed: change.gone_services.len(),
+            unchanged: change.unchanged,
+        })
     }
 
-    /// Counters and sizes.
+    fn carry_out(&self, change: &Change) -> Result<()> {
+        self.slots.put(&change.slots)?;
+        self.members.put(&change.members)?;
+        self.services.put(&change.services)?;
+        self.services.delete(&change.gone_services)?;
+        self.delete_unread(&change.gone_slots, &change.gone_members)
+    }
+
+    /// Deletes what no frontend points at any more, once nobody can still be reading it.
+    fn delete_unread(&self, slots: &[SlotKey], members: &[MemberKey]) -> Result<()> {
+        if slots.is_empty() && members.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = sys::wait_for_readers() {
+            // Kernels with nohz_full refuse it. A program runs for microseconds.
+            tracing::debug!(%error, "membarrier is refused; waiting instead");
+            std::thread::sleep(READERS_TIMEOUT);
+        }
+        self.slots.delete(slots)?;
+        self.members.delete(members)
+    }
+
+    /// Reads the maps and removes orphans.
+    fn observe(&self) -> Result<Mirror> {
+        let (mirror, orphans) = Mirror::new(Observed {
+            services: self.services.dump()?.into_iter().collect(),
+            slots: self.slots.dump()?.into_iter().collect(),
+            members: self.members.dump()?.into_iter().collect(),
+        });
+        if !orphans.is_empty() {
+            let (slots, members) = (orphans.slots.len(), orphans.members.len());
+            tracing::info!(slots, members, "removing what an unfinished change left");
+            self.delete_unread(&orphans.slots, &orphans.members)?;
+        }
+        Ok(mirror)
+    }
+
+    /// Counters of the data path, and how much the maps hold.
     pub fn stats(&self) -> Result<Stats> {
-        Ok(Stats::default())
+        let (frontends, slots) = match &self.mirror {
+            Some(mirror) => mirror.sizes(),
+            None => self.observe()?.sizes(),
+        };
+        Ok(Stats {
+            tcp_connects: self.counter(Counter::TcpConnects)?,
+            udp_connects: self.counter(Counter::UdpConnects)?,
+            udp_datagrams: self.counter(Counter::UdpDatagrams)?,
+            udp_moves: self.counter(Counter::UdpMoves)?,
+            races: self.counter(Counter::Races)?,
+            record_failures: self.counter(Counter::RecordFailures)?,
+            frontends,
+            slots,
+        })
     }
 
-    /// Detaches the programs and removes all pins: translation ends.
+    /// Sum over all CPUs.
+    fn counter(&self, counter: Counter) -> Result<u64> {
+        let cpus = aya::util::nr_cpus().map_err(|(path, e)| BpfError::file("read", path)(e))?;
+        let mut values = vec![0u8; cpus * size_of::<u64>()];
+        sys::lookup(self.counters.as_fd(), &(counter as u32).to_ne_bytes(), &mut values)
+            .map_err(BpfError::call("MAP_LOOKUP_ELEM", MapName::Counters.as_str()))?;
+        let words = values.as_chunks::<8>().0.iter();
+        Ok(words.map(|w| u64::from_ne_bytes(*w)).fold(0, u64::wrapping_add))
+    }
+
+    /// Detaches the programs and removes all pins: translation ends. Goes on over failures
+    /// and returns all of them.
     pub fn close_and_unpin(self) -> Result<()> {
-        Ok(())
+        self.pins.remove()
     }
 }

@@ -17,10 +17,17 @@
 //! cgroup are the caller's.
 #![allow(unsafe_code)]
 
+mod attach;
+mod diff;
 mod error;
 mod lb;
+mod map;
+mod object;
+mod pins;
 mod probe;
+mod sys;
 
-pub use error::{BpfError, Result};
+pub use attach::Attached;
+pub use error::{BpfError, Failures, Result};
 pub use lb::{ApplyStats, MapSizes, OpenOptions, SocketLb, Stats};
 pub use probe::{Feature, probe};

@@ -23,7 +23,6 @@
 //! milliseconds: async callers use a blocking thread.
 #![allow(unsafe_code)]
 
-mod cgroup;
 mod container;
 mod error;
 mod exec;
@@ -31,7 +30,6 @@ mod init;
 mod pod;
 mod runtime;
 mod spec;
-mod sys;
 mod wire;
 
 pub use container::Container;

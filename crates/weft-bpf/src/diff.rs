@@ -1,0 +1,244 @@
+//! What must change in the maps so that they hold the desired tables. Pure.
+//!
+//! [`Mirror`] is what the kernel holds: read once when the load balancer is opened, then
+//! kept in step with every change that succeeded. [`Mirror::plan`] compares it with desired
+//! tables; the result is carried out in the order of [`Change`]'s fields.
+
+use std::collections::{BTreeMap, BTreeSet};
+use weft_bpf_abi::{Addr, MemberKey, PROTO_TCP, PROTO_UDP, ServiceValue, SlotKey};
+use weft_model::Protocol;
+use weft_services::{Frontend, ServiceTables};
+
+/// What the maps hold, element by element.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Observed {
+    pub(crate) services: BTreeMap<Addr, ServiceValue>,
+    pub(crate) slots: BTreeMap<SlotKey, Addr>,
+    pub(crate) members: BTreeMap<MemberKey, u32>,
+}
+
+/// One frontend in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    generation: u32,
+    affinity_timeout_s: u32,
+    /// In the order of their slots.
+    backends: Vec<Addr>,
+    /// Whether all slots and members are there; if not, it is written anew.
+    intact: bool,
+}
+
+/// What the kernel holds, by frontend.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mirror {
+    frontends: BTreeMap<Addr, Entry>,
+}
+
+/// What no frontend points at: left behind by a change that failed, or by an agent that
+/// ended in the middle of one. To be deleted before anything is planned, so that it takes no
+/// room, once all readers have ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Orphans {
+    pub(crate) slots: Vec<SlotKey>,
+    pub(crate) members: Vec<MemberKey>,
+}
+
+impl Orphans {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.members.is_empty()
+    }
+}
+
+/// The wanted set of one frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) backends: Vec<Addr>,
+    pub(crate) affinity_timeout_s: u32,
+}
+
+/// A step from what is to what shall be. The fields are in the order of execution: new sets
+/// first, then the frontends that point at them, then what nobody points at any more, and
+/// the last two only after all readers of the old frontends have ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) slots: Vec<(SlotKey, Addr)>,
+    pub(crate) members: Vec<(MemberKey, u32)>,
+    pub(crate) services: Vec<(Addr, ServiceValue)>,
+    pub(crate) gone_services: Vec<Addr>,
+    pub(crate) gone_slots: Vec<SlotKey>,
+    pub(crate) gone_members: Vec<MemberKey>,
+    /// Frontends that are new, changed, and as they were.
+    pub(crate) added: usize,
+    pub(crate) changed: usize,
+    pub(crate) unchanged: usize,
+}
+
+/// The kernel's form of the tables: frontends that the hooks can translate.
+pub(crate) fn lower(tables: &ServiceTables) -> BTreeMap<Addr, Wanted> {
+    tables
+        .frontends
+        .iter()
+        .filter_map(|(frontend, lb)| {
+            let protocol = protocol_of(frontend)?;
+            let backends = lb.backends.iter().map(|b| addr(b.addr, b.port.get(), protocol));
+            let wanted = Wanted {
+                backends: backends.collect(),
+                affinity_timeout_s: lb.affinity_timeout_s.unwrap_or(0),
+            };
+            let key = addr(frontend.addr, frontend.port.get(), protocol);
+            (!wanted.backends.is_empty()).then_some((key, wanted))
+        })
+        .collect()
+}
+
+fn protocol_of(frontend: &Frontend) -> Option<u8> {
+    match frontend.protocol {
+        Protocol::Tcp => Some(PROTO_TCP),
+        Protocol::Udp => Some(PROTO_UDP),
+        Protocol::Sctp => None,
+    }
+}
+
+fn addr(ip: std::net::IpAddr, port: u16, protocol: u8) -> Addr {
+    Addr::from_socket((ip, port).into(), protocol)
+}
+
+/// Members are asked for by unconnected UDP sockets and by session affinity only.
+fn needs_members(frontend: &Addr, affinity_timeout_s: u32) -> bool {
+    frontend.protocol == PROTO_UDP || affinity_timeout_s != 0
+}
+
+impl Entry {
+    fn slot_keys(&self, frontend: Addr) -> impl Iterator<Item = SlotKey> + use<> {
+        let generation = self.generation;
+        let count = u32::try_from(self.backends.len()).expect("invariant: a map index is u32");
+        (0..count).map(move |index| SlotKey { frontend, generation, index })
+    }
+
+    fn member_keys(&self, frontend: Addr) -> impl Iterator<Item = MemberKey> + '_ {
+        let needed = needs_members(&frontend, self.affinity_timeout_s);
+        let backends = if needed { self.backends.as_slice() } else { &[] };
+        backends.iter().map(move |&backend| MemberKey { frontend, backend })
+    }
+
+    fn is(&self, wanted: &Wanted) -> bool {
+        self.intact
+            && self.affinity_timeout_s == wanted.affinity_timeout_s
+            && self.backends == wanted.backends
+    }
+}
+
+impl Mirror {
+    /// From the maps' elements. The orphans are no part of the mirror.
+    pub(crate) fn new(mut observed: Observed) -> (Self, Orphans) {
+        let mut mirror = Self::default();
+        for (&frontend, value) in &observed.services {
+            let mut entry = Entry {
+                generation: value.generation(),
+                affinity_timeout_s: value.affinity_timeout_s,
+                backends: Vec::new(),
+                intact: true,
+            };
+            for index in 0..value.count() {
+                let key = SlotKey { frontend, generation: entry.generation, index };
+                match observed.slots.remove(&key) {
+                    Some(backend) => entry.backends.push(backend),
+                    // What comes after a hole stays in `observed.slots` and goes as orphan.
+                    None => {
+                        entry.intact = false;
+                        break;
+                    }
+                }
+            }
+            for key in entry.member_keys(frontend).collect::<Vec<_>>() {
+                if observed.members.remove(&key).is_none_or(|g| g < entry.generation) {
+                    entry.intact = false;
+                }
+            }
+            mirror.frontends.insert(frontend, entry);
+        }
+        let orphans = Orphans {
+            slots: observed.slots.into_keys().collect(),
+            members: observed.members.into_keys().collect(),
+        };
+        (mirror, orphans)
+    }
+
+    /// How many frontends and slots the kernel holds.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.frontends.len(), self.frontends.values().map(|e| e.backends.len()).sum())
+    }
+
+    /// What must change so that the kernel holds `desired`.
+    pub(crate) fn plan(&self, desired: &BTreeMap<Addr, Wanted>) -> Change {
+        let mut change = Change::default();
+        let mut gone_slots = Vec::new();
+        let mut gone_members = BTreeSet::new();
+        for (&frontend, wanted) in desired {
+            let old = self.frontends.get(&frontend);
+            if old.is_some_and(|e| e.is(wanted)) {
+                change.unchanged += 1;
+                continue;
+            }
+            match old {
+                Some(entry) => {
+                    change.changed += 1;
+                    gone_slots.extend(entry.slot_keys(frontend));
+                    gone_members.extend(entry.member_keys(frontend));
+                }
+                None => change.added += 1,
+            }
+            let new = self.entry(frontend, wanted);
+            change.slots.extend(new.slot_keys(frontend).zip(new.backends.iter().copied()));
+            for key in new.member_keys(frontend) {
+                gone_members.remove(&key);
+                change.members.push((key, new.generation));
+            }
+            let count = wanted.backends.len() as u32;
+            let value = ServiceValue::new(new.generation, count, new.affinity_timeout_s);
+            change.services.push((frontend, value));
+        }
+        for (&frontend, entry) in &self.frontends {
+            if !desired.contains_key(&frontend) {
+                change.gone_services.push(frontend);
+                gone_slots.extend(entry.slot_keys(frontend));
+                gone_members.extend(entry.member_keys(frontend));
+            }
+        }
+        change.gone_slots = gone_slots;
+        change.gone_members = gone_members.into_iter().collect();
+        change
+    }
+
+    /// The entry that replaces that of `frontend`: of the next generation, so that the two
+    /// sets never mix.
+    fn entry(&self, frontend: Addr, wanted: &Wanted) -> Entry {
+        let current = self.frontends.get(&frontend).map_or(0, |e| e.generation);
+        Entry {
+            generation: current.wrapping_add(1),
+            affinity_timeout_s: wanted.affinity_timeout_s,
+            backends: wanted.backends.clone(),
+            intact: true,
+        }
+    }
+
+    /// Takes note that `change`, planned from this mirror for `desired`, was carried out.
+    pub(crate) fn commit(&mut self, change: &Change, desired: &BTreeMap<Addr, Wanted>) {
+        for frontend in &change.gone_services {
+            self.frontends.remove(frontend);
+        }
+        for (frontend, value) in &change.services {
+            let entry = Entry {
+                generation: value.generation(),
+                affinity_timeout_s: value.affinity_timeout_s,
+                backends: desired[frontend].backends.clone(),
+                intact: true,
+            };
+            self.frontends.insert(*frontend, entry);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "diff_tests.rs"]
+mod tests;

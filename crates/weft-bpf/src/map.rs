@@ -1,0 +1,130 @@
+//! Hash maps with typed keys and values.
+
+use crate::{BpfError, Result, sys};
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd, OwnedFd},
+};
+use weft_bpf_abi::{Addr, MapName, MemberKey, ServiceValue, SlotKey};
+
+/// Elements a call: enough to make the call itself cheap, small enough that the kernel's
+/// buffers stay in the page allocator's comfortable range.
+const BATCH: usize = 4096;
+
+/// A type that may be copied to and from the kernel byte by byte.
+///
+/// # Safety
+/// `repr(C)`, no padding, every bit pattern valid.
+pub(crate) unsafe trait Plain: Copy {}
+
+// SAFETY: `weft-bpf-abi` asserts the layouts, and all fields are integers.
+unsafe impl Plain for Addr {}
+// SAFETY: as above.
+unsafe impl Plain for SlotKey {}
+// SAFETY: as above.
+unsafe impl Plain for MemberKey {}
+// SAFETY: as above.
+unsafe impl Plain for ServiceValue {}
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+
+fn bytes<T: Plain>(items: &[T]) -> &[u8] {
+    // SAFETY: `Plain` has no padding, so all bytes are initialised.
+    unsafe { std::slice::from_raw_parts(items.as_ptr().cast(), size_of_val(items)) }
+}
+
+fn from_bytes<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> {
+    // SAFETY: each chunk has the size of T, every bit pattern is valid, and the read does
+    // not ask for alignment.
+    bytes.chunks_exact(size_of::<T>()).map(|c| unsafe { c.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// An open hash map.
+#[derive(Debug)]
+pub(crate) struct Map<K, V> {
+    name: MapName,
+    fd: OwnedFd,
+    types: PhantomData<(K, V)>,
+}
+
+impl<K: Plain, V: Plain> Map<K, V> {
+    /// Takes a map whose layout was checked.
+    pub(crate) fn new(name: MapName, fd: OwnedFd) -> Self {
+        Self { name, fd, types: PhantomData }
+    }
+
+    /// Stores all elements, replacing those that are there.
+    pub(crate) fn put(&self, entries: &[(K, V)]) -> Result<()> {
+        for part in entries.chunks(BATCH) {
+            let keys: Vec<K> = part.iter().map(|e| e.0).collect();
+            let values: Vec<V> = part.iter().map(|e| e.1).collect();
+            let (_, result) =
+                sys::update_batch(self.fd.as_fd(), bytes(&keys), bytes(&values), part.len());
+            result.map_err(|source| self.put_error(source))?;
+        }
+        Ok(())
+    }
+
+    fn put_error(&self, source: io::Error) -> BpfError {
+        if source.raw_os_error() == Some(libc::E2BIG) {
+            let max_entries = sys::map_info(self.fd.as_fd()).map_or(0, |i| i.max_entries);
+            return BpfError::MapFull { map: self.name.as_str(), max_entries };
+        }
+        BpfError::call("MAP_UPDATE_BATCH", self.name.as_str())(source)
+    }
+
+    /// Deletes all elements; those that are not there count as deleted.
+    pub(crate) fn delete(&self, keys: &[K]) -> Result<()> {
+        for part in keys.chunks(BATCH) {
+            let mut rest = part;
+            while !rest.is_empty() {
+                let (done, result) = sys::delete_batch(self.fd.as_fd(), bytes(rest), rest.len());
+                match result {
+                    Ok(()) => break,
+                    // The batch stops at the first key that is absent.
+                    Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                        rest = &rest[(done + 1).min(rest.len())..];
+                    }
+                    Err(e) => {
+                        return Err(BpfError::call("MAP_DELETE_BATCH", self.name.as_str())(e));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the whole map. Only this process writes it, so nothing is missed.
+    pub(crate) fn dump(&self) -> Result<Vec<(K, V)>> {
+        let mut room = BATCH;
+        let mut found = Vec::new();
+        let mut position = None;
+        loop {
+            let mut keys = vec![0u8; room * size_of::<K>()];
+            let mut values = vec![0u8; room * size_of::<V>()];
+            let start = position;
+            let (count, result) =
+                sys::lookup_batch(self.fd.as_fd(), &mut position, &mut keys, &mut values, room);
+            let code = result.as_ref().err().and_then(io::Error::raw_os_error);
+            if code == Some(libc::ENOSPC) {
+                // One bucket holds more than there is room for; ask again from the same
+                // place. Hash maps hand out whole buckets.
+                room *= 2;
+                position = start;
+                continue;
+            }
+            if code.is_none() || code == Some(libc::ENOENT) {
+                found.extend(
+                    from_bytes(&keys[..count * size_of::<K>()])
+                        .zip(from_bytes(&values[..count * size_of::<V>()])),
+                );
+            }
+            match result {
+                Ok(()) => {}
+                Err(_) if code == Some(libc::ENOENT) => return Ok(found),
+                Err(e) => return Err(BpfError::call("MAP_LOOKUP_BATCH", self.name.as_str())(e)),
+            }
+        }
+    }
+}

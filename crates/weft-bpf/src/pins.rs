@@ -1,0 +1,113 @@
+//! Where things are pinned, and who may touch it.
+
+use crate::{BpfError, Result, error::Failures};
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::fd::AsRawFd,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use weft_bpf_abi::{LAYOUT_VERSION, MapName};
+
+/// How long to wait for an agent that is just ending.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often to look.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The directories of pins of one node, held by this process alone.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    bpf_dir: PathBuf,
+    /// Its lock ends with it.
+    _lock: File,
+}
+
+impl Pins {
+    /// Makes the directories and takes the lock.
+    pub(crate) fn open(bpf_dir: &Path) -> Result<Self> {
+        for dir in [bpf_dir.to_owned(), layout(bpf_dir), maps(bpf_dir), links(bpf_dir)] {
+            match DirBuilder::new().mode(0o700).create(&dir) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(BpfError::file("create", dir)(e));
+                }
+                _ => {}
+            }
+        }
+        let lock = File::open(bpf_dir).map_err(BpfError::file("open", bpf_dir))?;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        // SAFETY: flock takes no pointers, and the descriptor is open.
+        while unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return Err(BpfError::file("lock", bpf_dir)(error));
+            }
+            if Instant::now() > deadline {
+                return Err(BpfError::Busy { path: bpf_dir.to_owned() });
+            }
+            std::thread::sleep(LOCK_INTERVAL);
+        }
+        Ok(Self { bpf_dir: bpf_dir.to_owned(), _lock: lock })
+    }
+
+    pub(crate) fn map(&self, map: MapName) -> PathBuf {
+        maps(&self.bpf_dir).join(map.as_str())
+    }
+
+    pub(crate) fn link(&self, hook: &str) -> PathBuf {
+        links(&self.bpf_dir).join(hook)
+    }
+
+    /// Removes all pins and directories, of every layout version.
+    pub(crate) fn remove(self) -> Result<()> {
+        let mut failures = Vec::new();
+        remove_tree(&self.bpf_dir, &mut failures);
+        if failures.is_empty() { Ok(()) } else { Err(BpfError::Teardown(Failures(failures))) }
+    }
+}
+
+/// Links before maps: the programs end before what they look into.
+fn remove_tree(path: &Path, failures: &mut Vec<BpfError>) {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+        Err(e) => return failures.push(BpfError::file("read", path)(e)),
+    };
+    let mut entries: Vec<_> = entries.filter_map(Result::ok).map(|e| e.path()).collect();
+    entries.sort_unstable();
+    for entry in entries {
+        if entry.is_dir() {
+            remove_tree(&entry, failures);
+        } else {
+            keep_failure("remove", &entry, fs::remove_file(&entry), failures);
+        }
+    }
+    keep_failure("remove", path, fs::remove_dir(path), failures);
+}
+
+fn keep_failure(
+    operation: &'static str,
+    path: &Path,
+    result: io::Result<()>,
+    failures: &mut Vec<BpfError>,
+) {
+    match result {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            failures.push(BpfError::file(operation, path)(e));
+        }
+        _ => {}
+    }
+}
+
+fn layout(bpf_dir: &Path) -> PathBuf {
+    bpf_dir.join(format!("v{LAYOUT_VERSION}"))
+}
+
+fn maps(bpf_dir: &Path) -> PathBuf {
+    layout(bpf_dir).join("maps")
+}
+
+fn links(bpf_dir: &Path) -> PathBuf {
+    layout(bpf_dir).join("links")
+}

@@ -1,0 +1,329 @@
+//! `bpf(2)` commands that aya does not expose: links of cgroups by file descriptor, their
+//! update and pins, and map operations in batches.
+//!
+//! JUSTIFICATION: aya loads and relocates the object; its map and link types can neither
+//! update many elements by one call nor replace the program of a pinned cgroup link.
+//!
+//! Every function takes file descriptors and plain bytes; each attribute struct is the
+//! prefix of `union bpf_attr` that the command reads (`include/uapi/linux/bpf.h`); the
+//! kernel takes the size and treats what is missing as zero.
+
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
+
+const MAP_LOOKUP_ELEM: u32 = 1;
+const OBJ_PIN: u32 = 6;
+const OBJ_GET: u32 = 7;
+const PROG_GET_FD_BY_ID: u32 = 13;
+const OBJ_GET_INFO_BY_FD: u32 = 15;
+const MAP_LOOKUP_BATCH: u32 = 24;
+const MAP_UPDATE_BATCH: u32 = 26;
+const MAP_DELETE_BATCH: u32 = 27;
+const LINK_CREATE: u32 = 28;
+const LINK_UPDATE: u32 = 29;
+
+fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: `attr` is a live repr(C) struct of the size passed, and the pointers inside
+    // point to live buffers of the sizes that the map or the struct itself states; callers
+    // below guarantee that.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut::<T>(attr),
+            u32::try_from(size_of::<T>()).expect("invariant: attributes are small"),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+fn fd_of(result: i32) -> OwnedFd {
+    // SAFETY: the command returned a new file descriptor that nobody else owns; the kernel
+    // sets O_CLOEXEC on all of bpf's.
+    unsafe { OwnedFd::from_raw_fd(result) }
+}
+
+fn path_of(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// Pins a map, program or link.
+pub(crate) fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = path_of(path)?;
+    let mut attr = ObjAttr {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: fd.as_raw_fd() as u32,
+        ..Default::default()
+    };
+    bpf(OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens a pinned map, program or link.
+pub(crate) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = path_of(path)?;
+    let mut attr = ObjAttr { pathname: path.as_ptr() as u64, ..Default::default() };
+    bpf(OBJ_GET, &mut attr).map(fd_of)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program to a cgroup. Links of cgroups always coexist with other programs
+/// (they imply BPF_F_ALLOW_MULTI), so `flags` is 0.
+pub(crate) fn link_create(
+    prog: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr {
+        prog_fd: prog.as_raw_fd() as u32,
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type,
+        flags: 0,
+    };
+    bpf(LINK_CREATE, &mut attr).map(fd_of)
+}
+
+/// Whether the kernel knows links of cgroups: asks for one without a target.
+pub(crate) fn link_create_is_known(prog: BorrowedFd<'_>, attach_type: u32) -> io::Result<()> {
+    let mut attr = LinkCreateAttr {
+        prog_fd: prog.as_raw_fd() as u32,
+        target_fd: u32::MAX,
+        attach_type,
+        flags: 0,
+    };
+    match bpf(LINK_CREATE, &mut attr) {
+        Err(e) if e.raw_os_error() == Some(libc::EBADF) => Ok(()),
+        Err(e) => Err(e),
+        Ok(fd) => {
+            drop(fd_of(fd));
+            Ok(())
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Replaces the program of a link; every call of the hook sees the old or the new one.
+pub(crate) fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: prog.as_raw_fd() as u32,
+        ..Default::default()
+    };
+    bpf(LINK_UPDATE, &mut attr).map(drop)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+fn info<T: Default>(fd: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::default();
+    let mut attr = InfoAttr {
+        bpf_fd: fd.as_raw_fd() as u32,
+        info_len: size_of::<T>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// Start of `struct bpf_link_info`, for links of cgroups.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LinkInfo {
+    pub(crate) kind: u32,
+    pub(crate) id: u32,
+    pub(crate) prog_id: u32,
+    pad: u32,
+    /// 0 after the cgroup was removed: the link is then dead.
+    pub(crate) cgroup_id: u64,
+    pub(crate) attach_type: u32,
+    pad2: u32,
+}
+
+pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    info(link)
+}
+
+/// Start of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MapInfo {
+    pub(crate) kind: u32,
+    pub(crate) id: u32,
+    pub(crate) key_size: u32,
+    pub(crate) value_size: u32,
+    pub(crate) max_entries: u32,
+    pub(crate) flags: u32,
+}
+
+pub(crate) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    info(map)
+}
+
+/// Start of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct ProgInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+}
+
+/// The kernel's hash over the instructions of a program.
+pub(crate) fn prog_tag(prog: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
+    info::<ProgInfo>(prog).map(|i| i.tag)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct IdAttr {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+/// Opens a program by its number.
+pub(crate) fn prog_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = IdAttr { id, ..Default::default() };
+    bpf(PROG_GET_FD_BY_ID, &mut attr).map(fd_of)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ElemAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Reads one element into `value`, which is as long as the map's values are (for a per-CPU
+/// map: rounded up to 8 bytes, times the number of possible CPUs).
+pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    let mut attr = ElemAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: key.as_ptr() as u64,
+        value: value.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    bpf(MAP_LOOKUP_ELEM, &mut attr).map(drop)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Stores `count` elements. The first number is how many were stored, also on failure.
+pub(crate) fn update_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    values: &[u8],
+    count: usize,
+) -> (usize, io::Result<()>) {
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: count as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..Default::default()
+    };
+    let result = bpf(MAP_UPDATE_BATCH, &mut attr).map(drop);
+    (attr.count as usize, result)
+}
+
+/// Deletes `count` elements. The first number is how many were deleted, also on failure.
+pub(crate) fn delete_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    count: usize,
+) -> (usize, io::Result<()>) {
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        count: count as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..Default::default()
+    };
+    let result = bpf(MAP_DELETE_BATCH, &mut attr).map(drop);
+    (attr.count as usize, result)
+}
+
+/// Reads the next elements of a hash map into `keys` and `values`, which have room for
+/// `room`. `position` is the kernel's cursor (4 bytes for hash maps), `None` at the start.
+/// Returns how many were read; `Err` with ENOENT and a count means that these were the last.
+pub(crate) fn lookup_batch(
+    map: BorrowedFd<'_>,
+    position: &mut Option<u32>,
+    keys: &mut [u8],
+    values: &mut [u8],
+    room: usize,
+) -> (usize, io::Result<()>) {
+    let before = *position;
+    let mut after = 0u32;
+    let mut attr = BatchAttr {
+        in_batch: before.as_ref().map_or(0, |p| std::ptr::from_ref(p) as u64),
+        out_batch: std::ptr::from_mut(&mut after) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: room as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..Default::default()
+    };
+    let result = bpf(MAP_LOOKUP_BATCH, &mut attr).map(drop);
+    *position = Some(after);
+    (attr.count as usize, result)
+}
+
+/// Waits until every program that runs now has ended (`MEMBARRIER_CMD_GLOBAL` is
+/// `synchronize_rcu`, and programs of cgroups run inside an RCU section).
+pub(crate) fn wait_for_readers() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: the command takes no pointers.
+    if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

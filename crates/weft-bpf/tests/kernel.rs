@@ -1,0 +1,51 @@
+//! The socket load balancer in a real kernel, with real sockets.
+#![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
+
+#[path = "kernel/lifecycle.rs"]
+mod lifecycle;
+#[path = "kernel/sockets.rs"]
+mod sockets;
+#[path = "kernel/traffic.rs"]
+mod traffic;
+#[path = "kernel/world.rs"]
+mod world;
+
+use world::{SCENARIO, World, play};
+
+macro_rules! scenarios {
+    ($($module:ident :: $name:ident),+ $(,)?) => {
+        $(#[test] fn $name() { play(stringify!($name)); })+
+
+        /// Not a test of its own: the child process of the others.
+        #[test]
+        fn helper() {
+            let Ok(scenario) = std::env::var(SCENARIO) else { return };
+            let world = World::enter();
+            match scenario.as_str() {
+                $(stringify!($name) => $module::$name(&world),)+
+                other => panic!("no scenario '{other}'"),
+            }
+        }
+    };
+}
+
+scenarios! {
+    sockets::tcp_connects_to_backends,
+    sockets::connected_udp,
+    sockets::unconnected_udp_shows_the_frontend,
+    sockets::unconnected_udp_stays_and_moves,
+    sockets::without_backends_the_stack_refuses,
+    sockets::direct_traffic_is_left_alone,
+    sockets::session_affinity,
+    lifecycle::sets_flip_under_load,
+    lifecycle::a_restarted_agent_adopts,
+    lifecycle::another_program_is_replaced,
+    lifecycle::orphans_go,
+    lifecycle::a_lost_cgroup_is_attached_again,
+    lifecycle::only_one_agent,
+    lifecycle::a_full_map_keeps_the_old_set,
+    lifecycle::closed_sockets_leave_no_records,
+    lifecycle::teardown_leaves_nothing,
+    lifecycle::a_foreign_layout_is_refused,
+    lifecycle::everything_is_probed,
+}
