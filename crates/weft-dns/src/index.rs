@@ -91,8 +91,8 @@ struct Built {
 }
 
 impl Built {
-    /// Whether it was built from just these objects.
-    fn from_same(&self, service: &Arc<Service>, slices: &[Arc<EndpointSlice>]) -> bool {
+    /// Whether it was built from just these objects (shared, not merely equal).
+    fn same_sources(&self, service: &Arc<Service>, slices: &[Arc<EndpointSlice>]) -> bool {
         Arc::ptr_eq(&self.service, service)
             && self.slices.len() == slices.len()
             && self.slices.iter().zip(slices).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -138,7 +138,7 @@ impl DnsIndex {
             };
             let names = previous
                 .and_then(|p| p.namespaces.get(&id.namespace)?.get(&id.name))
-                .filter(|b| b.from_same(service, &slices))
+                .filter(|b| b.same_sources(service, &slices))
                 .map_or_else(|| Arc::new(names_of(service, &slices)), |b| b.names.clone());
             add_reverse(&mut reverse, service, &names);
             // Namespaces and Services come by different watches: a Service is proof enough.

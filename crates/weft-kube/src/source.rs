@@ -241,4 +241,6 @@ fn error_chain(e: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
+mod embedded_tests;
+#[cfg(test)]
 mod tests;
