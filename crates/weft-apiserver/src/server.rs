@@ -6,7 +6,7 @@ use crate::{
     auth::Authenticator,
     config::Config,
     http::{InProcess, serve},
-    store::{Attrs, Key, Store, Table},
+    store::{Attrs, Store, Table},
     tls::Tls,
 };
 use serde_json::{Value, json};
@@ -128,12 +128,6 @@ pub(crate) fn attrs(kind: &Kind, object: &Value) -> Attrs {
             .iter()
             .filter_map(|path| Some(((*path).into(), kind.field(object, path)?.into()))),
     )
-}
-
-/// Key of an object by its own metadata.
-pub(crate) fn key_of(object: &Value) -> Key {
-    let text = |k: &str| object["metadata"][k].as_str().unwrap_or_default();
-    Key::new(text("namespace"), text("name"))
 }
 
 /// The `kubernetes` Service in `default` and its endpoints.

@@ -1,9 +1,20 @@
-//! The columns of `kubectl get`.
+//! The columns of `kubectl get`, the same as the real API prints them.
+//!
+//! A kind has a row in [`PRINTERS`]: its columns and a function that makes the cells. Columns
+//! of priority 1 (`-o wide`) are always sent; kubectl hides them.
+
+mod format;
+mod network;
+mod pod;
+mod rest;
+mod workload;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Kind;
+
+pub use format::human_duration;
 
 /// A column definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,14 +29,80 @@ pub struct Column {
     pub priority: u8,
 }
 
-const DEFAULT: &[Column] = &[
-    Column { name: "Name", kind: "string", format: "name", priority: 0 },
-    Column { name: "Age", kind: "string", format: "", priority: 0 },
+const NAME: Column = Column { name: "Name", kind: "string", format: "name", priority: 0 };
+const AGE: Column = text("Age");
+
+const fn text(name: &'static str) -> Column {
+    Column { name, kind: "string", format: "", priority: 0 }
+}
+
+const fn number(name: &'static str) -> Column {
+    Column { name, kind: "integer", format: "", priority: 0 }
+}
+
+const fn wide(name: &'static str) -> Column {
+    Column { name, kind: "string", format: "", priority: 1 }
+}
+
+/// How a kind is printed.
+struct Printer {
+    columns: &'static [Column],
+    cells: fn(&Value, Timestamp) -> Vec<Value>,
+}
+
+const DEFAULT: Printer = Printer {
+    columns: &[NAME, AGE],
+    cells: |object, now| vec![format::name(object), format::age(object, now)],
+};
+
+static PRINTERS: &[(&str, Printer)] = &[
+    ("core.v1.Pod", pod::POD),
+    ("core.v1.PodTemplate", workload::POD_TEMPLATE),
+    ("core.v1.ReplicationController", workload::REPLICA_SET),
+    ("core.v1.Service", network::SERVICE),
+    ("core.v1.Endpoints", network::ENDPOINTS),
+    ("core.v1.Node", rest::NODE),
+    ("core.v1.Namespace", rest::NAMESPACE),
+    ("core.v1.ConfigMap", rest::CONFIG_MAP),
+    ("core.v1.Secret", rest::SECRET),
+    ("core.v1.ServiceAccount", rest::SERVICE_ACCOUNT),
+    ("core.v1.Event", rest::EVENT),
+    ("events.v1.Event", rest::EVENT_V1),
+    ("core.v1.PersistentVolume", rest::PERSISTENT_VOLUME),
+    ("core.v1.PersistentVolumeClaim", rest::PERSISTENT_VOLUME_CLAIM),
+    ("core.v1.LimitRange", rest::CREATED_AT),
+    ("apps.v1.Deployment", workload::DEPLOYMENT),
+    ("apps.v1.ReplicaSet", workload::REPLICA_SET),
+    ("apps.v1.DaemonSet", workload::DAEMON_SET),
+    ("apps.v1.StatefulSet", workload::STATEFUL_SET),
+    ("apps.v1.ControllerRevision", workload::CONTROLLER_REVISION),
+    ("batch.v1.Job", workload::JOB),
+    ("batch.v1.CronJob", workload::CRON_JOB),
+    ("autoscaling.v2.HorizontalPodAutoscaler", workload::AUTOSCALER),
+    ("policy.v1.PodDisruptionBudget", workload::DISRUPTION_BUDGET),
+    ("discovery.v1.EndpointSlice", network::ENDPOINT_SLICE),
+    ("networking.v1.Ingress", network::INGRESS),
+    ("networking.v1.IngressClass", network::INGRESS_CLASS),
+    ("networking.v1.NetworkPolicy", network::NETWORK_POLICY),
+    ("networking.v1.IPAddress", network::IP_ADDRESS),
+    ("networking.v1.ServiceCIDR", network::SERVICE_CIDR),
+    ("coordination.v1.Lease", rest::LEASE),
+    ("rbac.v1.Role", rest::CREATED_AT),
+    ("rbac.v1.ClusterRole", rest::CREATED_AT),
+    ("rbac.v1.RoleBinding", rest::BINDING),
+    ("rbac.v1.ClusterRoleBinding", rest::BINDING),
+    ("scheduling.v1.PriorityClass", rest::PRIORITY_CLASS),
+    ("storage.v1.StorageClass", rest::STORAGE_CLASS),
 ];
 
+fn printer(kind: &Kind) -> &'static Printer {
+    let found = PRINTERS.iter().find(|(name, _)| *name == kind.type_name);
+    found.map_or(&DEFAULT, |(_, printer)| printer)
+}
+
 /// The columns of a kind.
-pub fn columns(_kind: &Kind) -> &'static [Column] {
-    DEFAULT
+pub fn columns(kind: &Kind) -> &'static [Column] {
+    printer(kind).columns
 }
 
 /// `columnDefinitions` of a `meta.k8s.io/v1` Table.
@@ -40,7 +117,9 @@ pub fn column_definitions(kind: &Kind) -> Value {
 }
 
 /// The cells of one object, as many as [`columns`].
-pub fn cells(_kind: &Kind, object: &Value, _now: Timestamp) -> Vec<Value> {
-    let name = object.pointer("/metadata/name").cloned().unwrap_or(Value::Null);
-    vec![name, "<unknown>".into()]
+pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
+    (printer(kind).cells)(object, now)
 }
+
+#[cfg(test)]
+mod tests;

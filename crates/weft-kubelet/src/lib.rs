@@ -1,12 +1,133 @@
 //! The lab's kubelet: pods from the API to sandboxes, probes, logs and exec.
+//!
+//! One process per virtual node, inside the node's network namespace.
+//!
+//! ```text
+//! API ──watch──> pods ──> one worker a pod ── plan(pod, observed, now) ──> actions
+//!                            ▲                                              │
+//!                            └───── messages ── tasks (sandbox, CNI, start, stop, probe)
+//! worker ──> status patches, Events, state file, table of the HTTP server (kubelet.sock)
+//! ```
+//!
+//! Invariants:
+//! - a pod's state has one writer, its worker; what takes time is a task that ends in a message;
+//! - [`plan`] is pure and sees everything under way, so planning again never does a thing twice;
+//! - nothing of a pod that the API does not list is touched before the first list is complete;
+//! - containers outlive the kubelet: a new one adopts what its state files and the sandboxes say;
+//! - an API object is deleted only when its network, sandbox and last status are done.
+//!
+//! Deliberately not known here: how the network is made (the CNI plugin's matter), how a
+//! container is confined (the sandbox's), images.
 
 #![forbid(unsafe_code)]
 
 mod args;
+mod atomic;
+mod backoff;
+mod check;
+mod cni;
+mod ctx;
+mod env;
+mod error;
+mod events;
+mod fields;
+mod files;
+mod logs;
+mod node;
+mod payload;
+mod plan;
+mod probe;
+mod prober;
+mod program;
+mod publish;
+mod quantity;
+mod record;
+mod server;
+mod sources;
+mod start;
+mod state;
+mod status;
+mod tasks;
+mod volumes;
+mod watches;
+mod worker;
 
 pub use args::Args;
+pub use error::Error;
+
+use anyhow::Context;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Sandboxes and containers that are made at the same time.
+const SLOTS: usize = 4;
 
 /// Runs the kubelet of one node until SIGTERM; containers go on running without it.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("the kubelet of {} is not written yet", args.node)
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+    let kubeconfig = kube::config::Kubeconfig::read_from(&args.kubeconfig)
+        .with_context(|| format!("read {}", args.kubeconfig.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+        .await
+        .context("kubeconfig")?;
+    let client = kube::Client::try_from(config).context("client of the API")?;
+    let mut node_ips = args.node_ip.clone();
+    if node_ips.is_empty() {
+        node_ips = node::addresses()?;
+    }
+    let primary_v6 =
+        args.cluster_dns.first().or(node_ips.first()).is_some_and(std::net::IpAddr::is_ipv6);
+    node_ips.sort_by_key(|ip| ip.is_ipv6() != primary_v6);
+    let cni = cni::Cni { conf: args.dir.join("cni/net.d"), bin: args.dir.join("cni/bin") };
+    let resources = node::resources();
+    let facts = node::Facts {
+        name: args.node.clone(),
+        ips: node_ips.clone(),
+        labels: node::labels(&args.node_labels)?,
+        resources: resources.clone(),
+    };
+    let (services_tx, services) = tokio::sync::watch::channel(None);
+    let ctx = Arc::new(ctx::Ctx {
+        events: events::Events::start(client.clone(), args.node.clone()),
+        runtime: weft_sandbox::Runtime::current_exe().context("the sandbox's helper")?,
+        cni: cni.clone(),
+        node_ips,
+        primary_v6,
+        allocatable: resources,
+        dns: files::DnsConfig {
+            cluster: args.cluster_dns.clone(),
+            domain: args.cluster_domain.clone(),
+            node: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        },
+        services,
+        slots: tokio::sync::Semaphore::new(SLOTS),
+        pods: Mutex::new(HashMap::new()),
+        root_ca: Mutex::new(HashMap::new()),
+        client: client.clone(),
+        args,
+    });
+    let socket = server::bind(&ctx.args.dir.join("kubelet.sock"))?;
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(node::run(client.clone(), facts, cni));
+    tasks.spawn(node::lease(client.clone(), ctx.args.node.clone()));
+    tasks.spawn(watches::services(client, services_tx));
+    tasks.spawn(watches::pods(Arc::clone(&ctx)));
+    tasks.spawn(server::serve(Arc::clone(&ctx), socket));
+    tokio::select! {
+        _ = term.recv() => Ok(()),
+        ended = tasks.join_next() => {
+            // None of them ends by itself.
+            anyhow::bail!("a part of the kubelet ended: {ended:?}")
+        }
+    }
 }

@@ -23,6 +23,7 @@
 //! milliseconds: async callers use a blocking thread.
 #![allow(unsafe_code)]
 
+mod cgroup;
 mod container;
 mod error;
 mod exec;
@@ -30,6 +31,7 @@ mod init;
 mod pod;
 mod runtime;
 mod spec;
+mod sys;
 mod wire;
 
 pub use container::Container;

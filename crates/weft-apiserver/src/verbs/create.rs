@@ -2,13 +2,13 @@
 
 use super::{Ctx, Outcome, meta, refused, remove_meta, to_storage};
 use crate::{
-    Error,
+    Error, alloc,
     error::ApiError,
     server::{State, attrs},
     store::{CommitError, Expect, Key, Write},
 };
 use serde_json::{Value, json};
-use weft_kinds::{Kind, decode::Decoded, default, lookup, status, strategy, validate};
+use weft_kinds::{Kind, decode::Decoded, default, status, strategy, validate};
 
 /// Kubernetes' own: five characters without vowels and look-alikes.
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -52,6 +52,7 @@ impl State {
             if generated {
                 attempt["metadata"]["name"] = generate(meta(&object, "generateName")).into();
             }
+            alloc::prepare(kind, &mut attempt, None);
             default(kind, &mut attempt);
             let name = meta(&attempt, "name").to_owned();
             let errors = validate(kind, &attempt, None);
@@ -191,11 +192,6 @@ fn generate(prefix: &str) -> String {
         name.push(SUFFIX_ALPHABET[i as usize % SUFFIX_ALPHABET.len()] as char);
     }
     name
-}
-
-/// The row of Services, whose writes allocate.
-pub(crate) fn services() -> &'static Kind {
-    lookup("", "v1", "services").expect("invariant: services have a row")
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::{Ctx, Outcome, Part, has_finalizers, meta, refused, remove_meta, to_storage};
 use crate::{
+    alloc,
     error::ApiError,
     server::{State, attrs},
     store::{CommitError, Expect, Key, Write},
@@ -200,6 +201,7 @@ fn settle(kind: &'static Kind, part: Part, new: &mut Value, old: &Value) -> Resu
             if kind.kind == "Namespace" {
                 keep(new, old, "spec");
             }
+            alloc::prepare(kind, new, Some(old));
             default(kind, new);
             strategy::prepare_update(kind, new, old);
         }

@@ -1,0 +1,327 @@
+//! The core of the controllers: changes and answers in, work out. No I/O, no clock, no tasks.
+//!
+//! Everything happens on one thread, so a planner sees one consistent world and nothing needs a
+//! lock. A key has at most one round of work under way; what happens to it meanwhile makes it
+//! due again afterwards.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::action::{About, Action, Plan, Severity, Verb};
+use crate::config::Config;
+use crate::key::{Controller, Key, concerned};
+use crate::kinds::{Change, Delta, Kind, World};
+use crate::scheduler::{self, Assumed};
+use crate::store::Object;
+use crate::{
+    cidr, daemonset, deployment, endpoints, endpointslice, gc, job, mirror, namespace, nodelife,
+    podgc, replicaset, statefulset,
+};
+
+/// First pause after a write that lost a race; doubles up to [`PAUSE_MS_MAX`].
+const CONFLICT_MS: i64 = 4;
+/// First pause after a write that the API refused.
+const REFUSED_MS: i64 = 100;
+/// Longest pause: a person who repairs the cause sees the effect soon.
+const PAUSE_MS_MAX: i64 = 30_000;
+
+/// How the API answered one write.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    /// Done, with the object (or a Status) as the answer.
+    Done(Value),
+    /// The object is not there.
+    NotFound,
+    /// Another write came first, or an object of this name exists.
+    Conflict,
+    /// Refused or not reached.
+    Failed(String),
+}
+
+/// Writes of one round of one key. They may run at the same time.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) key: Key,
+    pub(crate) actions: Vec<Action>,
+}
+
+#[derive(Default)]
+struct Running {
+    pending: usize,
+    dirty: bool,
+    conflict: bool,
+    failed: bool,
+}
+
+/// See the module's header.
+pub(crate) struct Core {
+    pub(crate) world: World,
+    config: Config,
+    due: BTreeSet<Key>,
+    timers: BTreeSet<(Timestamp, Key)>,
+    timer_of: HashMap<Key, Timestamp>,
+    held: HashMap<Key, Timestamp>,
+    failures: HashMap<Key, u32>,
+    running: HashMap<Key, Running>,
+    assumed: Assumed,
+    /// Pods that wait for a node.
+    pending: BTreeSet<Key>,
+    side: Vec<Action>,
+}
+
+impl Core {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            world: World::default(),
+            config,
+            due: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            timer_of: HashMap::new(),
+            held: HashMap::new(),
+            failures: HashMap::new(),
+            running: HashMap::new(),
+            assumed: Assumed::default(),
+            pending: BTreeSet::new(),
+            side: Vec::new(),
+        }
+    }
+
+    /// One step of one watch.
+    pub(crate) fn handle_change(&mut self, change: Change) {
+        for delta in self.world.ingest(change) {
+            self.note(&delta);
+        }
+    }
+
+    /// The answer to one write of the round of `key`.
+    pub(crate) fn handle_answer(
+        &mut self,
+        key: &Key,
+        action: &Action,
+        outcome: Outcome,
+        now: Timestamp,
+    ) {
+        let (mut conflict, mut failed) = (false, false);
+        match outcome {
+            Outcome::Done(answer) => {
+                let delta = if answer["kind"] == action.kind.name() {
+                    self.world.absorb(action.kind, answer)
+                } else if let Some(uid) = action.deleted_uid() {
+                    self.world.forget(action.kind, &action.namespace, &action.name, Some(uid))
+                } else {
+                    None
+                };
+                if let Some(delta) = delta {
+                    self.note(&delta);
+                }
+            }
+            Outcome::NotFound if action.deleted_uid().is_some() => {
+                // With a uid as its condition: that very object is gone.
+                if let Some(uid) = action.deleted_uid()
+                    && let Some(delta) =
+                        self.world.forget(action.kind, &action.namespace, &action.name, Some(uid))
+                {
+                    self.note(&delta);
+                }
+            }
+            Outcome::NotFound | Outcome::Conflict => conflict = true,
+            Outcome::Failed(reason) => {
+                failed = true;
+                tracing::debug!(?key, kind = action.kind.name(), name = action.name, reason);
+                self.explain_failure(action, &reason, now);
+            }
+        }
+        if matches!(action.verb, Verb::CreateSub("binding", _)) && (conflict || failed) {
+            self.assumed.release(&action.namespace, &action.name);
+        }
+        let Some(running) = self.running.get_mut(key) else { return };
+        running.pending = running.pending.saturating_sub(1);
+        running.conflict |= conflict;
+        running.failed |= failed;
+        if running.pending == 0 {
+            self.finish(key, now);
+        }
+    }
+
+    /// Work that is due. Nothing before every first list is complete.
+    pub(crate) fn poll(&mut self, now: Timestamp) -> Vec<Work> {
+        if !self.world.synced() {
+            return Vec::new();
+        }
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, key)) = self.timers.pop_first() {
+                self.timer_of.remove(&key);
+                self.due.insert(key);
+            }
+        }
+        let mut works = Vec::new();
+        let mut round = scheduler::Round::default();
+        for key in std::mem::take(&mut self.due) {
+            if let Some(running) = self.running.get_mut(&key) {
+                running.dirty = true;
+                continue;
+            }
+            if let Some(until) = self.held.get(&key).copied() {
+                if until > now {
+                    self.set_timer(key, until);
+                    continue;
+                }
+                self.held.remove(&key);
+            }
+            let mut plan = self.plan(&key, &mut round, now);
+            // Nothing new in a namespace that ends; the API would refuse it.
+            plan.actions.retain(|action| {
+                !matches!(action.verb, Verb::Create(_))
+                    || self
+                        .world
+                        .namespaces
+                        .get("", &action.namespace)
+                        .is_none_or(|of| !of.deleting())
+            });
+            if let Some(at) = plan.again_at {
+                self.set_timer(key.clone(), at);
+            }
+            let pending = plan.actions.iter().filter(|action| !action.is_event()).count();
+            if pending > 0 {
+                self.running.insert(key.clone(), Running { pending, ..Running::default() });
+            } else {
+                self.failures.remove(&key);
+            }
+            if !plan.actions.is_empty() {
+                works.push(Work { key, actions: plan.actions });
+            }
+        }
+        if !self.side.is_empty() {
+            let key = Key::new(Controller::Garbage, Kind::Event, "", "");
+            works.push(Work { key, actions: std::mem::take(&mut self.side) });
+        }
+        works
+    }
+
+    /// When [`Core::poll`] wants to be called although nothing happens.
+    pub(crate) fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether nothing is due or under way (timers aside).
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> bool {
+        self.due.is_empty() && self.running.is_empty()
+    }
+
+    fn plan(&mut self, key: &Key, round: &mut scheduler::Round, now: Timestamp) -> Plan {
+        let (world, config) = (&self.world, &self.config);
+        let (namespace, name) = (key.namespace.as_str(), key.name.as_str());
+        match key.controller {
+            Controller::Namespace => namespace::plan(world, config, name, now),
+            Controller::NodeCidr => cidr::plan(world, config, now),
+            Controller::NodeLife => nodelife::plan(world, config, name, now),
+            Controller::Deployment => deployment::plan(world, namespace, name, now),
+            Controller::ReplicaSet => replicaset::plan(world, namespace, name, now),
+            Controller::StatefulSet => statefulset::plan(world, namespace, name, now),
+            Controller::DaemonSet => daemonset::plan(world, namespace, name, now),
+            Controller::Job => job::plan(world, namespace, name, now),
+            Controller::Scheduler => {
+                let plan = scheduler::plan(world, &mut self.assumed, round, namespace, name, now);
+                let waits = world.pods.get(namespace, name).is_some_and(|pod| {
+                    scheduler::is_ours(pod) && self.assumed.node(namespace, name).is_none()
+                });
+                if waits {
+                    self.pending.insert(key.clone());
+                } else {
+                    self.pending.remove(key);
+                }
+                plan
+            }
+            Controller::EndpointSlice => endpointslice::plan(world, namespace, name, now),
+            Controller::Endpoints => endpoints::plan(world, namespace, name, now),
+            Controller::Mirror => mirror::plan(world, namespace, name),
+            Controller::Garbage => gc::plan(world, key.kind, namespace, name),
+            Controller::PodGarbage => podgc::plan(world, config, namespace, name, now),
+        }
+    }
+
+    fn note(&mut self, delta: &Delta) {
+        match delta {
+            Delta::Pod(old, new) => {
+                let bound = new.as_ref().is_none_or(|pod| crate::pods::node(pod).is_some());
+                if bound && let Some(pod) = new.as_ref().or(old.as_ref()) {
+                    self.assumed.release(pod.namespace(), pod.name());
+                }
+                // Room may have come free.
+                let freed = old.as_ref().is_some_and(|pod| {
+                    crate::pods::node(pod).is_some() && !crate::pods::finished(pod)
+                }) && new.as_ref().is_none_or(|pod| crate::pods::finished(pod));
+                // An affinity may be satisfied now.
+                let placed =
+                    bound && old.as_ref().is_none_or(|pod| crate::pods::node(pod).is_none());
+                if freed || placed {
+                    self.due.extend(self.pending.iter().cloned());
+                }
+            }
+            Delta::Node(old, new) => {
+                if !scheduler::same_to_us(old.as_ref(), new.as_ref()) {
+                    self.due.extend(self.pending.iter().cloned());
+                }
+            }
+            _ => {}
+        }
+        self.due.extend(concerned(&self.world, delta));
+    }
+
+    fn finish(&mut self, key: &Key, now: Timestamp) {
+        let Some(running) = self.running.remove(key) else { return };
+        if running.failed || running.conflict {
+            let failures = self.failures.entry(key.clone()).or_default();
+            let first = if running.failed { REFUSED_MS } else { CONFLICT_MS };
+            let pause = (first << (*failures).min(16)).min(PAUSE_MS_MAX);
+            *failures += 1;
+            let until = now + SignedDuration::from_millis(pause);
+            self.held.insert(key.clone(), until);
+            self.set_timer(key.clone(), until);
+        } else {
+            self.failures.remove(key);
+            // Always look again: the answers changed the world.
+            self.due.insert(key.clone());
+        }
+        if running.dirty {
+            self.due.insert(key.clone());
+        }
+    }
+
+    fn set_timer(&mut self, key: Key, at: Timestamp) {
+        if let Some(before) = self.timer_of.get(&key).copied() {
+            if before <= at {
+                return;
+            }
+            self.timers.remove(&(before, key.clone()));
+        }
+        self.timer_of.insert(key.clone(), at);
+        self.timers.insert((at, key));
+    }
+
+    /// A pod that cannot be created is the owner's news, as `kubectl describe` shows it.
+    fn explain_failure(&mut self, action: &Action, reason: &str, now: Timestamp) {
+        let Verb::Create(body) = &action.verb else { return };
+        if action.kind != Kind::Pod {
+            return;
+        }
+        let Some(owner) =
+            body["metadata"]["ownerReferences"].as_array().and_then(|all| all.first())
+        else {
+            return;
+        };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let Some(kind) = Kind::of(&text(&owner["apiVersion"]), &text(&owner["kind"])) else {
+            return;
+        };
+        let Some(meta) = self.world.metadata(kind, &action.namespace, &text(&owner["name"])) else {
+            return;
+        };
+        let about = About { kind, meta, component: "weft-cluster", now };
+        let message = format!("Error creating: {reason}");
+        self.side.push(Action::event(&about, Severity::Warning, "FailedCreate", &message));
+    }
+}

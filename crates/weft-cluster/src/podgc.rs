@@ -1,0 +1,41 @@
+//! Pods nobody will ever finish: those of nodes that are gone, and deleted ones without a node.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::action::{Action, Delete, Plan};
+use crate::config::Config;
+use crate::kinds::{Kind, World};
+use crate::pods;
+use crate::store::Object;
+
+/// Whether one pod is garbage.
+pub(crate) fn plan(
+    world: &World,
+    config: &Config,
+    namespace: &str,
+    name: &str,
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
+    let Some(pod) = world.pods.get(namespace, name) else { return plan };
+    let at_once = Delete { grace_seconds: Some(0), ..Delete::default() };
+    match pods::node(pod) {
+        None if pod.deleting() => {
+            plan.push(Action::delete_with(Kind::Pod, &pod.metadata, at_once));
+        }
+        Some(node) if world.nodes.get("", node).is_none() => {
+            // A pod may name its node before the node has registered.
+            let grace = SignedDuration::try_from(config.orphan_pod_grace);
+            let created = Timestamp::from_second(pod.created_seconds()).unwrap_or(now);
+            let at = created.saturating_add(grace.unwrap_or(SignedDuration::MAX));
+            match at.unwrap_or(Timestamp::MAX) {
+                at if at <= now => {
+                    plan.push(Action::delete_with(Kind::Pod, &pod.metadata, at_once));
+                }
+                at => plan.ask_again(at),
+            }
+        }
+        _ => {}
+    }
+    plan
+}

@@ -1,0 +1,185 @@
+//! What the workload planners need to know of pods: readiness, making one, which goes first.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+use crate::kinds::{Kind, Meta};
+use crate::store::Object;
+
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// The node a pod is bound to.
+pub(crate) fn node(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+}
+
+pub(crate) fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+}
+
+/// Ran to its end: it will not come back.
+pub(crate) fn finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Counts towards the replicas of its owner.
+pub(crate) fn active(pod: &Pod) -> bool {
+    !finished(pod) && !pod.deleting()
+}
+
+/// Status and time of a condition of the pod.
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, Option<Timestamp>)> {
+    let all = pod.status.as_ref()?.conditions.as_ref()?;
+    let found = all.iter().find(|condition| condition.type_ == kind)?;
+    Some((&found.status, found.last_transition_time.as_ref().map(|time| time.0)))
+}
+
+pub(crate) fn ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|(status, _)| status == "True")
+}
+
+fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    condition(pod, "Ready").filter(|(status, _)| *status == "True").and_then(|(_, since)| since)
+}
+
+/// When a ready pod counts as available: at once without `minReadySeconds`.
+/// `Err` with the time at which it will, if it stays ready; `Err(None)` if it is not ready.
+pub(crate) fn available(
+    pod: &Pod,
+    min_ready_seconds: i32,
+    now: Timestamp,
+) -> Result<(), Option<Timestamp>> {
+    if !ready(pod) {
+        return Err(None);
+    }
+    if min_ready_seconds <= 0 {
+        return Ok(());
+    }
+    let since = ready_since(pod).unwrap_or(now);
+    let at = since + SignedDuration::from_secs(min_ready_seconds.into());
+    if at <= now { Ok(()) } else { Err(Some(at)) }
+}
+
+/// The managing owner's entry in what it makes.
+pub(crate) fn owner_reference(kind: Kind, meta: &Meta) -> OwnerReference {
+    OwnerReference {
+        api_version: kind.api_version().into(),
+        kind: kind.name().into(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// A pod after a workload's template. With an empty `name` the server makes one after
+/// `<owner>-`.
+pub(crate) fn from_template(
+    kind: Kind,
+    owner: &Meta,
+    template: &PodTemplateSpec,
+    name: Option<String>,
+) -> Pod {
+    let of = template.metadata.clone().unwrap_or_default();
+    let generate =
+        name.is_none().then(|| format!("{}-", owner.name.as_deref().unwrap_or_default()));
+    Pod {
+        metadata: Meta {
+            name,
+            generate_name: generate,
+            namespace: owner.namespace.clone(),
+            labels: of.labels,
+            annotations: of.annotations,
+            finalizers: of.finalizers,
+            owner_references: Some(vec![owner_reference(kind, owner)]),
+            ..Meta::default()
+        },
+        spec: template.spec.clone(),
+        status: None,
+    }
+}
+
+/// The order in which Kubernetes deletes surplus pods, first to go first
+/// (`ActivePodsWithRanks`): unbound, pending, not ready, cheaper, doubled up on a node, ready for
+/// a shorter time, more restarts, younger.
+pub(crate) fn rank_for_deletion(pods: &mut [Arc<Pod>]) {
+    let mut on_node: HashMap<String, usize> = HashMap::new();
+    for pod in pods.iter() {
+        *on_node.entry(node(pod).unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    pods.sort_by_cached_key(|pod| {
+        let bound = node(pod);
+        let phase = match phase(pod) {
+            "Pending" => 0,
+            "Unknown" => 1,
+            _ => 2,
+        };
+        let cost: i32 =
+            pod.annotation(DELETION_COST).and_then(|cost| cost.parse().ok()).unwrap_or(0);
+        let doubled = on_node.get(bound.unwrap_or_default()).copied().unwrap_or(0);
+        let restarts = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.container_statuses.as_ref())
+            .map_or(0, |all| all.iter().map(|one| one.restart_count).max().unwrap_or(0));
+        (
+            (bound.is_some(), phase, ready(pod), cost),
+            Reverse(doubled),
+            Reverse(ready_since(pod)),
+            Reverse(restarts),
+            Reverse(pod.created_seconds()),
+            pod.name().to_owned(),
+        )
+    });
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    pub(crate) fn pod(name: &str, node: Option<&str>, phase: &str, is_ready: bool) -> Arc<Pod> {
+        let status = if is_ready { "True" } else { "False" };
+        let body = json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "1"},
+            "spec": {"nodeName": node, "containers": []},
+            "status": {"phase": phase, "conditions": [{
+                "type": "Ready", "status": status,
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+        });
+        Arc::new(serde_json::from_value(body).expect("a pod"))
+    }
+
+    #[test]
+    fn surplus_order() {
+        let mut pods = vec![
+            pod("ready-alone", Some("b"), "Running", true),
+            pod("ready-doubled-1", Some("a"), "Running", true),
+            pod("ready-doubled-2", Some("a"), "Running", true),
+            pod("unready", Some("c"), "Running", false),
+            pod("pending", Some("c"), "Pending", false),
+            pod("unbound", None, "Pending", false),
+        ];
+        rank_for_deletion(&mut pods);
+        let order: Vec<&str> = pods.iter().map(|pod| pod.name()).collect();
+        let wanted =
+            ["unbound", "pending", "unready", "ready-doubled-1", "ready-doubled-2", "ready-alone"];
+        assert_eq!(order, wanted);
+    }
+
+    #[test]
+    fn availability_waits_for_min_ready_seconds() {
+        let pod = pod("a", Some("n"), "Running", true);
+        let at = |text: &str| text.parse::<Timestamp>().expect("a time");
+        assert_eq!(available(&pod, 0, at("2026-01-01T00:00:00Z")), Ok(()));
+        let until = at("2026-01-01T00:00:10Z");
+        assert_eq!(available(&pod, 10, at("2026-01-01T00:00:09Z")), Err(Some(until)));
+        assert_eq!(available(&pod, 10, until), Ok(()));
+    }
+}

@@ -1,0 +1,336 @@
+//! What a container cannot do, and what it can. Everything is tried twice: as the container's
+//! program, and as a command that was executed in it.
+
+use crate::support::*;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::PathBuf;
+use weft_sandbox::{Mount, PodSpec};
+
+/// Runs a script both ways and hands (exit code, output) to the check.
+fn both(pod: &TestPod, script: &str, check: impl Fn(i32, &str)) {
+    let name = format!("c{}", unique());
+    let (exit, log) = pod.run(&pod.spec(&name, &["sh", "-c", script]));
+    check(exit.code, &log);
+    let container = pod.start("idle", &["sleep", "600"]);
+    let (exit, out, err) = exec(&container, &["sh", "-c", script]);
+    check(exit.code, &format!("{out}{err}"));
+    container.kill(libc::SIGKILL).unwrap();
+    container.wait().unwrap();
+}
+
+fn refused(pod: &TestPod, script: &str) {
+    both(pod, script, |code, output| assert_ne!(code, 0, "{script}\n{output}"));
+}
+
+fn allowed(pod: &TestPod, script: &str) {
+    both(pod, script, |code, output| assert_eq!(code, 0, "{script}\n{output}"));
+}
+
+fn errno(pod: &TestPod, probe: &str, expected: i32) {
+    both(pod, &format!("/probe probe {probe}"), |code, output| {
+        assert_eq!(code, expected, "{probe}\n{output}");
+    });
+}
+
+#[test]
+fn kernel_settings_are_out_of_reach() {
+    if skip("kernel_settings_are_out_of_reach") {
+        return;
+    }
+    let pod = TestPod::new();
+    let before = std::fs::read("/proc/sys/kernel/core_pattern").unwrap();
+    refused(&pod, "echo '|/tmp/evil' >/proc/sys/kernel/core_pattern");
+    assert_eq!(std::fs::read("/proc/sys/kernel/core_pattern").unwrap(), before);
+    refused(&pod, "echo 0 >/proc/sys/net/ipv4/ip_forward");
+    refused(&pod, "echo h >/proc/sysrq-trigger");
+    refused(&pod, "head -c1 /proc/kcore | grep -q .");
+    refused(&pod, "grep -q . /proc/timer_list");
+    refused(&pod, "grep -q . /proc/keys");
+    refused(&pod, "echo 1 >/sys/kernel/uevent_helper || echo x >/sys/x");
+    refused(&pod, "dmesg");
+}
+
+#[test]
+fn files_of_the_machine_are_out_of_reach() {
+    if skip("files_of_the_machine_are_out_of_reach") {
+        return;
+    }
+    let pod = TestPod::new();
+    refused(&pod, "cat /etc/shadow");
+    refused(&pod, "test -s /etc/shadow && head -c1 /etc/shadow");
+    refused(&pod, "ls -A /home /root /boot /mnt | grep -v : | grep -q .");
+    refused(&pod, "ls -d /run/weft* /run/netns /work /var/lib/dpkg");
+    refused(
+        &pod,
+        "find / -xdev -maxdepth 4 -path /proc -prune -o -name 'weft-sandbox-test*' -print | grep -q .",
+    );
+    // What it changes, it changes for itself.
+    let marker = format!("weft-{}", unique());
+    allowed(
+        &pod,
+        &format!(
+            "echo x >/etc/{marker}; echo y >/usr/{marker}; rm -f /etc/hostname /etc/passwd; echo z >/{marker}"
+        ),
+    );
+    for path in [format!("/etc/{marker}"), format!("/usr/{marker}"), format!("/{marker}")] {
+        assert!(!PathBuf::from(&path).exists(), "{path}");
+    }
+    assert!(std::fs::metadata("/etc/passwd").unwrap().len() > 0);
+    // Set-user-id programs give nothing.
+    refused(&pod, "su -c true nobody -s /bin/sh && su -c 'cat /etc/shadow'");
+    both(&pod, "grep -q 'NoNewPrivs:.1' /proc/self/status", |code, output| {
+        assert_eq!(code, 0, "{output}");
+    });
+}
+
+#[test]
+fn mounts_of_the_machine_are_out_of_reach() {
+    if skip("mounts_of_the_machine_are_out_of_reach") {
+        return;
+    }
+    struct Mounted(Vec<PathBuf>);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            for dir in &self.0 {
+                let _ = nix::mount::umount2(dir, nix::mount::MntFlags::MNT_DETACH);
+                let _ = std::fs::remove_dir(dir);
+            }
+        }
+    }
+    let name = format!("weft-secret-{}", unique());
+    let mut mounted = Mounted(Vec::new());
+    for parent in ["/srv", "/opt", "/usr/local", "/etc", "/tmp", "/var/lib"] {
+        let dir = PathBuf::from(parent).join(&name);
+        std::fs::create_dir(&dir).unwrap();
+        mounted.0.push(dir.clone());
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("x"), &dir, Some("tmpfs"), flags, None::<&str>).unwrap();
+        std::fs::write(dir.join("secret"), "s3cret").unwrap();
+    }
+    let pod = TestPod::new();
+    for dir in &mounted.0 {
+        refused(&pod, &format!("cat {}/secret", dir.display()));
+    }
+    refused(&pod, "grep -q s3cret /proc/mounts || umount /etc || umount -l /usr");
+}
+
+#[test]
+fn cgroups_are_out_of_reach() {
+    if skip("cgroups_are_out_of_reach") {
+        return;
+    }
+    let pod = TestPod::new();
+    refused(&pod, "ls -A /sys/fs/cgroup | grep -q .");
+    refused(&pod, "find / -name cgroup.procs 2>/dev/null | grep -q .");
+    // Its group is the root of what it sees.
+    allowed(&pod, "test \"$(grep ^0: /proc/self/cgroup)\" = 0::/");
+}
+
+#[test]
+fn other_processes_are_out_of_reach() {
+    if skip("other_processes_are_out_of_reach") {
+        return;
+    }
+    let (pod, other) = (TestPod::new(), TestPod::new());
+    let neighbour = pod.sleeper("neighbour");
+    let stranger = other.sleeper("stranger");
+    for pid in [neighbour.pid(), stranger.pid(), std::process::id() as i32] {
+        errno(&pod, &format!("call kill {pid} 0"), libc::ESRCH);
+        // PTRACE_ATTACH
+        errno(&pod, &format!("call ptrace 16 {pid}"), libc::ESRCH);
+        refused(&pod, &format!("ls /proc/{pid}/"));
+    }
+    assert!(neighbour.try_wait().unwrap().is_none() && stranger.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn sockets_of_the_machine_are_out_of_reach() {
+    if skip("sockets_of_the_machine_are_out_of_reach") {
+        return;
+    }
+    struct Listening(Vec<PathBuf>);
+    impl Drop for Listening {
+        fn drop(&mut self) {
+            for path in &self.0 {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+    let name = format!("weft-{}.sock", unique());
+    let listening: Vec<_> = ["/run", "/tmp", "/etc", "/opt", "/usr", "/dev/shm"]
+        .iter()
+        .map(|dir| PathBuf::from(dir).join(&name))
+        .collect();
+    let clean = Listening(listening.clone());
+    let mut sockets: Vec<UnixListener> = Vec::new();
+    for path in &listening {
+        sockets.push(UnixListener::bind(path).unwrap());
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(path, open).unwrap();
+    }
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    sockets.push(UnixListener::bind_addr(&address).unwrap());
+    let pod = TestPod::new();
+    for path in &listening {
+        refused(&pod, &format!("/probe probe unix {}", path.display()));
+    }
+    errno(&pod, &format!("abstract {name}"), libc::ECONNREFUSED);
+    for socket in &sockets {
+        socket.set_nonblocking(true).unwrap();
+        assert!(socket.accept().is_err(), "{socket:?}");
+    }
+    drop(clean);
+}
+
+#[test]
+fn system_calls_that_reach_the_machine_are_refused() {
+    if skip("system_calls_that_reach_the_machine_are_refused") {
+        return;
+    }
+    let pod = TestPod::new();
+    errno(&pod, "call mount", libc::EPERM);
+    errno(&pod, "call bpf 0 0 0", libc::EPERM);
+    errno(&pod, "call setns 0 0", libc::EPERM);
+    errno(&pod, "call keyctl 0", libc::EPERM);
+    errno(&pod, "call init_module", libc::EPERM);
+    for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNET, libc::CLONE_NEWNS] {
+        errno(&pod, &format!("call unshare {flag}"), libc::EPERM);
+    }
+    // AF_VSOCK, AF_ALG; AF_INET and AF_PACKET raw.
+    errno(&pod, "call socket 40 1 0", libc::EPERM);
+    errno(&pod, "call socket 38 5 0", libc::EPERM);
+    errno(&pod, "call socket 2 3 1", libc::EPERM);
+    errno(&pod, "call socket 17 3 0", libc::EPERM);
+    // A block device node: 254:0.
+    errno(&pod, &format!("call mknod {} {}", 0o60600, 254 << 8), libc::EPERM);
+    refused(&pod, "ls /dev | grep -E 'vd|sd|nvme|kvm|mem|kmsg|fuse|loop'");
+    refused(&pod, "ip link set lo down 2>/dev/null || unshare -r true");
+}
+
+#[test]
+fn capabilities_are_few_and_the_user_is_mapped() {
+    if skip("capabilities_are_few_and_the_user_is_mapped") {
+        return;
+    }
+    let pod = TestPod::new();
+    let expected = "CapInh:0000000000000000\nCapPrm:00000000800405fb\nCapEff:00000000800405fb\n\
+                    CapBnd:00000000800405fb\nCapAmb:0000000000000000\n";
+    both(&pod, "id -u; grep Cap /proc/self/status | tr -d '\\t'", |_, output| {
+        assert_eq!(output, format!("0\n{expected}"));
+    });
+    let container = pod.sleeper("host-view");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", container.pid())).unwrap();
+    let uid: u32 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
+        .unwrap();
+    assert_eq!(uid, pod.pod.host_id(0));
+    assert!(uid > 65_535);
+    // Another user: no capabilities at all, also in a command.
+    for id in [1000, 1_000_660_000] {
+        let mut spec = pod.spec(
+            "user",
+            &["sh", "-c", "id -u; id -G; touch /tmp/mine; touch /x; grep CapEff /proc/self/status"],
+        );
+        (spec.uid, spec.gid, spec.groups) = (Some(id), Some(id), vec![2000]);
+        let (_, log) = pod.run(&spec);
+        assert!(log.starts_with(&format!("{id}\n{id} 2000\n")), "{log}");
+        assert!(
+            log.contains("Permission denied") && log.contains("CapEff:\t0000000000000000"),
+            "{log}"
+        );
+        std::fs::remove_file(pod.log_path("user")).unwrap();
+    }
+    let mut spec = pod.spec("other", &["sleep", "600"]);
+    spec.uid = Some(1000);
+    let container = pod.pod.start(&spec).unwrap();
+    let (_, out, _) = exec(&container, &["sh", "-c", "id -u; grep CapEff /proc/self/status"]);
+    assert_eq!(out, "1000\nCapEff:\t0000000000000000\n");
+}
+
+#[test]
+fn what_programs_need_works() {
+    if skip("what_programs_need_works") {
+        return;
+    }
+    let pod = TestPod::new();
+    errno(&pod, "bind 80", 0);
+    // The ICMP socket that ping uses without privileges.
+    errno(&pod, "call socket 2 2 1", 0);
+    allowed(
+        &pod,
+        "echo x >/tmp/f; echo x >/var/tmp/f; echo x >/run/f; echo x >/dev/shm/f; mkdir -p /data/x /var/log/app /usr/share/x",
+    );
+    allowed(&pod, "test \"$(hostname)\" = web-0");
+    allowed(
+        &pod,
+        "echo to-null >/dev/null; head -c 8 /dev/urandom | wc -c | grep -q 8; echo x >/dev/stdout; echo x >/dev/stderr",
+    );
+    allowed(&pod, "test \"$(ulimit -c)\" = 0; test \"$(umask)\" = 0022; test -L /proc/self/ns/net");
+    allowed(&pod, "test \"$(stat -c %u:%g /tmp)\" = 0:0");
+    // Where ping is installed.
+    allowed(&pod, "! command -v ping >/dev/null || ping -c 1 -W 2 127.0.0.1");
+}
+
+#[test]
+fn volumes_and_resolv_conf() {
+    if skip("volumes_and_resolv_conf") {
+        return;
+    }
+    let pod = TestPod::new();
+    let volume = pod.scratch.join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(volume.join("file"), "content\n").unwrap();
+    let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&volume, open).unwrap();
+    let resolv = pod.scratch.join("resolv.conf");
+    std::fs::write(&resolv, "nameserver 10.96.0.10\n").unwrap();
+    let script = "cat /etc/resolv.conf /data/a/file /ro/file /usr/share/nginx/html/file; echo new >/data/a/new; \
+                  ! touch /ro/new; ! touch /etc/resolv.conf && ! rm /etc/resolv.conf";
+    let mut spec = pod.spec("app", &["sh", "-ec", script]);
+    for (source, target, read_only) in [
+        (&resolv, "/etc/resolv.conf", true),
+        (&volume, "/data/a", false),
+        (&volume, "/ro", true),
+        (&volume, "/usr/share/nginx/html", true),
+    ] {
+        spec.mounts.push(Mount { source: source.clone(), target: target.into(), read_only });
+    }
+    let (exit, log) = pod.run(&spec);
+    assert_eq!(exit.code, 0, "{log}");
+    assert!(log.starts_with("nameserver 10.96.0.10\ncontent\ncontent\ncontent\n"), "{log}");
+    let owner =
+        std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(volume.join("new")).unwrap());
+    assert_eq!(owner, pod.pod.host_id(0));
+    // readOnlyRootFilesystem leaves volumes writable and nothing else.
+    spec.read_only_root = true;
+    let script =
+        "! touch /x && ! touch /tmp/x && ! touch /etc/x && ! touch /usr/x && touch /data/a/y";
+    spec.program = weft_sandbox::Program::Command(["sh", "-c", script].map(str::to_owned).to_vec());
+    let (exit, log) = pod.run(&spec);
+    assert_eq!(exit.code, 0, "{log}");
+}
+
+#[test]
+fn privileged_is_the_machines_root() {
+    if skip("privileged_is_the_machines_root") {
+        return;
+    }
+    let pod = TestPod::with(PodSpec { share_pid: false, ..spec() });
+    let script = "mount -t tmpfs x /mnt && id -u && grep -c . /etc/shadow && ip link add type veth";
+    let mut spec = pod.spec(
+        "app",
+        &[
+            "sh",
+            "-ec",
+            "mount -t tmpfs x /mnt; head -c1 /etc/shadow >/dev/null; grep CapEff /proc/self/status",
+        ],
+    );
+    spec.privileged = true;
+    let (exit, log) = pod.run(&spec);
+    assert_eq!(exit.code, 0, "{log}");
+    assert!(!log.contains("80405fb"), "{log}");
+    // The same without is refused.
+    refused(&pod, script);
+}
