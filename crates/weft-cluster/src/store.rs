@@ -110,6 +110,7 @@ impl<K: Object> Store<K> {
         self.items.values()
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.items.len()
     }

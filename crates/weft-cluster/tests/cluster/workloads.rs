@@ -1,0 +1,317 @@
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use serde_json::json;
+
+use crate::harness::*;
+
+fn condition(deployment: &Deployment, kind: &str) -> Option<(String, String)> {
+    let all = deployment.status.as_ref()?.conditions.as_ref()?;
+    let one = all.iter().find(|one| one.type_ == kind)?;
+    Some((one.status.clone(), one.reason.clone().unwrap_or_default()))
+}
+
+/// What `kubectl rollout status` waits for.
+async fn rolled_out(cluster: &Cluster, name: &str) -> Deployment {
+    let what = format!("the roll-out of {name}");
+    let done = cluster.until(&what, || async {
+        let one = cluster.api::<Deployment>("default").get(name).await.expect("a deployment");
+        let spec = one.spec.clone().unwrap_or_default();
+        let status = one.status.clone().unwrap_or_default();
+        let wanted = spec.replicas;
+        let done = status.observed_generation == one.metadata.generation
+            && status.updated_replicas.or(Some(0)) == wanted
+            && status.replicas.or(Some(0)) == wanted
+            && status.available_replicas.or(Some(0)) == wanted
+            && condition(&one, "Progressing")
+                .is_some_and(|(_, why)| why == "NewReplicaSetAvailable");
+        done.then_some(one)
+    });
+    done.await.0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deployment_comes_up_fast_and_spread() {
+    let cluster = Cluster::new(3).await;
+    let warm = deployment("warm", 1, "a");
+    cluster.create::<Deployment>(warm).await;
+    cluster.ready("default", "app=warm", 1).await;
+    let begin = Instant::now();
+    cluster.create::<Deployment>(deployment("web", 12, "a")).await;
+    let (pods, _) = cluster
+        .until("12 bound pods", || async {
+            let pods = cluster.list::<Pod>("default", "app=web").await;
+            let bound = pods.len() == 12 && pods.iter().all(|pod| !node_of(pod).is_empty());
+            bound.then_some(pods)
+        })
+        .await;
+    let took = begin.elapsed();
+    println!("12 pods bound after {took:?}");
+    assert!(took < Duration::from_secs(5), "bound after {took:?}");
+    assert_eq!(per_node(&pods).into_values().collect::<Vec<_>>(), [4, 4, 4]);
+    let done = rolled_out(&cluster, "web").await;
+    let yes = Some(("True".to_owned(), "MinimumReplicasAvailable".to_owned()));
+    assert_eq!(condition(&done, "Available"), yes);
+    let sets = cluster.list::<ReplicaSet>("default", "app=web").await;
+    assert_eq!(sets.len(), 1);
+    let hash = sets[0].metadata.labels.as_ref().expect("labels")["pod-template-hash"].clone();
+    assert_eq!(sets[0].metadata.name, Some(format!("web-{hash}")));
+    let reasons: Vec<String> = cluster
+        .list::<Event>("default", "")
+        .await
+        .into_iter()
+        .filter(|event| event.involved_object.name.as_deref() == Some("web"))
+        .filter_map(|event| event.reason)
+        .collect();
+    assert_eq!(reasons, ["ScalingReplicaSet"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rolling_update_undo_and_scale() {
+    let cluster = Cluster::new(2).await;
+    cluster.create::<Deployment>(deployment("web", 4, "one")).await;
+    rolled_out(&cluster, "web").await;
+    let to = |image: &str| {
+        json!({"spec": {"template": {"spec": {"containers": [
+        {"name": "c", "image": image}]}}}})
+    };
+    cluster.patch::<Deployment>("default", "web", to("two")).await;
+    let done = rolled_out(&cluster, "web").await;
+    let revision = |deployment: &Deployment| {
+        deployment.metadata.annotations.as_ref().expect("annotations")
+            ["deployment.kubernetes.io/revision"]
+            .clone()
+    };
+    assert_eq!(revision(&done), "2");
+    let pods = cluster.ready("default", "app=web", 4).await;
+    for pod in &pods {
+        let image = pod.spec.as_ref().expect("a spec").containers[0].image.clone();
+        assert_eq!(image.as_deref(), Some("two"));
+    }
+    assert_eq!(cluster.list::<ReplicaSet>("default", "").await.len(), 2, "history is kept");
+
+    // Undo, as kubectl does it: the old template again.
+    let back = json!({"spec": {"template": template("web", "one")}});
+    cluster.patch::<Deployment>("default", "web", back).await;
+    let done = rolled_out(&cluster, "web").await;
+    assert_eq!(revision(&done), "3");
+    let sets = cluster.list::<ReplicaSet>("default", "").await;
+    assert_eq!(sets.len(), 2, "the old ReplicaSet is used again");
+    let size = |set: &ReplicaSet| set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
+    let current = sets.iter().find(|set| size(set) == 4).expect("one set is in use");
+    let annotations = current.metadata.annotations.clone().expect("annotations");
+    assert_eq!(annotations["deployment.kubernetes.io/revision"], "3");
+    assert_eq!(annotations["deployment.kubernetes.io/revision-history"], "1");
+
+    for replicas in [7, 1, 0] {
+        let scale = json!({"spec": {"replicas": replicas}});
+        cluster.patch::<Deployment>("default", "web", scale).await;
+        cluster.ready("default", "app=web", replicas).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_update_keeps_the_old_pods() {
+    let cluster = Cluster::new(2).await;
+    let mut body = deployment("web", 4, "one");
+    body["spec"]["progressDeadlineSeconds"] = 2.into();
+    body["spec"]["minReadySeconds"] = 0.into();
+    cluster.create::<Deployment>(body).await;
+    rolled_out(&cluster, "web").await;
+    cluster.broken.lock().expect("no panic").push("web".into());
+    let image = json!({"spec": {"template": {"spec": {"containers": [
+        {"name": "c", "image": "broken"}]}}}});
+    cluster.patch::<Deployment>("default", "web", image).await;
+    cluster
+        .until("the deadline", || async {
+            let one = cluster.api::<Deployment>("default").get("web").await.expect("it");
+            let (status, reason) = condition(&one, "Progressing")?;
+            (status == "False" && reason == "ProgressDeadlineExceeded").then_some(())
+        })
+        .await;
+    // 25 % of 4: one may be away, one may be more.
+    let pods = cluster.list::<Pod>("default", "app=web").await;
+    assert_eq!(pods.iter().filter(|pod| is_ready(pod)).count(), 3);
+    assert_eq!(pods.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recreate_never_overlaps() {
+    let cluster = Cluster::new(1).await;
+    let mut body = deployment("web", 3, "one");
+    body["spec"]["strategy"] = json!({"type": "Recreate"});
+    cluster.create::<Deployment>(body).await;
+    rolled_out(&cluster, "web").await;
+    let image = json!({"spec": {"template": {"spec": {"containers": [
+        {"name": "c", "image": "two"}]}}}});
+    cluster.patch::<Deployment>("default", "web", image).await;
+    let begin = Instant::now();
+    loop {
+        let pods = cluster.list::<Pod>("default", "app=web").await;
+        let images: std::collections::BTreeSet<_> = pods
+            .iter()
+            .map(|pod| pod.spec.as_ref().expect("a spec").containers[0].image.clone())
+            .collect();
+        assert!(images.len() <= 1, "old and new at the same time");
+        if images.contains(&Some("two".into())) && pods.len() == 3 {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "in vain");
+    }
+    rolled_out(&cluster, "web").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stateful_set_in_order() {
+    let cluster = Cluster::new(2).await;
+    cluster
+        .create::<StatefulSet>(json!({
+            "metadata": {"name": "db", "namespace": "default"},
+            "spec": {"replicas": 3, "serviceName": "db",
+                "selector": {"matchLabels": {"app": "db"}}, "template": template("db", "one"),
+                "volumeClaimTemplates": [{"metadata": {"name": "data"},
+                    "spec": {"accessModes": ["ReadWriteOnce"],
+                        "resources": {"requests": {"storage": "1Gi"}}}}]},
+        }))
+        .await;
+    let mut pods = cluster.ready("default", "app=db", 3).await;
+    let version = |pod: &Pod| -> u64 {
+        pod.metadata
+            .uid
+            .as_ref()
+            .map(|_| ())
+            .and_then(|()| pod.metadata.creation_timestamp.as_ref())
+            .map_or(0, |time| time.0.as_second().unsigned_abs())
+    };
+    pods.sort_by_key(|pod| pod.metadata.name.clone());
+    let names: Vec<_> = pods.iter().filter_map(|pod| pod.metadata.name.clone()).collect();
+    assert_eq!(names, ["db-0", "db-1", "db-2"]);
+    assert!(version(&pods[0]) <= version(&pods[2]));
+    let labels = pods[1].metadata.labels.clone().expect("labels");
+    assert_eq!(labels["statefulset.kubernetes.io/pod-name"], "db-1");
+    assert_eq!(labels["apps.kubernetes.io/pod-index"], "1");
+    let spec = pods[1].spec.clone().expect("a spec");
+    assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("db-1"), Some("db")));
+    assert!(spec.volumes.expect("volumes").iter().any(|volume| volume.name == "data"));
+    let events = cluster.list::<Event>("default", "").await;
+    assert!(events.iter().any(|event| event.reason.as_deref() == Some("VolumeClaimsIgnored")));
+
+    // A partition holds the lower ones back.
+    cluster
+        .patch::<StatefulSet>(
+            "default",
+            "db",
+            json!({"spec": {
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}},
+        "template": {"spec": {"containers": [{"name": "c", "image": "two"}]}}}}),
+        )
+        .await;
+    let images = |pods: &[Pod]| {
+        let mut all: Vec<_> = pods
+            .iter()
+            .map(|pod| {
+                let image = pod.spec.as_ref().expect("a spec").containers[0].image.clone();
+                (pod.metadata.name.clone().unwrap_or_default(), image.unwrap_or_default())
+            })
+            .collect();
+        all.sort();
+        all.into_iter().map(|(_, image)| image).collect::<Vec<_>>()
+    };
+    cluster
+        .until("db-2 of the new template", || async {
+            let pods = cluster.list::<Pod>("default", "app=db").await;
+            let done = pods.iter().all(is_ready) && images(&pods) == ["one", "one", "two"];
+            done.then_some(())
+        })
+        .await;
+    cluster
+        .patch::<StatefulSet>(
+            "default",
+            "db",
+            json!({"spec": {"updateStrategy":
+        {"rollingUpdate": {"partition": 0}}}}),
+        )
+        .await;
+    cluster
+        .until("all of the new template", || async {
+            let pods = cluster.list::<Pod>("default", "app=db").await;
+            let set = cluster.api::<StatefulSet>("default").get("db").await.expect("a set");
+            let status = set.status.expect("a status");
+            let done = pods.iter().all(is_ready)
+                && images(&pods) == ["two", "two", "two"]
+                && status.current_revision == status.update_revision
+                && status.updated_replicas == Some(3);
+            done.then_some(())
+        })
+        .await;
+    assert_eq!(cluster.list::<ControllerRevision>("default", "").await.len(), 2);
+    cluster.patch::<StatefulSet>("default", "db", json!({"spec": {"replicas": 1}})).await;
+    let left = cluster.ready("default", "app=db", 1).await;
+    assert_eq!(left[0].metadata.name.as_deref(), Some("db-0"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn daemon_set_on_every_node() {
+    let cluster = Cluster::new(2).await;
+    cluster
+        .create::<DaemonSet>(json!({
+            "metadata": {"name": "agent", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "agent"}},
+                "template": template("agent", "one")},
+        }))
+        .await;
+    let pods = cluster.ready("default", "app=agent", 2).await;
+    assert_eq!(per_node(&pods).len(), 2);
+    cluster.node("node-9").await;
+    let pods = cluster.ready("default", "app=agent", 3).await;
+    assert_eq!(per_node(&pods).len(), 3);
+    cluster
+        .patch::<DaemonSet>(
+            "default",
+            "agent",
+            json!({"spec": {"template": {"spec":
+        {"containers": [{"name": "c", "image": "two"}]}}}}),
+        )
+        .await;
+    cluster
+        .until("the update", || async {
+            let set = cluster.api::<DaemonSet>("default").get("agent").await.expect("a set");
+            let status = set.status.expect("a status");
+            let done = status.updated_number_scheduled == Some(3)
+                && status.number_available == Some(3)
+                && status.observed_generation == set.metadata.generation;
+            done.then_some(())
+        })
+        .await;
+    let pods = cluster.ready("default", "app=agent", 3).await;
+    assert_eq!(per_node(&pods).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn job_runs_to_its_end() {
+    let cluster = Cluster::new(1).await;
+    cluster
+        .create::<Job>(json!({
+            "metadata": {"name": "sum", "namespace": "default"},
+            "spec": {"completions": 5, "parallelism": 2, "completionMode": "Indexed",
+                "template": {"metadata": {"labels": {"job": "sum"}},
+                    "spec": {"restartPolicy": "Never",
+                        "containers": [{"name": "c", "image": "i"}]}}},
+        }))
+        .await;
+    let (job, _) = cluster
+        .until("the job", || async {
+            let job = cluster.api::<Job>("default").get("sum").await.expect("a job");
+            let all = job.status.clone()?.conditions?;
+            all.iter().any(|one| one.type_ == "Complete").then_some(job)
+        })
+        .await;
+    let status = job.status.expect("a status");
+    assert_eq!((status.succeeded, status.active), (Some(5), None));
+    assert!(status.completion_time.is_some());
+    assert_eq!(cluster.list::<Pod>("default", "job=sum").await.len(), 5);
+}
