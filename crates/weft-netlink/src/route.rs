@@ -29,6 +29,8 @@ const RT_TABLE_MAIN: u8 = 254;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 const RT_SCOPE_HOST: u8 = 254;
+/// In a deletion: any scope.
+const RT_SCOPE_NOWHERE: u8 = 255;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 const RTN_UNREACHABLE: u8 = 7;
@@ -118,15 +120,19 @@ impl Route {
         h[1] = self.dst.prefix_len();
         h[4] = RT_TABLE_MAIN;
         h[5] = self.protocol;
-        let (kind_number, v4_scope) = match self.kind {
+        let (type_number, v4_scope) = match self.kind {
             RouteKind::Unicast if self.gateway.is_none() => (RTN_UNICAST, RT_SCOPE_LINK),
             RouteKind::Unicast => (RTN_UNICAST, RT_SCOPE_UNIVERSE),
             RouteKind::Local => (RTN_LOCAL, RT_SCOPE_HOST),
             RouteKind::Unreachable => (RTN_UNREACHABLE, RT_SCOPE_UNIVERSE),
         };
         // The scope of IPv6 routes is always universe.
-        h[6] = if self.dst.addr().is_ipv4() { v4_scope } else { RT_SCOPE_UNIVERSE };
-        h[7] = kind_number;
+        h[6] = match (self.dst.addr().is_ipv4(), kind) {
+            (true, RTM_DELROUTE) => RT_SCOPE_NOWHERE,
+            (true, _) => v4_scope,
+            (false, _) => RT_SCOPE_UNIVERSE,
+        };
+        h[7] = type_number;
         h[8..12].copy_from_slice(&route_flags.to_ne_bytes());
         let mut m = Message::new(kind, flags).header(&h);
         if self.dst.prefix_len() > 0 {
