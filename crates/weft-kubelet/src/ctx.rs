@@ -67,8 +67,6 @@ pub struct ContainerEntry {
     pub env: Vec<(String, String)>,
     /// Working directory.
     pub cwd: Option<PathBuf>,
-    /// It has a terminal.
-    pub tty: bool,
     /// Log of the current run.
     pub log: PathBuf,
     /// Number of the current run.

@@ -284,3 +284,7 @@ fn end(pod: &Pod, spec: &PodSpec, obs: &Observed, now: Timestamp, plan: &mut Pla
 fn add(t: Timestamp, seconds: i64) -> Timestamp {
     t.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(t)
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

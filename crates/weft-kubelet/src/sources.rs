@@ -1,6 +1,6 @@
 //! The ConfigMaps and Secrets that a pod names: which, and their contents once read.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec, Secret, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Secret, Volume};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Kind of a source.
@@ -64,9 +64,4 @@ pub fn of_volume(v: &Volume) -> BTreeSet<(Kind, String)> {
         out.extend(p.secret.as_ref().map(|s| (Kind::Secret, s.name.clone())));
     }
     out
-}
-
-/// The objects that a pod's volumes are filled from.
-pub fn of_volumes(spec: &PodSpec) -> BTreeSet<(Kind, String)> {
-    spec.volumes.iter().flatten().flat_map(of_volume).collect()
 }

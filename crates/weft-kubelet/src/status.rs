@@ -86,11 +86,6 @@ fn ending(pod: &Pod, spec: &PodSpec, obs: &Observed) -> bool {
     over && !obs.containers.values().any(ContainerObs::active)
 }
 
-/// Whether the status that belongs to these observations is the pod's last one.
-pub fn is_final(pod: &Pod, obs: &Observed) -> bool {
-    pod.spec.as_ref().is_some_and(|s| ending(pod, s, obs))
-}
-
 /// The whole status. `previous` is the last one known; it keeps transition times and what others
 /// have written.
 pub fn status(
@@ -241,10 +236,15 @@ fn conditions(
         (yes, reason.map(str::to_owned), message)
     };
     let sandbox = matches!(obs.sandbox, Sandbox::Ready { .. });
+    let sidecar =
+        |name: &str| plan::containers(spec).any(|(r, c)| r == Role::Sidecar && c.name == name);
     let init = status.init_container_statuses.iter().flatten();
     let unfinished = unready(
         "incomplete",
-        init.map(|s| (s.name.clone(), obs.initialized || s.ready || s.started == Some(true))),
+        init.map(|s| {
+            let up = if sidecar(&s.name) { s.started == Some(true) } else { s.ready };
+            (s.name.clone(), obs.initialized || up)
+        }),
     );
     let initialized = if phase == "Succeeded" {
         ok(Some("PodCompleted"), None, true)
@@ -253,10 +253,8 @@ fn conditions(
     } else {
         ok(Some("ContainersNotInitialized"), unfinished, false)
     };
-    let sidecars =
-        status.init_container_statuses.iter().flatten().filter(|s| {
-            plan::containers(spec).any(|(r, c)| r == Role::Sidecar && c.name == s.name)
-        });
+    let sidecars = status.init_container_statuses.iter().flatten();
+    let sidecars = sidecars.filter(|s| sidecar(&s.name));
     let apps = status.container_statuses.iter().flatten();
     let not_ready = unready("unready", sidecars.chain(apps).map(|s| (s.name.clone(), s.ready)));
     let containers = match phase {

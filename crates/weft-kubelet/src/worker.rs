@@ -839,7 +839,6 @@ impl Worker {
                 container: self.live.get(name).map(|l| l.container.clone()),
                 env: run.map(|r| r.env.clone()).unwrap_or_default(),
                 cwd: run.and_then(|r| r.cwd.clone()),
-                tty: run.is_some_and(|r| r.tty),
                 log: self.ctx.log(&uid, name, o.restarts),
                 run: o.restarts,
             };
