@@ -1,7 +1,7 @@
 //! Kubernetes' own defaults, as its documentation and `pkg/apis/*/v1/defaults.go` give them.
 //!
 //! A member that is present, whatever its value, is left alone. What is decided once, at
-//! creation (phases, finalizers, a Job's selector), is in [`crate::strategy`]; what depends on
+//! creation (phases, finalizers), is in [`crate::strategy`]; what depends on
 //! the cluster (ClusterIPs, ipFamilies, node ports) is left to allocation.
 
 mod network;
@@ -13,8 +13,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::Kind;
-
-pub(crate) use workload::generate_job_selector;
 
 pub(crate) type Object = Map<String, Value>;
 

@@ -1,19 +1,17 @@
 //! What a create, an update or a status update may touch, and what is decided once.
 //!
-//! To be called after [`default`](crate::default()) and before [`validate`](fn@crate::validate).
+//! To be called before [`validate`](fn@crate::validate); the order with respect to
+//! [`default`](crate::default()) does not matter.
 
 mod create;
-mod service;
 
 use serde_json::Value;
 
 use crate::{Generation, Kind};
 
-pub use service::{needs_cluster_ip, needs_node_port};
-
-/// Before a create, with `metadata.name` and `metadata.uid` set: replaces `status` where
-/// `/status` owns it by the kind's first one, sets `metadata.generation`, and decides what is
-/// decided once (a namespace's finalizer, a Job's selector, a pod's QoS class).
+/// Before a create: replaces `status` where `/status` owns it by the kind's first one, sets
+/// `metadata.generation`, and decides what is decided once (a namespace's finalizer, a pod's
+/// QoS class).
 pub fn prepare_create(kind: &Kind, object: &mut Value) {
     let Some(map) = object.as_object_mut() else { return };
     // A kubelet registers its node with the status in one request.
@@ -29,13 +27,10 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
     }
 }
 
-/// Before an update of the resource itself: `status` stays the stored one, a Service keeps
-/// what was allocated to it (and loses what its new type does not have), and
-/// `metadata.generation` grows when anything but metadata and status changed.
+/// Before an update of the resource itself: `status` stays the stored one, and
+/// `metadata.generation` grows when anything but metadata and status changed. What a Service
+/// keeps of its allocations is the server's affair.
 pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value) {
-    if kind.type_name == "core.v1.Service" {
-        service::on_update(new, old);
-    }
     if kind.status {
         copy_member(new, old, "status");
     }

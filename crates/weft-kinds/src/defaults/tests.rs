@@ -101,6 +101,13 @@ fn workloads_get_their_defaults() {
                "suspend": false, "manualSelector": false, "podReplacementPolicy": "TerminatingOrFailed"})
     );
     assert_eq!(of("apps/v1", "StatefulSet", json!({}))["podManagementPolicy"], "OrderedReady");
+    let job = defaulted(json!({"apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {}}}}));
+    assert_eq!(
+        job["spec"]["selector"],
+        json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}})
+    );
+    assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
 }
 
 #[test]

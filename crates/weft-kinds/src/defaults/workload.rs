@@ -77,6 +77,7 @@ pub(super) fn job(object: &mut Object) {
     if let Some(spec) = ensure(object, "spec") {
         job_spec(spec);
     }
+    job_selector(object);
 }
 
 fn job_spec(spec: &mut Object) {
@@ -112,15 +113,19 @@ pub(super) fn cron_job(object: &mut Object) {
     }
 }
 
-/// The labels and the selector that tie a Job's pods to it; set once, at creation.
-pub(crate) fn generate_job_selector(object: &mut Object) {
+/// The labels and the selector that tie a Job's pods to it, once it has a uid and a name.
+fn job_selector(object: &mut Object) {
     let field = |key: &str| {
         let value = object.get("metadata").and_then(|m| m.get(key)).and_then(Value::as_str);
         value.unwrap_or_default().to_owned()
     };
     let (name, uid) = (field("name"), field("uid"));
     let Some(spec) = ensure(object, "spec") else { return };
-    if spec.get("manualSelector") == Some(&Value::Bool(true)) || uid.is_empty() {
+    if spec.get("manualSelector") == Some(&Value::Bool(true))
+        || spec.contains_key("selector")
+        || uid.is_empty()
+        || name.is_empty()
+    {
         return;
     }
     let template = ensure(spec, "template").and_then(|t| ensure(t, "metadata"));

@@ -3,7 +3,6 @@
 use serde_json::{Map, Value, json};
 
 use crate::Kind;
-use crate::defaults::generate_job_selector;
 
 type Object = Map<String, Value>;
 
@@ -28,11 +27,8 @@ pub(super) fn once(kind: &Kind, object: &mut Object) {
         "core.v1.Service" | "networking.v1.Ingress" => {
             object.insert("status".into(), json!({"loadBalancer": {}}));
         }
-        "apps.v1.Deployment" | "batch.v1.CronJob" => {
+        "apps.v1.Deployment" | "batch.v1.CronJob" | "batch.v1.Job" => {
             object.insert("status".into(), json!({}));
-            if kind.kind == "CronJob" {
-                return;
-            }
         }
         "apps.v1.ReplicaSet" | "apps.v1.StatefulSet" | "core.v1.ReplicationController" => {
             object.insert("status".into(), json!({"replicas": 0}));
@@ -43,10 +39,6 @@ pub(super) fn once(kind: &Kind, object: &mut Object) {
                 json!({"currentNumberScheduled": 0, "desiredNumberScheduled": 0,
                        "numberMisscheduled": 0, "numberReady": 0}),
             );
-        }
-        "batch.v1.Job" => {
-            object.insert("status".into(), json!({}));
-            generate_job_selector(object);
         }
         _ => {}
     }

@@ -38,37 +38,6 @@ fn generation_grows_with_the_spec_only() {
 }
 
 #[test]
-fn a_service_keeps_its_allocations() {
-    let kind = lookup("", "v1", "services").expect("row");
-    let old = || {
-        json!({"metadata": {}, "spec": {"type": "NodePort", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"],
-        "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "externalTrafficPolicy": "Cluster",
-        "ports": [{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30081}]}})
-    };
-    let new = json!({"metadata": {}, "spec": {"type": "NodePort",
-        "ports": [{"name": "b", "port": 82}, {"name": "c", "port": 83}]}});
-    assert_eq!(
-        updated(kind, new, old())["spec"],
-        json!({"type": "NodePort", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"],
-               "ports": [{"name": "b", "port": 82, "nodePort": 30081}, {"name": "c", "port": 83}]})
-    );
-    let mut cluster = old();
-    cluster["spec"]["type"] = "ClusterIP".into();
-    assert_eq!(
-        updated(kind, cluster, old())["spec"],
-        json!({"type": "ClusterIP", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"],
-               "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
-               "ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81}]})
-    );
-    let mut external = old();
-    external["spec"]["type"] = "ExternalName".into();
-    external["spec"]["externalName"] = "example.org".into();
-    let external = updated(kind, external, old());
-    assert_eq!(external["spec"].get("clusterIP"), None);
-    assert_eq!(external["spec"].get("ipFamilies"), None);
-}
-
-#[test]
 fn what_is_decided_at_creation() {
     let created = |group: &str, plural: &str, mut object: Value| {
         prepare_create(lookup(group, "v1", plural).expect("row"), &mut object);
@@ -84,14 +53,4 @@ fn what_is_decided_at_creation() {
     assert_eq!(qos(json!({})), "BestEffort");
     assert_eq!(qos(json!({"requests": {"cpu": "1"}})), "Burstable");
     assert_eq!(qos(json!({"limits": {"cpu": "1", "memory": "1Gi"}})), "Guaranteed");
-    let job = created(
-        "batch",
-        "jobs",
-        json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {}}}}),
-    );
-    assert_eq!(
-        job["spec"]["selector"],
-        json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}})
-    );
-    assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
 }
