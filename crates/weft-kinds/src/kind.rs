@@ -96,7 +96,7 @@ pub enum Generation {
 pub enum NameRule {
     /// RFC 1123 subdomain, up to 253 characters: most kinds.
     Subdomain,
-    /// RFC 1123 label, up to 63 characters: namespaces, and Services since 1.36.
+    /// RFC 1123 label, up to 63 characters: Namespaces, StatefulSets.
     Label,
     /// RFC 1035 label, up to 63 characters, beginning with a letter: Services.
     Label1035,

@@ -354,6 +354,7 @@ static ROWS: &[Kind] = &[
     },
     Kind {
         short_names: &["sts"],
+        name_rule: NameRule::Label,
         categories: ALL,
         status: true,
         scale: SCALE,

@@ -1,4 +1,23 @@
 //! Validation with the messages of the real API.
+//!
+//! A kind's rules are a function in [`RULES`]; metadata is checked for every kind. Rules about
+//! what is allocated (is this ClusterIP free?) are the server's. Updates through a subresource
+//! are validated like any other, so that the rules allow what `binding` and
+//! `ephemeralcontainers` may do.
+
+mod config;
+mod container;
+mod ingress;
+mod meta;
+mod network;
+mod pod;
+mod pod_update;
+mod rest;
+mod selector;
+mod service;
+mod service_ips;
+mod text;
+mod workload;
 
 use std::fmt;
 
@@ -13,7 +32,7 @@ pub struct FieldError {
     pub field: String,
     /// What is wrong.
     pub kind: FieldErrorKind,
-    /// The refused value; shown for Invalid, NotSupported, NotFound and Duplicate.
+    /// The refused value; shown for Invalid, NotSupported, NotFound, Duplicate and TooMany.
     pub bad_value: Option<Value>,
     /// Explanation; may be empty.
     pub detail: String,
@@ -105,6 +124,162 @@ impl fmt::Display for FieldError {
 }
 
 /// All that is wrong with `new`, as a create (`old` is `None`) or as an update of `old`.
-pub fn validate(_kind: &Kind, _new: &Value, _old: Option<&Value>) -> Vec<FieldError> {
-    Vec::new()
+///
+/// Both are expected conformed and defaulted.
+pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    meta::metadata(&mut errors, kind, new, old);
+    if let Some((_, rule)) = RULES.iter().find(|(name, _)| *name == kind.type_name) {
+        rule(&mut errors, new, old);
+    }
+    errors.list
 }
+
+type Rule = fn(&mut Errors, &Value, Option<&Value>);
+
+static RULES: &[(&str, Rule)] = &[
+    ("core.v1.Service", service::service),
+    ("core.v1.Endpoints", network::endpoints),
+    ("core.v1.Pod", pod::pod),
+    ("core.v1.PodTemplate", |e, new, _| pod::template(e, &new["template"], "template")),
+    ("core.v1.ConfigMap", config::config_map),
+    ("core.v1.Secret", config::secret),
+    ("core.v1.Namespace", rest::namespace),
+    ("core.v1.Node", rest::node),
+    ("apps.v1.Deployment", workload::deployment),
+    ("apps.v1.ReplicaSet", workload::replica_set),
+    ("apps.v1.DaemonSet", workload::daemon_set),
+    ("apps.v1.StatefulSet", workload::stateful_set),
+    ("batch.v1.Job", workload::job),
+    ("batch.v1.CronJob", workload::cron_job),
+    ("autoscaling.v2.HorizontalPodAutoscaler", workload::autoscaler),
+    ("policy.v1.PodDisruptionBudget", workload::disruption_budget),
+    ("discovery.v1.EndpointSlice", network::endpoint_slice),
+    ("networking.v1.Ingress", ingress::ingress),
+    ("networking.v1.IngressClass", ingress::ingress_class),
+    ("networking.v1.NetworkPolicy", network::network_policy),
+    ("networking.v1.IPAddress", network::ip_address),
+    ("networking.v1.ServiceCIDR", network::service_cidr),
+    ("coordination.v1.Lease", rest::lease),
+    ("rbac.v1.Role", rest::role),
+    ("rbac.v1.ClusterRole", rest::role),
+    ("rbac.v1.RoleBinding", rest::role_binding),
+    ("rbac.v1.ClusterRoleBinding", rest::role_binding),
+];
+
+/// What a rule writes to.
+#[derive(Default)]
+struct Errors {
+    list: Vec<FieldError>,
+}
+
+impl Errors {
+    fn push(
+        &mut self,
+        kind: FieldErrorKind,
+        field: impl Into<String>,
+        bad_value: Option<Value>,
+        detail: impl Into<String>,
+    ) {
+        let (field, detail) = (field.into(), detail.into());
+        self.list.push(FieldError { field, kind, bad_value, detail });
+    }
+
+    fn required(&mut self, field: impl Into<String>, detail: &str) {
+        self.push(FieldErrorKind::Required, field, None, detail);
+    }
+
+    fn invalid(
+        &mut self,
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) {
+        self.push(FieldErrorKind::Invalid, field, Some(value.into()), detail);
+    }
+
+    /// One error for each message.
+    fn each(&mut self, field: &str, value: &str, messages: Vec<String>) {
+        for message in messages {
+            self.invalid(field, value, message);
+        }
+    }
+
+    fn forbidden(&mut self, field: impl Into<String>, detail: impl Into<String>) {
+        self.push(FieldErrorKind::Forbidden, field, None, detail);
+    }
+
+    fn duplicate(&mut self, field: impl Into<String>, value: impl Into<Value>) {
+        self.push(FieldErrorKind::Duplicate, field, Some(value.into()), "");
+    }
+
+    fn not_found(&mut self, field: impl Into<String>, value: impl Into<Value>) {
+        self.push(FieldErrorKind::NotFound, field, Some(value.into()), "");
+    }
+
+    fn too_many(&mut self, field: impl Into<String>, count: usize, most: usize) {
+        let detail =
+            format!("must have at most {most} {}", if most == 1 { "item" } else { "items" });
+        self.push(FieldErrorKind::TooMany, field, Some(count.into()), detail);
+    }
+
+    fn too_long(&mut self, field: impl Into<String>, most_bytes: usize) {
+        let detail = format!("may not be more than {most_bytes} bytes");
+        self.push(FieldErrorKind::TooLong, field, None, detail);
+    }
+
+    fn not_supported(&mut self, field: impl Into<String>, value: impl Into<Value>, known: &[&str]) {
+        let known: Vec<String> = known.iter().map(|text| format!("{text:?}")).collect();
+        let detail = format!("supported values: {}", known.join(", "));
+        self.push(FieldErrorKind::NotSupported, field, Some(value.into()), detail);
+    }
+
+    /// Required when empty, NotSupported when not one of `known`.
+    fn one_of(&mut self, field: impl Into<String>, value: &str, known: &[&str]) {
+        if value.is_empty() {
+            self.required(field, "");
+        } else if !known.contains(&value) {
+            self.not_supported(field, value, known);
+        }
+    }
+
+    fn not_negative(&mut self, field: impl Into<String>, value: Option<&Value>) {
+        if let Some(number) = value.and_then(Value::as_i64)
+            && number < 0
+        {
+            self.invalid(field, number, "must be greater than or equal to 0");
+        }
+    }
+
+    /// Invalid when an update changes the value.
+    fn immutable(&mut self, field: &str, new: Option<&Value>, old: Option<&Value>) {
+        if new != old {
+            self.invalid(field, new.cloned().unwrap_or_default(), "field is immutable");
+        }
+    }
+}
+
+/// The string at `key`, empty if there is none.
+fn string<'a>(object: &'a Value, key: &str) -> &'a str {
+    object.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The integer at `key`, 0 if there is none.
+fn integer(object: &Value, key: &str) -> i64 {
+    object.get(key).and_then(Value::as_i64).unwrap_or_default()
+}
+
+/// The list at `key`, empty if there is none.
+fn list<'a>(object: &'a Value, key: &str) -> &'a [Value] {
+    object.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// The strings of the list at `key`.
+fn strings<'a>(object: &'a Value, key: &str) -> Vec<&'a str> {
+    list(object, key).iter().filter_map(Value::as_str).collect()
+}
+
+const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+
+#[cfg(test)]
+mod tests;
