@@ -136,7 +136,11 @@ fn tagged(
     let quoted = format!("\"{etag}\"");
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let mut r = if known.is_some_and(|k| k == quoted || k == etag) {
-        reply::bytes(304, "application/json", Default::default())
+        // Caches take the headers of a 304 over: with a content type of its own, kubectl would
+        // read the aggregated document that it kept as a legacy one.
+        let mut r = Response::new(reply::full(Default::default()));
+        *r.status_mut() = http::StatusCode::NOT_MODIFIED;
+        r
     } else {
         body()
     };

@@ -21,6 +21,7 @@ mod auth;
 mod config;
 mod discovery;
 mod error;
+mod fields;
 mod http;
 mod janitor;
 mod proxy;

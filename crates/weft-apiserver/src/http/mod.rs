@@ -372,6 +372,14 @@ fn patch(
                     part(target, s).ok_or_else(|| ApiError::from(status::unknown_resource()))?
                 }
             };
+            if params.get("fieldManager").is_none() {
+                return Err(status::failure(
+                    422,
+                    "Invalid",
+                    "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+                )
+                .into());
+            }
             let force = params.flag("force") == Some(true);
             return server.0.apply(ctx, kind, key, part, decoded, force);
         }

@@ -1,1 +1,345 @@
-//! Stock kubectl.
+//! Stock kubectl, as people type it.
+
+use crate::Server;
+use std::{
+    io::Write,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+
+/// kubectl with a home of its own.
+struct Kubectl {
+    program: PathBuf,
+    home: tempfile::TempDir,
+}
+
+impl Kubectl {
+    /// The kubectl on PATH, and beside it every bundled one.
+    fn all(server: &Server) -> Vec<Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let Some(first) =
+            std::env::split_paths(&path).map(|d| d.join("kubectl")).find(|p| p.is_file())
+        else {
+            return Vec::new();
+        };
+        let mut programs = vec![first.clone()];
+        if let Some(real) = first.canonicalize().ok().and_then(|p| p.parent().map(PathBuf::from)) {
+            let bundled = std::fs::read_dir(real).into_iter().flatten().flatten();
+            let mut bundled: Vec<PathBuf> = bundled
+                .map(|e| e.path())
+                .filter(|p| {
+                    p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("kubectl.1."))
+                })
+                .collect();
+            bundled.sort();
+            programs.extend(bundled.pop());
+        }
+        programs
+            .into_iter()
+            .map(|program| {
+                let home = tempfile::tempdir().unwrap();
+                std::fs::write(home.path().join("config"), &server.kubeconfig).unwrap();
+                Self { program, home }
+            })
+            .collect()
+    }
+
+    fn command(&self, args: &str) -> Command {
+        let mut c = Command::new(&self.program);
+        let home = self.home.path();
+        c.env("HOME", home)
+            .env("KUBECACHEDIR", home.join("cache"))
+            .env("KUBECONFIG", home.join("config"))
+            .args(args.split_whitespace().map(|a| a.replace('~', " ")))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        c
+    }
+
+    fn output(&self, args: &str, input: &str) -> Output {
+        let mut child = self.command(args).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// Standard output of a command that must succeed. `~` in an argument stands for a space.
+    fn ok(&self, args: &str) -> String {
+        self.ok_in(args, "")
+    }
+
+    fn ok_in(&self, args: &str, input: &str) -> String {
+        let out = self.output(args, input);
+        let (o, e) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success(), "{:?} {args}\n{o}\n{e}", self.program);
+        o.into_owned()
+    }
+
+    /// Standard error of a command that must fail.
+    fn refused(&self, args: &str, input: &str) -> String {
+        let out = self.output(args, input);
+        let o = String::from_utf8_lossy(&out.stdout);
+        assert!(!out.status.success(), "{:?} {args} succeeded\n{o}", self.program);
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    }
+}
+
+/// Runs a script with every kubectl there is, on a server of its own each.
+fn with_kubectl(name: &str, script: fn(&Kubectl)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let count = {
+        let _in = runtime.enter();
+        Kubectl::all(&Server::start(|_| {})).len()
+    };
+    if count == 0 {
+        println!("SKIP {name}: kubectl not found");
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "kubectl not found");
+        return;
+    }
+    for i in 0..count {
+        let server = {
+            let _in = runtime.enter();
+            Server::start(|_| {})
+        };
+        script(&Kubectl::all(&server)[i]);
+    }
+}
+
+fn has(text: &str, parts: &[&str]) {
+    for p in parts {
+        assert!(text.contains(p), "no {p:?} in:\n{text}");
+    }
+}
+
+const WEB: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+  labels: {app: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - name: web
+        image: nginx:1.27
+        ports: [{containerPort: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 80}]
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {color: blue}
+"#;
+
+#[test]
+fn apply_get_and_delete() {
+    with_kubectl("kubectl::apply_get_and_delete", |k| {
+        let first = k.ok_in("apply -f -", WEB);
+        has(
+            &first,
+            &["deployment.apps/web created", "service/web created", "configmap/settings created"],
+        );
+        let again = k.ok_in("apply -f -", WEB);
+        has(
+            &again,
+            &[
+                "deployment.apps/web unchanged",
+                "service/web unchanged",
+                "configmap/settings unchanged",
+            ],
+        );
+        let changed =
+            k.ok_in("apply -f -", &WEB.replace("nginx:1.27", "nginx:1.28").replace("blue", "red"));
+        has(
+            &changed,
+            &[
+                "deployment.apps/web configured",
+                "service/web unchanged",
+                "configmap/settings configured",
+            ],
+        );
+        has(&k.ok("get configmap settings -o jsonpath={.data.color}"), &["red"]);
+        has(&k.ok("get deployments -o wide"), &["READY", "UP-TO-DATE", "0/3", "nginx:1.28"]);
+        has(&k.ok("get svc"), &["CLUSTER-IP", "kubernetes", "10.96.0.1", "80/TCP"]);
+        has(
+            &k.ok("get deploy web -o yaml"),
+            &["kind: Deployment", "last-applied-configuration", "replicas: 3"],
+        );
+        has(&k.ok("get deploy,svc -o json"), &["\"kind\": \"List\"", "\"clusterIP\": \"10.96."]);
+        has(
+            &k.ok("get deploy web -o jsonpath={.spec.template.spec.containers[0].image}"),
+            &["nginx:1.28"],
+        );
+        has(
+            &k.ok("get ns --no-headers -o custom-columns=N:.metadata.name"),
+            &["default", "kube-system"],
+        );
+        has(&k.ok("get all -A"), &["service/kubernetes", "deployment.apps/web"]);
+        has(&k.ok("get deploy -l app=web -o name"), &["deployment.apps/web"]);
+        assert_eq!(k.ok("get deploy -l app=other -o name"), "");
+        has(&k.ok("describe deployment web"), &["Replicas:", "3 desired", "nginx:1.28"]);
+        has(&k.ok("describe svc web"), &["IP Family Policy:", "SingleStack", "Port:", "80/TCP"]);
+        has(
+            &k.ok_in("diff -f -", &WEB.replace("nginx:1.27", "nginx:1.28").replace("blue", "red")),
+            &[""],
+        );
+        has(&k.ok_in("delete -f -", WEB), &["deployment.apps \"web\" deleted"]);
+        has(
+            &k.refused("get deploy web", ""),
+            &["Error from server (NotFound): deployments.apps \"web\" not found"],
+        );
+    });
+}
+
+#[test]
+fn generators_and_edits() {
+    with_kubectl("kubectl::generators_and_edits", |k| {
+        has(&k.ok("create namespace shop"), &["namespace/shop created"]);
+        has(&k.refused("create namespace shop", ""), &["AlreadyExists"]);
+        has(&k.ok("create deployment web --image=nginx --replicas=2 -n shop"), &["created"]);
+        has(
+            &k.ok("expose deployment web --port=80 --target-port=8080 -n shop"),
+            &["service/web exposed"],
+        );
+        has(
+            &k.ok("create service clusterip extra --tcp=5678:8080 -n shop"),
+            &["service/extra created"],
+        );
+        has(&k.ok("create service nodeport np --tcp=80 -n shop"), &["created"]);
+        has(&k.ok("get svc np -n shop"), &["NodePort", "80:3"]);
+        has(&k.ok("create configmap c --from-literal=a=b -n shop"), &["configmap/c created"]);
+        has(&k.ok("create secret generic s --from-literal=p=q -n shop"), &["secret/s created"]);
+        has(&k.ok("get secret s -n shop -o jsonpath={.data.p}"), &["cQ=="]);
+        has(&k.ok("create serviceaccount robot -n shop"), &["created"]);
+        has(&k.ok("scale deployment web --replicas=5 -n shop"), &["scaled"]);
+        has(&k.ok("get deploy web -n shop -o jsonpath={.spec.replicas}"), &["5"]);
+        has(&k.ok("label deploy web tier=front -n shop"), &["labeled"]);
+        has(&k.refused("label deploy web tier=back -n shop", ""), &["already has a value"]);
+        has(&k.ok("label deploy web tier- -n shop"), &["unlabeled"]);
+        has(&k.ok("annotate deploy web note=hello -n shop"), &["annotate"]);
+        has(&k.ok(r#"patch deploy web -n shop -p {"spec":{"replicas":4}}"#), &["patched"]);
+        has(&k.ok(r#"patch deploy web -n shop --type=json -p [{"op":"replace","path":"/spec/replicas","value":1}]"#), &["patched"]);
+        has(
+            &k.ok(r#"patch deploy web -n shop --type=merge -p {"metadata":{"labels":{"x":"y"}}}"#),
+            &["patched"],
+        );
+        has(&k.ok("set image deployment/web nginx=nginx:2 -n shop"), &["image updated"]);
+        has(&k.ok("run one --image=busybox -n shop"), &["pod/one created"]);
+        has(&k.ok("get pods -n shop -o wide"), &["NODE", "one", "Pending"]);
+        has(&k.ok("describe pod one -n shop"), &["Node:", "busybox", "Events:"]);
+        has(&k.ok("get pods -A --field-selector=status.phase=Pending"), &["one"]);
+        has(
+            &k.ok("wait --for=jsonpath={.status.phase}=Pending pod/one -n shop --timeout=5s"),
+            &["condition met"],
+        );
+        has(&k.ok("delete pod one -n shop"), &["pod \"one\" deleted"]);
+        has(&k.ok("create token robot -n shop"), &["."]);
+        has(&k.ok("create job j --image=busybox -n shop"), &["created"]);
+        has(&k.ok("create ingress i --rule=a.example/=web:80 -n shop"), &["created"]);
+        has(&k.ok("delete deploy,svc --all -n shop"), &["deleted"]);
+        has(&k.ok("auth can-i create pods"), &["yes"]);
+    });
+}
+
+#[test]
+fn what_there_is() {
+    with_kubectl("kubectl::what_there_is", |k| {
+        has(&k.ok("version"), &["Server Version:", "v1.35.0"]);
+        has(
+            &k.ok("api-resources"),
+            &["deployments", "deploy", "apps/v1", "endpointslices", "networkpolicies"],
+        );
+        has(&k.ok("api-versions"), &["apps/v1", "networking.k8s.io/v1"]);
+        has(&k.ok("explain pod.spec.containers"), &["KIND:", "Pod", "image"]);
+        has(&k.ok("explain deployment.spec.replicas"), &["replicas", "integer"]);
+        has(&k.ok("cluster-info"), &["is running at"]);
+        has(&k.ok("get --raw /readyz"), &["ok"]);
+    });
+}
+
+#[test]
+fn bad_input_is_refused_by_name() {
+    with_kubectl("kubectl::bad_input_is_refused_by_name", |k| {
+        let e = k.refused("apply -f -", &WEB.replace("replicas: 3", "replica: 3"));
+        has(&e, &["unknown field \"spec.replica\""]);
+        let e = k.refused("apply -f -", "apiVersion: v1\nkind: Nothing\nmetadata: {name: a}\n");
+        has(&e, &["no matches for kind \"Nothing\""]);
+        let e = k.refused("apply -f -", &WEB.replace("port: 80,", "port: 99999,"));
+        has(&e, &["Service \"web\" is invalid", "spec.ports[0].port"]);
+        let e = k.refused("apply -f -", &WEB.replace("{name: settings}", "{name: Bad_Name}"));
+        has(&e, &["metadata.name", "Bad_Name"]);
+        let e = k.refused("create -f -", "{\"apiVersion\": \"v1\", \"kind\": [");
+        assert!(e.contains("error"), "{e}");
+        has(
+            &k.refused("get pods -n default --field-selector=spec.x=y", ""),
+            &["field label not supported"],
+        );
+        has(
+            &k.refused("create deployment d --image=i -n nowhere", ""),
+            &["namespaces \"nowhere\" not found"],
+        );
+    });
+}
+
+#[test]
+fn server_side_apply() {
+    with_kubectl("kubectl::server_side_apply", |k| {
+        has(&k.ok_in("apply --server-side -f -", WEB), &["deployment.apps/web serverside-applied"]);
+        has(&k.ok_in("apply --server-side -f -", WEB), &["serverside-applied"]);
+        let rv = || k.ok("get deploy web -o jsonpath={.metadata.resourceVersion}");
+        let before = rv();
+        k.ok_in("apply --server-side -f -", WEB);
+        assert_eq!(before, rv(), "nothing changed, no new version");
+        has(
+            &k.ok("get deploy web -o yaml --show-managed-fields"),
+            &["manager: kubectl", "operation: Apply"],
+        );
+        // A field that is applied no more goes; what others added stays.
+        k.ok("annotate deploy web theirs=kept");
+        let less = WEB.replace("  labels: {app: web}\nspec", "spec");
+        k.ok_in("apply --server-side -f -", &less);
+        assert_eq!(k.ok("get deploy web -o jsonpath={.metadata.labels.app}"), "");
+        assert_eq!(k.ok("get deploy web -o jsonpath={.metadata.annotations.theirs}"), "kept");
+        assert_eq!(k.ok("get deploy web -o jsonpath={.spec.template.metadata.labels.app}"), "web");
+        // Two appliers, one field.
+        let other = WEB.replace("replicas: 3", "replicas: 4");
+        let e = k.refused("apply --server-side --field-manager=other -f -", &other);
+        has(&e, &["conflict", ".spec.replicas"]);
+        k.ok_in("apply --server-side --field-manager=other --force-conflicts -f -", &other);
+        assert_eq!(k.ok("get deploy web -o jsonpath={.spec.replicas}"), "4");
+    });
+}
+
+#[test]
+fn watching_sees_changes() {
+    with_kubectl("kubectl::watching_sees_changes", |k| {
+        use std::io::{BufRead, BufReader};
+        let mut child = k.command("get configmaps -w --output-watch-events").spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        k.ok("create configmap fresh --from-literal=a=b");
+        let mut seen = String::new();
+        while !seen.contains("fresh") {
+            seen.push_str(&lines.next().expect("the watch goes on").unwrap());
+            seen.push('\n');
+        }
+        k.ok("delete configmap fresh");
+        while !seen.contains("DELETED") {
+            seen.push_str(&lines.next().expect("the watch goes on").unwrap());
+            seen.push('\n');
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        has(&seen, &["EVENT", "NAME", "ADDED"]);
+        assert_eq!(seen.matches("NAME").count(), 1, "one heading:\n{seen}");
+    });
+}

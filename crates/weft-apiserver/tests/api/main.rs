@@ -12,7 +12,6 @@ struct Server {
     api: ApiServer,
     /// Text of a kubeconfig for it.
     kubeconfig: String,
-    url: String,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -45,7 +44,7 @@ impl Server {
         let kubeconfig = kubeconfig(&url, &pki.ca_pem, &token);
         let (server, tls) = (api.clone(), pki.tls().unwrap());
         let task = tokio::spawn(async move { server.serve(vec![listener], tls).await.unwrap() });
-        Self { api, kubeconfig, url, task }
+        Self { api, kubeconfig, task }
     }
 
     /// A kube-rs client over TLS.

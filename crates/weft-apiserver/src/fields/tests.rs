@@ -1,0 +1,112 @@
+//! What applying means, on Deployments and Services.
+
+use super::{FieldSet, merge, remove};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use weft_kinds::schema::{Type, find};
+
+fn service() -> &'static Type {
+    find("core.v1.Service").unwrap()
+}
+
+fn deployment() -> &'static Type {
+    find("apps.v1.Deployment").unwrap()
+}
+
+#[test]
+fn sets_have_the_fields_v1_form() {
+    let s = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "a", "labels": {"x": "y"}},
+        "spec": {"selector": {"a": "b"}, "ports": [{"port": 80, "name": "http"}]}});
+    let set = FieldSet::of(service(), &s);
+    let expected = json!({
+        "f:metadata": {"f:labels": {"f:x": {}}},
+        "f:spec": {
+            "f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}, "f:port": {}}},
+            "f:selector": {},
+        },
+    });
+    assert_eq!(set.to_value(), expected);
+    assert_eq!(FieldSet::parse(&expected), set);
+}
+
+#[test]
+fn keyed_items_are_merged_and_removed() {
+    let pod =
+        |containers: Value| json!({"spec": {"template": {"spec": {"containers": containers}}}});
+    let live = pod(json!([{"name": "a", "image": "1", "tty": true}, {"name": "b", "image": "1"}]));
+    let applied = pod(json!([{"name": "a", "image": "2"}, {"name": "c", "image": "3"}]));
+    let mut merged = merge(deployment(), &live, &applied);
+    assert_eq!(
+        merged,
+        pod(
+            json!([{"name": "a", "image": "2", "tty": true}, {"name": "b", "image": "1"}, {"name": "c", "image": "3"}])
+        )
+    );
+    let gone = FieldSet::of(deployment(), &applied)
+        .minus(&FieldSet::of(deployment(), &pod(json!([{"name": "a", "image": "2"}]))));
+    for path in &gone.paths() {
+        remove(deployment(), &mut merged, path);
+    }
+    assert_eq!(
+        merged,
+        pod(json!([{"name": "a", "image": "2", "tty": true}, {"name": "b", "image": "1"}]))
+    );
+}
+
+#[test]
+fn an_emptied_map_goes() {
+    let mut d = json!({"metadata": {"name": "d", "labels": {"a": "b"}}, "spec": {}});
+    let set = FieldSet::of(deployment(), &d);
+    for path in set.paths() {
+        remove(deployment(), &mut d, &path);
+    }
+    assert_eq!(d["metadata"], json!({"name": "d"}));
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        "[a-c]{0,3}".prop_map(Value::from)
+    ];
+    let key = prop_oneof![
+        Just("spec"),
+        Just("metadata"),
+        Just("ports"),
+        Just("port"),
+        Just("labels"),
+        Just("template"),
+        Just("containers"),
+        Just("name"),
+        Just("selector"),
+        Just("x")
+    ];
+    leaf.prop_recursive(6, 40, 4, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::vec((key.clone(), inner), 0..5).prop_map(|m| {
+                Value::Object(m.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
+            }),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_json_is_survived_and_applying_twice_changes_nothing(a in any_json(), b in any_json()) {
+        for kind in [service(), deployment()] {
+            let set = FieldSet::of(kind, &a);
+            FieldSet::parse(&a);
+            prop_assert!(set.minus(&set).children.is_empty());
+            let once = merge(kind, &b, &a);
+            let mut twice = merge(kind, &once, &a);
+            prop_assert_eq!(&once, &twice);
+            for path in set.paths() {
+                super::merge::value_at(kind, &twice, &path);
+                remove(kind, &mut twice, &path);
+            }
+        }
+    }
+}
