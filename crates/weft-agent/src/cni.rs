@@ -108,12 +108,12 @@ impl CniService {
                 Ok(result(&link, mac.to_string()))
             }
             Err(e) => {
-                let undone = pod::detach(&self.netlink, link.container_id, link.ifname);
-                // Addresses of an earlier ADD stay: only a DEL may free them.
-                if let (false, Ok(())) = (had, undone)
-                    && let Err(e) = lock(&self.ipam).release(attach.key, now_s())
-                {
-                    warn!("cannot free addresses of a failed ADD: {e}");
+                // What an earlier ADD made stays: only a DEL may take it away.
+                if !had && pod::detach(&self.netlink, link.container_id, link.ifname).is_ok() {
+                    let freed = lock(&self.ipam).release(attach.key, now_s());
+                    if let Err(e) = freed {
+                        warn!("cannot free addresses of a failed ADD: {e}");
+                    }
                 }
                 Err(CniError::new(code::SETUP_FAILED, "the pod's link could not be made", e))
             }

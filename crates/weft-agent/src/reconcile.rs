@@ -105,6 +105,7 @@ impl FabricStage {
                 Ok(n) => changed = n,
                 Err(e) => errors.extend(e.iter().map(ToString::to_string)),
             }
+            counts.insert("changes", changed as u64);
         }
         let diagnostics: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
         let fine = errors.is_empty();

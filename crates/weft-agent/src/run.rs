@@ -58,7 +58,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         Network::Native => "native",
     };
     let state = Arc::new(State::new(args.node.to_string(), network));
-    let client = client(&args.kubeconfig)?;
+    let client = client(&args.kubeconfig).await?;
     let source = SnapshotSource::start(client, weft_kube::Options::default());
     let cni = CniService::open(Netlink::open()?, &journal_dir.join("ipam.journal"))?;
     let socket_path = args.state_dir.join("agent.sock");
@@ -107,16 +107,13 @@ fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
         .map_err(|(_, e)| anyhow!("another agent holds {}: {e}", path.display()))
 }
 
-fn client(path: &Path) -> anyhow::Result<kube::Client> {
+async fn client(path: &Path) -> anyhow::Result<kube::Client> {
     let kubeconfig = kube::config::Kubeconfig::read_from(path)
         .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
-    // Same as Config::from_custom_kubeconfig with default options, which is async only for
-    // the sake of exec plugins.
-    let config = futures::executor::block_on(kube::Config::from_custom_kubeconfig(
-        kubeconfig,
-        &kube::config::KubeConfigOptions::default(),
-    ))
-    .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?;
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?;
     kube::Client::try_from(config).context("cannot build the client of the Kubernetes API")
 }
 
@@ -147,14 +144,15 @@ fn spawn_stages(
     spawn_thread(tasks, "fabric", move |runtime| {
         follow(&runtime, &token, snapshots, |s| fabric.step(s));
     })?;
+    // For the status only: nothing waits for it.
+    let shared = state.clone();
+    tokio::task::spawn_blocking(move || {
+        let features = weft_bpf::probe();
+        let value = |f: &weft_bpf::Feature| json!({"name": f.name, "ok": f.ok, "detail": f.detail});
+        shared.set_features(features.iter().map(value).collect());
+    });
     let (snapshots, token, state) = (source.snapshots.clone(), cancel.clone(), state.clone());
     spawn_thread(tasks, "services", move |runtime| {
-        let features = weft_bpf::probe();
-        let features = features
-            .iter()
-            .map(|f| json!({"name": f.name, "ok": f.ok, "detail": f.detail}))
-            .collect();
-        state.set_features(features);
         // The first tables need the router addresses.
         let mut applied = state.fabric.subscribe();
         runtime.block_on(async {

@@ -464,6 +464,10 @@ fn restarts_keep_pods_and_connections() {
         cluster.nodes.iter().map(|n| n.ns.netlink().routes().expect("routes")).collect();
     cluster.nodes.iter_mut().for_each(|n| n.restart(Network::Vxlan));
     cluster.apply();
+    for node in &cluster.nodes {
+        let status = node.state.status(1, serde_json::Value::Null, 0);
+        assert_eq!(status["stages"]["fabric"]["counts"]["changes"], 0, "{status:#}");
+    }
     let after: Vec<_> =
         cluster.nodes.iter().map(|n| n.ns.netlink().routes().expect("routes")).collect();
     assert_eq!(before, after);

@@ -154,7 +154,11 @@ fn own_tables(own: &Node, cidrs: Vec<IpNet>, config: &FabricConfig) -> FabricTab
         tables.pod_mtu = tunnel_mtu(config, outer.unwrap_or(IpFamily::V4));
         tables.tunnel =
             Some(Tunnel { port: VXLAN_PORT, mtu: tables.pod_mtu, mac: tunnel_mac(&own.name) });
-        sysctl(&format!("net/ipv4/conf/{TUNNEL_LINK}/rp_filter"), "0");
+        // Between a pod and the address of another node, one direction takes the tunnel and
+        // the other the uplink. Loose (2) wins over a strict `all`: the larger value counts.
+        for link in [TUNNEL_LINK, &config.underlay.link] {
+            sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "2");
+        }
         if cidrs.iter().any(|c| c.addr().is_ipv6()) {
             sysctl(&format!("net/ipv6/conf/{TUNNEL_LINK}/disable_ipv6"), "0");
         }
