@@ -33,8 +33,6 @@ pub struct Run {
     pub env: Vec<(String, String)>,
     /// Working directory.
     pub cwd: Option<PathBuf>,
-    /// It has a terminal.
-    pub tty: bool,
     /// Ports of the stand-in, where it is one.
     pub stand_in: Option<Vec<Port>>,
 }

@@ -559,7 +559,7 @@ impl Worker {
         if let Some(spec) = prepared.spec {
             self.runs.insert(
                 name.to_owned(),
-                Run { env: spec.env, cwd: spec.cwd, tty: spec.tty, stand_in: prepared.stand_in },
+                Run { env: spec.env, cwd: spec.cwd, stand_in: prepared.stand_in },
             );
         }
         // Two runs are kept: the current one and `--previous`.
