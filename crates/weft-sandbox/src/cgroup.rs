@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// How long killed processes may take to go, and emptied groups to become removable.
 const GONE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Processes and threads of a container without a limit of its own: against fork bombs.
+const PIDS_DEFAULT: u64 = 4096;
+
 /// Group of a pod's shims. Not a DNS label, so no container's name.
 pub(crate) const SHIM: &str = "_shim";
 
@@ -74,8 +77,7 @@ impl Hierarchies {
         let pod = self.v2.join(relative);
         make(&pod.join(SHIM))?;
         // From the root down: a child may only enable what its parent has enabled. Best effort:
-        // with a process in one of them the kernel refuses (EBUSY), and limits then fail loudly
-        // when one is asked for.
+        // with a process in one of them the kernel refuses (EBUSY); see `set_v2`.
         let mut group = self.v2.clone();
         for part in [Path::new("")].into_iter().chain(relative.iter().map(Path::new)) {
             group.push(part);
@@ -104,23 +106,22 @@ impl Hierarchies {
                     groups.v1.push(group);
                 }
                 None => {
-                    set(&groups.v2, "memory.max", bytes)?;
+                    set_v2(&groups.v2, "memory.max", bytes)?;
                     let _ = set(&groups.v2, "memory.swap.max", 0);
                     // As Kubernetes: the container dies whole.
                     let _ = set(&groups.v2, "memory.oom.group", 1);
                 }
             }
         }
-        if let Some(pids) = limits.pids {
-            match &self.pids_v1 {
-                Some(root) => {
-                    let group = root.join(&relative);
-                    make(&group)?;
-                    set(&group, "pids.max", pids)?;
-                    groups.v1.push(group);
-                }
-                None => set(&groups.v2, "pids.max", pids)?,
+        let pids = limits.pids.unwrap_or(PIDS_DEFAULT);
+        match &self.pids_v1 {
+            Some(root) => {
+                let group = root.join(&relative);
+                make(&group)?;
+                set(&group, "pids.max", pids)?;
+                groups.v1.push(group);
             }
+            None => set_v2(&groups.v2, "pids.max", pids)?,
         }
         Ok(groups)
     }
@@ -165,6 +166,16 @@ fn make(group: &Path) -> Result<()> {
 fn set(group: &Path, file: &str, value: u64) -> Result<()> {
     let path = group.join(file);
     fs::write(&path, value.to_string()).map_err(Error::path("set the limit", path))
+}
+
+/// A machine may keep a controller from us (it is itself a container whose root group has
+/// processes, so that the kernel does not let it delegate): better without the limit than no pod.
+fn set_v2(group: &Path, file: &str, value: u64) -> Result<()> {
+    if group.join(file).exists() {
+        return set(group, file, value);
+    }
+    tracing::warn!(group = %group.display(), file, "no such cgroup controller here: not limited");
+    Ok(())
 }
 
 /// Number of processes that the OOM killer has killed in the container.

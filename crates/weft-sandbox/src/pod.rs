@@ -120,7 +120,7 @@ impl Pod {
         fs::File::create(&target).map_err(Error::path("make", &target))?;
         let request = Request::Pause(Pause {
             shim_group: groups.v2.join(&self.spec.cgroup).join(SHIM),
-            target,
+            dir: self.spec.dir.clone(),
             id: self.host_id(0),
         });
         let helper = self.runtime.spawn(&request, &[])?;

@@ -281,6 +281,23 @@ pub(crate) fn close_from(first: u32, on_exec: bool) {
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
 }
 
+/// Closes every descriptor but the standard streams and those given.
+///
+/// For a process that is about to execute a program: values that own the others are never used
+/// again there, and never dropped (it ends by `execve` or `_exit`).
+pub(crate) fn close_others(keep: &[BorrowedFd<'_>]) {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep.into_iter().chain([u32::MAX]) {
+        if fd > first {
+            // SAFETY: see above.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = first.max(fd.saturating_add(1));
+    }
+}
+
 /// `prctl` with numbers.
 pub(crate) fn prctl(option: i32, arg2: u64, arg3: u64) -> io::Result<()> {
     // SAFETY: only options that take numbers are used with this function.

@@ -123,8 +123,8 @@ pub(crate) struct Command {
 pub(crate) struct Pause {
     /// cgroup2 directory of the pod's shims.
     pub shim_group: PathBuf,
-    /// Where to bind the PID namespace.
-    pub target: PathBuf,
+    /// The pod's directory: the namespace is bound to `pidns` there.
+    pub dir: PathBuf,
     /// Id on the machine that the process takes.
     pub id: u32,
 }

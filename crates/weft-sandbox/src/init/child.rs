@@ -4,6 +4,7 @@
 
 use super::confine::{self, UserNamespace};
 use super::shim::Streams;
+use super::target::Root;
 use super::{At, Step, join_group, replace, rootfs, terminal};
 use crate::wire::{Command, Failure, Identity, Stage, Start};
 use crate::{Program, sys};
@@ -42,12 +43,15 @@ pub(crate) fn container(
     // Now that all groups are joined: they are its root.
     unshare(CloneFlags::CLONE_NEWCGROUP).at(Stage::Namespace, "cgroup")?;
     rootfs::build(start)?;
-    session(&start.identity)?;
+    session()?;
     match streams {
         Streams::Terminal => terminal::open(socket, &start.identity)?,
         Streams::Pipes(stdin, stdout, stderr) => pipes([stdin, stdout, stderr])?,
     }
-    enter_cwd(spec.cwd.as_deref(), true)?;
+    let mut keep = vec![socket];
+    keep.extend(stand_in.map(AsFd::as_fd));
+    sys::close_others(&keep);
+    enter_cwd(spec.cwd.as_deref(), &start.identity, true)?;
     let program = match &spec.program {
         Program::Command(argv) => Executable::Command(argv),
         Program::StandIn(config) => Executable::StandIn(stand_in, config),
@@ -70,16 +74,18 @@ pub(crate) fn command(
     streams: &Streams,
 ) -> Step<Infallible> {
     join_v1(&command.groups.v1)?;
-    for (namespace, kind) in &namespaces.others {
-        setns(namespace, *kind).at(Stage::Namespace, format!("{kind:?}"))?;
+    // Closed here, by their owner: see `close_others` below.
+    for (namespace, kind) in namespaces.others {
+        setns(&namespace, kind).at(Stage::Namespace, format!("{kind:?}"))?;
     }
-    session(&command.identity)?;
+    session()?;
     match streams {
         Streams::Terminal => terminal::open(socket, &command.identity)?,
         Streams::Pipes(stdin, stdout, stderr) => pipes([stdin, stdout, stderr])?,
     }
     let spec = &command.spec;
-    enter_cwd(spec.cwd.as_deref(), false)?;
+    sys::close_others(&[socket, namespaces.user.as_fd()]);
+    enter_cwd(spec.cwd.as_deref(), &command.identity, false)?;
     confine::enter(socket, &command.identity, UserNamespace::Join(namespaces.user))?;
     execute(&Executable::Command(&spec.argv), &spec.env, &command.identity, spec.tty)
 }
@@ -91,10 +97,12 @@ fn join_v1(groups: &[std::path::PathBuf]) -> Step<()> {
 }
 
 /// Session, signals, limits, umask: what a program expects to start with.
-fn session(_identity: &Identity) -> Step<()> {
+fn session() -> Step<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
     let _ = nix::unistd::setsid();
+    // Nobody in the container may look into this process before it is the program.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Stage::Confine, "PR_SET_DUMPABLE")?;
     // std ignores SIGPIPE, and ignored signals stay ignored over execve.
     // SAFETY: sets a default disposition; no handler of ours is involved.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.at(Stage::Confine, "SIGPIPE")?;
@@ -120,12 +128,19 @@ fn pipes(streams: [&OwnedFd; 3]) -> Step<()> {
 }
 
 /// Runtimes make a working directory that is not there.
-fn enter_cwd(cwd: Option<&Path>, make: bool) -> Step<()> {
+///
+/// Resolved without magic links (`/proc/self/fd/7`, `/proc/1/root`): with the rights that this
+/// process still has they could lead out of the container (CVE-2024-21626 in runc).
+fn enter_cwd(cwd: Option<&Path>, identity: &Identity, make: bool) -> Step<()> {
     let cwd = cwd.unwrap_or(Path::new("/"));
-    if make && !cwd.exists() {
-        let _ = std::fs::create_dir_all(cwd);
-    }
-    std::env::set_current_dir(cwd).at(Stage::Cwd, cwd)
+    let top = File::open("/").at(Stage::Cwd, "/")?;
+    let owner = if identity.privileged { 0 } else { identity.base };
+    let found = if make {
+        Root { fd: top.as_fd(), owner }.ensure(cwd, true)
+    } else {
+        sys::open_in_root(top.as_fd(), cwd)
+    };
+    nix::unistd::fchdir(found.at(Stage::Cwd, cwd)?).at(Stage::Cwd, cwd)
 }
 
 enum Executable<'a> {

@@ -91,9 +91,7 @@ pub(crate) fn build(start: &Start) -> Step<()> {
     let owner = if start.identity.privileged { 0 } else { start.identity.base };
     let spec = &start.spec;
     umask(Mode::empty());
-    // Nothing that happens here may reach the machine.
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .at(Stage::Root, "/")?;
+    isolate()?;
     let scratch = start.dir.join("root");
     let options = format!("mode=755,uid={owner},gid={owner},size={LAYER_SIZE}");
     mount(Some("root"), &scratch, Some("tmpfs"), HARMLESS, Some(options.as_str()))
@@ -140,6 +138,23 @@ pub(crate) fn build(start: &Start) -> Step<()> {
     }
     pivot()?;
     if spec.privileged { Ok(()) } else { mask() }
+}
+
+/// Makes an empty, read-only root `/` of the calling process's own mount namespace.
+pub(crate) fn empty(dir: &Path) -> Step<()> {
+    isolate()?;
+    let scratch = dir.join("root");
+    let flags = HARMLESS | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    mount(Some("empty"), &scratch, Some("tmpfs"), flags, Some("size=4k,mode=555"))
+        .at(Stage::Root, &scratch)?;
+    std::env::set_current_dir(dir).at(Stage::Root, dir)?;
+    pivot()
+}
+
+/// Nothing that happens here may reach the machine.
+fn isolate() -> Step<()> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .at(Stage::Root, "/")
 }
 
 fn directory(path: &str, mode: u32, owner: u32) -> Step<()> {

@@ -208,6 +208,52 @@ fn system_calls_that_reach_the_machine_are_refused() {
     refused(&pod, "ip link set lo down 2>/dev/null || unshare -r true");
 }
 
+/// What the set-up itself has open must not become the way out (CVE-2024-21626).
+#[test]
+fn working_directory_does_not_lead_out() {
+    if skip("working_directory_does_not_lead_out") {
+        return;
+    }
+    let pod = TestPod::with(PodSpec { share_pid: true, ..spec() });
+    let container = pod.sleeper("app");
+    let numbers = (3..24).map(|fd| format!("/proc/self/fd/{fd}"));
+    let pids = ["1", "self", "2"]
+        .into_iter()
+        .flat_map(|pid| ["root", "cwd"].map(|link| format!("/proc/{pid}/{link}")));
+    for cwd in numbers.chain(pids) {
+        // Refused, or taken by its text, which leads to a place that the container can name:
+        // the kernel has no path for one outside.
+        let inside = "readlink /proc/self/cwd | grep '^/'";
+        let mut spec = pod.spec("cwd", &["sh", "-c", inside]);
+        spec.cwd = Some(cwd.clone().into());
+        match pod.pod.start(&spec) {
+            Ok(started) => {
+                let exit = started.wait_timeout(PATIENCE).unwrap().unwrap();
+                assert_eq!(exit.code, 0, "{cwd}: {}", pod.log("cwd"));
+            }
+            Err(error) => assert!(error.to_string().contains("working directory"), "{error}"),
+        }
+        let exec = weft_sandbox::ExecSpec {
+            argv: vec!["pwd".into()],
+            env: Vec::new(),
+            cwd: Some(cwd.clone().into()),
+            tty: false,
+            stdin: false,
+        };
+        let error = container.exec(&exec).unwrap_err();
+        assert!(error.to_string().contains("working directory"), "{cwd}: {error}");
+    }
+    // Process 1, which they all see, shows nothing either.
+    refused(&pod, "ls /proc/1/root/ || ls /proc/1/cwd/ || readlink /proc/1/exe || ls /proc/1/fd/");
+    let names = exec(&container, &["sh", "-c", "ls -l /proc/self/fd"]).1;
+    assert!(names.lines().count() <= 5, "{names}");
+    // One that is not there is made, for the user of the container.
+    let mut spec = pod.spec("made", &["sh", "-ec", "pwd; touch file"]);
+    spec.cwd = Some("/srv/app/data".into());
+    let (exit, log) = pod.run(&spec);
+    assert_eq!((exit.code, log.as_str()), (0, "/srv/app/data\n"));
+}
+
 #[test]
 fn capabilities_are_few_and_the_user_is_mapped() {
     if skip("capabilities_are_few_and_the_user_is_mapped") {
