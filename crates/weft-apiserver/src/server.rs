@@ -139,8 +139,9 @@ pub(crate) fn kubernetes_service(config: &Config) -> Vec<Value> {
         std::net::IpAddr::V6(_) => ("IPv6", false),
     };
     let ports = json!([{"name": "https", "protocol": "TCP", "port": config.advertise_port}]);
-    let addresses: Vec<String> =
-        config.advertise.iter().filter(|a| a.is_ipv4() == kind).map(ToString::to_string).collect();
+    // A loopback address is no endpoint: each reader has its own.
+    let reachable = config.advertise.iter().filter(|a| a.is_ipv4() == kind && !a.is_loopback());
+    let addresses: Vec<String> = reachable.map(ToString::to_string).collect();
     let mut all = vec![json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default",
