@@ -30,6 +30,9 @@ pub(crate) enum Route {
     OpenApiV3Index,
     OpenApiV3(String),
     Resource(Box<Target>),
+    /// The list of CustomResourceDefinitions, which kubectl before 1.28 asks for when it does not
+    /// know a kind: there are none.
+    NoDefinitions,
     NotFound,
 }
 
@@ -50,6 +53,7 @@ pub(crate) fn route(path: &str) -> Route {
         ["apis"] => Route::Groups,
         ["apis", group] => Route::Group((*group).to_owned()),
         ["apis", group, version] => Route::Resources((*group).to_owned(), (*version).to_owned()),
+        ["apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions"] => Route::NoDefinitions,
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
         _ => Route::NotFound,
     }

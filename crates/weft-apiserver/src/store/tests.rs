@@ -1,1 +1,238 @@
-//! Tests of the store.
+//! The store against a plain model; the journal against damage.
+
+use super::*;
+use proptest::prelude::*;
+use serde_json::json;
+use std::convert::Infallible;
+
+fn attrs(v: &Value) -> Attrs {
+    let labels = v["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    Attrs::new(
+        labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().unwrap().into())),
+        std::iter::empty(),
+    )
+}
+
+fn object(name: &str, n: u32) -> Value {
+    json!({"metadata": {"name": name, "labels": {"odd": (n % 2).to_string()}}, "n": n})
+}
+
+fn commit(
+    s: &Store,
+    t: Table,
+    key: &Key,
+    expect: Expect,
+    write: Write,
+) -> Result<Entry, CommitError<Infallible>> {
+    s.commit(t, key, expect, write, false, attrs, |_, _| Ok(()), |()| {})
+}
+
+fn put(s: &Store, t: Table, name: &str, n: u32) -> Entry {
+    let key = Key::new("ns", name);
+    let expect = s.get(t, &key).map_or(Expect::Absent, |e| Expect::At(e.rv));
+    commit(s, t, &key, expect, Write::Put(object(name, n))).unwrap()
+}
+
+fn delete(s: &Store, t: Table, name: &str) {
+    let key = Key::new("ns", name);
+    if let Some(e) = s.get(t, &key) {
+        commit(s, t, &key, Expect::At(e.rv), Write::Delete(e.value())).unwrap();
+    }
+}
+
+fn odd() -> Scope {
+    let selector = crate::selector::Selector::parse(Some("odd=1"), None, |_| true).unwrap();
+    Scope { namespace: None, selector: Arc::new(selector) }
+}
+
+fn state(l: &Listing) -> BTreeMap<String, u64> {
+    l.items.iter().map(|(k, e)| (k.name.to_string(), e.rv)).collect()
+}
+
+#[test]
+fn a_commit_on_an_old_version_changes_nothing() {
+    let s = Store::in_memory(10);
+    let t = s.table("t");
+    let first = put(&s, t, "a", 1);
+    put(&s, t, "a", 2);
+    let key = Key::new("ns", "a");
+    let raced = commit(&s, t, &key, Expect::At(first.rv), Write::Put(object("a", 3)));
+    assert!(matches!(raced, Err(CommitError::Raced)));
+    let raced = commit(&s, t, &key, Expect::Absent, Write::Put(object("a", 3)));
+    assert!(matches!(raced, Err(CommitError::Raced)));
+    assert_eq!(s.get(t, &key).unwrap().value()["n"], 2);
+    assert_eq!(s.rv(), 3);
+}
+
+#[test]
+fn a_slow_watcher_is_cut_off_and_nobody_else() {
+    let s = Store::in_memory(10);
+    let t = s.table("t");
+    let mut slow = s.watch(t, Scope::default(), s.rv()).unwrap();
+    let mut quick = s.watch(t, Scope::default(), s.rv()).unwrap();
+    for i in 0..WATCHER_BACKLOG as u32 + 5 {
+        put(&s, t, "a", i);
+        assert!(quick.try_next().is_some());
+    }
+    let mut got = 0;
+    while slow.try_next().is_some() {
+        got += 1;
+    }
+    assert_eq!(got, WATCHER_BACKLOG);
+    assert!(slow.live.is_closed(), "after the backlog the stream ends");
+    assert!(!quick.live.is_closed());
+}
+
+#[test]
+fn watchers_share_one_encoding() {
+    let s = Store::in_memory(10);
+    let t = s.table("t");
+    let mut watches: Vec<_> =
+        (0..3).map(|_| s.watch(t, Scope::default(), s.rv()).unwrap()).collect();
+    put(&s, t, "a", 1);
+    let lines: Vec<_> = watches
+        .iter_mut()
+        .map(|w| {
+            let (change, event) = w.try_next().unwrap();
+            event.line(change).as_ptr()
+        })
+        .collect();
+    assert!(lines.windows(2).all(|w| w[0] == w[1]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// A list at any kept version is what was there, and replaying a watch from it ends in the
+    /// present, with and without a selector.
+    #[test]
+    fn lists_and_watches_agree(
+        ops in proptest::collection::vec((0u32..6, any::<bool>(), 0u32..10), 1..40), keep in 5usize..50
+    ) {
+        let s = Store::in_memory(keep);
+        let t = s.table("t");
+        let mut history = vec![(s.rv(), BTreeMap::new(), BTreeMap::new())];
+        for (name, remove, n) in ops {
+            let name = format!("o{name}");
+            if remove { delete(&s, t, &name) } else { drop(put(&s, t, &name, n)) }
+            let all = s.list(t, &Scope::default(), None, None, 0).unwrap();
+            let some = s.list(t, &odd(), None, None, 0).unwrap();
+            history.push((all.rv, state(&all), state(&some)));
+        }
+        let now = history.last().unwrap().clone();
+        for (rv, all, some) in history {
+            for (scope, then, end) in [(Scope::default(), &all, &now.1), (odd(), &some, &now.2)] {
+                match s.list(t, &scope, Some(rv), None, 0) {
+                    Ok(l) => prop_assert_eq!((l.rv, &state(&l)), (rv, then)),
+                    Err(e) => { prop_assert!(e.oldest > rv); continue; }
+                }
+                let mut replayed = then.clone();
+                let mut w = s.watch(t, scope, rv).unwrap();
+                let mut last = rv;
+                while let Some((change, e)) = w.try_next() {
+                    prop_assert!(e.rv > last);
+                    last = e.rv;
+                    let name = e.key.name.to_string();
+                    let known = replayed.contains_key(&name);
+                    match change {
+                        Change::Deleted => { prop_assert!(known); replayed.remove(&name); }
+                        Change::Added => { prop_assert!(!known); replayed.insert(name, e.rv); }
+                        Change::Modified => { prop_assert!(known); replayed.insert(name, e.rv); }
+                    }
+                }
+                prop_assert_eq!(&replayed, end);
+            }
+        }
+    }
+
+    /// Pages of any size make up the whole.
+    #[test]
+    fn pages_make_up_the_list(count in 0u32..30, limit in 1usize..8) {
+        let s = Store::in_memory(100);
+        let t = s.table("t");
+        (0..count).for_each(|i| drop(put(&s, t, &format!("o{i:02}"), i)));
+        let (mut names, mut after) = (Vec::new(), None);
+        loop {
+            let page = s.list(t, &odd(), None, after.as_ref(), limit).unwrap();
+            prop_assert!(page.items.len() <= limit);
+            names.extend(page.items.iter().map(|(k, _)| k.name.to_string()));
+            if page.remaining == 0 { break; }
+            after = page.items.last().map(|(k, _)| k.clone());
+        }
+        let whole: Vec<_> = state(&s.list(t, &odd(), None, None, 0).unwrap()).into_keys().collect();
+        prop_assert_eq!(names, whole);
+    }
+
+    /// Whatever is cut off or damaged at the end of the journal, what was before is there.
+    #[test]
+    fn a_torn_journal_keeps_its_beginning(
+        ops in proptest::collection::vec((0u32..4, any::<bool>()), 1..12), cut in 0usize..200, flip in proptest::option::of(0usize..200)
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path(), false, 10, |_, v| attrs(v)).unwrap();
+        let mut states = Vec::new();
+        {
+            let s = open();
+            let t = s.table("g/t");
+            for (name, remove) in ops {
+                let name = format!("o{name}");
+                if remove { delete(&s, t, &name) } else { drop(put(&s, t, &name, 1)) }
+                let l = s.list(t, &Scope::default(), None, None, 0).unwrap();
+                states.push((l.rv, state(&l)));
+            }
+        }
+        let path = dir.path().join("objects.journal");
+        let mut data = std::fs::read(&path).unwrap();
+        data.truncate(data.len().saturating_sub(cut).max(8));
+        if let Some(at) = flip && data.len() > 8 + at {
+            let i = data.len() - 1 - at;
+            data[i] ^= 0x55;
+        }
+        std::fs::write(&path, &data).unwrap();
+        let s = open();
+        let t = s.table("g/t");
+        let l = s.list(t, &Scope::default(), None, None, 0).unwrap();
+        let expected = states.iter().rev().find(|(rv, _)| *rv <= l.rv).map(|(_, m)| m.clone()).unwrap_or_default();
+        prop_assert_eq!(state(&l), expected);
+        if cut == 0 && flip.is_none() {
+            prop_assert_eq!(l.rv, states.last().unwrap().0);
+        }
+        // And it can be written again.
+        put(&s, t, "fresh", 1);
+        drop(s);
+        prop_assert!(open().get(open().table("g/t"), &Key::new("ns", "fresh")).is_some());
+    }
+}
+
+#[test]
+fn compaction_keeps_objects_and_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut j, _) = Journal::open(dir.path(), true).unwrap();
+    let record = |n: u64, rv| Record {
+        table: "g/t".into(),
+        key: Key::new("ns", &format!("o{n}")),
+        rv,
+        object: Some(Bytes::from(object(&format!("o{n}"), 1).to_string())),
+    };
+    for rv in 2..500 {
+        j.append(&record(rv % 5, rv)).unwrap();
+    }
+    let before = std::fs::metadata(dir.path().join("objects.journal")).unwrap().len();
+    j.compact((0..5).map(|n| record(n, 490 + n)), 499).unwrap();
+    j.append(&record(9, 500)).unwrap();
+    drop(j);
+    assert!(std::fs::metadata(dir.path().join("objects.journal")).unwrap().len() < before / 50);
+    let s = Store::open(dir.path(), false, 10, |_, v| attrs(v)).unwrap();
+    assert_eq!(s.rv(), 500);
+    assert_eq!(s.list(s.table("g/t"), &Scope::default(), None, None, 0).unwrap().items.len(), 6);
+    // What happened before the restart cannot be watched.
+    assert!(s.watch(s.table("g/t"), Scope::default(), 499).is_err());
+    assert!(s.watch(s.table("g/t"), Scope::default(), 500).is_ok());
+}
+
+#[test]
+fn a_foreign_file_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("objects.journal"), "something else").unwrap();
+    assert!(Store::open(dir.path(), false, 10, |_, v| attrs(v)).is_err());
+}

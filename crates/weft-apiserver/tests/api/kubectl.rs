@@ -32,7 +32,11 @@ impl Kubectl {
                 })
                 .collect();
             bundled.sort();
-            programs.extend(bundled.pop());
+            // The oldest and the newest say most.
+            if bundled.len() > 2 {
+                bundled.drain(1..bundled.len() - 1);
+            }
+            programs.extend(bundled);
         }
         programs
             .into_iter()

@@ -1,7 +1,9 @@
 //! The server as its clients see it: kube-rs and stock kubectl over TLS on loopback.
 
 mod client;
+mod durable;
 mod kubectl;
+mod streams;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use std::{net::TcpListener, path::PathBuf};
@@ -32,7 +34,7 @@ impl Server {
                 user: "admin".into(),
                 groups: vec!["system:masters".into()],
             }],
-            advertise: vec!["127.0.0.1".parse().unwrap()],
+            advertise: vec!["172.30.254.1".parse().unwrap(), "127.0.0.1".parse().unwrap()],
             kubelet_socket: std::sync::Arc::new(|n| PathBuf::from(format!("/nonexistent/{n}"))),
             ..Config::default()
         };

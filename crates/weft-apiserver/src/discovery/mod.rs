@@ -1,5 +1,7 @@
 //! What there is: versions, groups, resources, OpenAPI, health.
 
+mod gnostic;
+
 use crate::{
     error::ApiError,
     http::{
@@ -8,6 +10,7 @@ use crate::{
         route::{self, Route},
     },
 };
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -46,9 +49,7 @@ pub(crate) fn answer(route: &Route, headers: &HeaderMap) -> Result<Response<ApiB
         Route::Resources(group, version) => resource_list(group, version)
             .map(|v| reply::json(200, &v))
             .ok_or_else(|| status::unknown_resource().into()),
-        Route::OpenApiV2 => {
-            Ok(reply::bytes(200, "application/json", openapi::v2().to_vec().into()))
-        }
+        Route::OpenApiV2 => Ok(openapi_v2(headers)),
         Route::OpenApiV3Index => Ok(reply::json(200, &openapi::v3_index())),
         Route::OpenApiV3(path) => {
             let document =
@@ -58,8 +59,30 @@ pub(crate) fn answer(route: &Route, headers: &HeaderMap) -> Result<Response<ApiB
                 reply::bytes(200, "application/json", document.to_vec().into())
             }))
         }
+        Route::NoDefinitions => Ok(reply::json(
+            200,
+            &json!({
+                "kind": "CustomResourceDefinitionList",
+                "apiVersion": "apiextensions.k8s.io/v1",
+                "metadata": {"resourceVersion": "1"},
+                "items": [],
+            }),
+        )),
         Route::Resource(_) | Route::NotFound => Err(status::unknown_resource().into()),
     }
+}
+
+/// The v2 document as JSON, or as the protobuf that kubectl asks for.
+fn openapi_v2(headers: &HeaderMap) -> Response<ApiBody> {
+    static PROTOBUF: LazyLock<Bytes> = LazyLock::new(|| {
+        let document: Value = serde_json::from_slice(&openapi::v2()).unwrap_or_default();
+        gnostic::encode(&document).into()
+    });
+    if accept::ranges(headers).iter().any(|m| m.kind.contains("proto-openapi.spec.v2")) {
+        let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+        return reply::bytes(200, kind, PROTOBUF.clone());
+    }
+    reply::bytes(200, "application/json", openapi::v2().to_vec().into())
 }
 
 fn version() -> Value {
