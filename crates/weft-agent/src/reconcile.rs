@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-use weft_fabric::{FabricConfig, Mode};
+use tracing::info;
+use weft_fabric::{FabricConfig, FabricTables, Mode};
 use weft_model::{NodeName, Snapshot};
 use weft_netlink::{Netlink, netfilter};
 
@@ -79,8 +79,8 @@ pub struct FabricStage {
     pub service_cidrs: Vec<IpNet>,
     /// Handle in the node's namespace.
     pub netlink: Netlink,
-    /// Whether the reject rules were written by this process.
-    pub rejects_written: bool,
+    /// The rules that this process wrote last.
+    pub rules: Option<netfilter::Rules>,
 }
 
 impl FabricStage {
@@ -94,11 +94,11 @@ impl FabricStage {
                 (None, Vec::new())
             }
         };
-        if let Err(e) = self.write_rejects() {
-            errors.push(e.to_string());
-        }
         let mut changed = 0;
         if let Some(tables) = &tables {
+            if let Err(e) = self.write_rules(tables) {
+                errors.push(e.to_string());
+            }
             counts.insert("routes", tables.routes.len() as u64);
             counts.insert("neighbours", tables.neighbours.len() as u64);
             match apply(&self.netlink, tables) {
@@ -110,11 +110,7 @@ impl FabricStage {
         let diagnostics: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
         let fine = errors.is_empty();
         self.state.record("fabric", |stage| {
-            for text in errors.iter().chain(&diagnostics) {
-                if !stage.errors.contains(text) && !stage.diagnostics.contains(text) {
-                    warn!("fabric: {text}");
-                }
-            }
+            stage.log_news("fabric", &errors, &diagnostics);
             (stage.errors, stage.diagnostics, stage.counts) = (errors, diagnostics, counts);
             if fine && tables.is_some() {
                 stage.generation = snapshot.generation.max(1);
@@ -160,13 +156,25 @@ impl FabricStage {
         Ok(weft_fabric::plan(snapshot, &self.node, &config))
     }
 
-    /// Writes the reject rules once, and again where the table is gone.
-    fn write_rejects(&mut self) -> weft_netlink::Result<()> {
-        if self.rejects_written && netfilter::exists()? {
+    /// Writes the netfilter table where it shall be different, or is gone.
+    fn write_rules(&mut self, tables: &FabricTables) -> weft_netlink::Result<()> {
+        let rules = netfilter::Rules {
+            services: self.service_cidrs.clone(),
+            masquerade: tables.pod_cidrs.clone(),
+            cluster: tables.cluster.clone(),
+            tunnel_port: tables.tunnel.as_ref().map(|t| t.port),
+        };
+        if self.rules.as_ref() == Some(&rules) && netfilter::exists()? {
             return Ok(());
         }
-        netfilter::replace_rejects(&self.service_cidrs)?;
-        self.rejects_written = true;
+        self.rules = None;
+        if let Err(e) = netfilter::replace(&rules) {
+            // A kernel without NAT can still refuse.
+            let services = rules.services;
+            netfilter::replace(&netfilter::Rules { services, ..Default::default() })?;
+            return Err(e);
+        }
+        self.rules = Some(rules);
         Ok(())
     }
 }
@@ -197,12 +205,9 @@ impl ServiceStage {
         let diagnostics: Vec<String> = tables.diagnostics.iter().map(ToString::to_string).collect();
         let error = result.as_ref().err().map(|e| chain(e));
         self.state.record("services", |stage| {
-            for text in error.iter().chain(&diagnostics) {
-                if !stage.errors.contains(text) && !stage.diagnostics.contains(text) {
-                    warn!("services: {text}");
-                }
-            }
-            stage.errors = error.into_iter().collect();
+            let errors: Vec<String> = error.into_iter().collect();
+            stage.log_news("services", &errors, &diagnostics);
+            stage.errors = errors;
             stage.diagnostics = diagnostics;
             stage.counts.insert("frontends", tables.frontends.len() as u64);
             stage.counts.insert("withoutBackends", tables.without_backends.len() as u64);

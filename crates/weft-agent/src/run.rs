@@ -132,7 +132,7 @@ fn spawn_stages(
         network: args.network,
         service_cidrs: args.service_cidr.clone(),
         netlink: Netlink::open()?,
-        rejects_written: false,
+        rules: None,
     };
     let mut services = ServiceStage {
         state: state.clone(),

@@ -37,6 +37,19 @@ pub struct Stage {
     pub counts: BTreeMap<&'static str, u64>,
 }
 
+impl Stage {
+    /// Logs what the last try did not say. What is wrong with the input is often passing (a
+    /// node that has just joined), so it is no warning.
+    pub fn log_news(&self, name: &str, errors: &[String], diagnostics: &[String]) {
+        for text in errors.iter().filter(|t| !self.errors.contains(t)) {
+            tracing::warn!("{name}: {text}");
+        }
+        for text in diagnostics.iter().filter(|t| !self.diagnostics.contains(t)) {
+            tracing::info!("{name}: {text}");
+        }
+    }
+}
+
 /// The agent's state, shared by its parts.
 pub struct State {
     /// Name of the node.

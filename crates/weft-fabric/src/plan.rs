@@ -101,6 +101,7 @@ pub fn plan(snapshot: &Snapshot, node: &NodeName, config: &FabricConfig) -> Fabr
     }
     for remote in snapshot.nodes.values().filter(|n| n.name != *node) {
         let cidrs = accept_cidrs(remote, &mut taken, &mut out);
+        tables.cluster.extend(cidrs.iter().copied().chain(host_nets(remote)));
         let result = match config.mode {
             Mode::Vxlan => {
                 add_tunnelled(&mut tables, own, remote, &cidrs, config).into_iter().collect()
@@ -154,11 +155,13 @@ fn own_tables(own: &Node, cidrs: Vec<IpNet>, config: &FabricConfig) -> FabricTab
         tables.pod_mtu = tunnel_mtu(config, outer.unwrap_or(IpFamily::V4));
         tables.tunnel =
             Some(Tunnel { port: VXLAN_PORT, mtu: tables.pod_mtu, mac: tunnel_mac(&own.name) });
-        // Between a pod and the address of another node, one direction takes the tunnel and
-        // the other the uplink. Loose (2) wins over a strict `all`: the larger value counts.
-        for link in [TUNNEL_LINK, &config.underlay.link] {
-            sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "2");
-        }
+        // Between a pod and the address of another node, one direction takes the uplink and
+        // the other the tunnel. On the uplink a loose filter (2) takes that; on the tunnel
+        // device, which has no address, a loose one refuses it as well (fib_validate_source).
+        // The larger of `all` and the link's value counts.
+        sysctl("net/ipv4/conf/all/rp_filter", "0");
+        sysctl(&format!("net/ipv4/conf/{TUNNEL_LINK}/rp_filter"), "0");
+        sysctl(&format!("net/ipv4/conf/{}/rp_filter", config.underlay.link), "2");
         if cidrs.iter().any(|c| c.addr().is_ipv6()) {
             sysctl(&format!("net/ipv6/conf/{TUNNEL_LINK}/disable_ipv6"), "0");
         }
@@ -185,8 +188,13 @@ fn own_tables(own: &Node, cidrs: Vec<IpNet>, config: &FabricConfig) -> FabricTab
             tables.routes.insert((range, METRIC), route);
         }
     }
+    tables.cluster = cidrs.iter().copied().chain(host_nets(own)).collect();
     tables.pod_cidrs = cidrs;
     tables
+}
+
+fn host_nets(node: &Node) -> impl Iterator<Item = IpNet> {
+    node.internal_ips.iter().copied().map(IpNet::from)
 }
 
 const BLANK: Route = Route {

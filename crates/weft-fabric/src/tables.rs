@@ -40,6 +40,8 @@ pub struct FabricTables {
     pub routes: BTreeMap<(IpNet, u32), Route>,
     /// Permanent neighbours on the tunnel device.
     pub neighbours: BTreeSet<Neighbour>,
+    /// Pod CIDRs and addresses of all nodes: towards these pods keep their own addresses.
+    pub cluster: Vec<IpNet>,
     /// Sysctls (`net/ipv4/…`) and their values.
     pub sysctls: BTreeMap<String, String>,
 }

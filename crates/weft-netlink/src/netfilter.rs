@@ -1,13 +1,16 @@
-//! The nf_tables table `weft` (inet): refuses what reached the stack with a Service address
-//! untranslated, so that clients of a Service without backends see a refusal at once and
-//! not a time-out.
+//! The nf_tables table `weft` (inet). Three things, replaced together in one batch:
 //!
-//! The socket hooks translate at connect time; a packet that still carries a Service address
-//! found no backend. A `local` route for the Service ranges (made by the caller) brings such
-//! packets, from pods and from the node itself, to the `input` hook, where they are refused
-//! whatever listens on the node. Rejecting in `output` instead would make `send` on a UDP
-//! socket of the node fail with EPERM: the verdict of that hook is the result of the call.
-//! One batch replaces the whole table atomically.
+//! - **Refusal** of what reached the stack with a Service address untranslated, so that
+//!   clients of a Service without backends see a refusal at once and not a time-out. The
+//!   socket hooks translate at connect time; a packet that still carries a Service address
+//!   found no backend. A `local` route for the Service ranges (made by the caller) brings
+//!   such packets, from pods and from the node itself, to the `input` hook, where they are
+//!   refused whatever listens on the node. Rejecting in `output` instead would make `send`
+//!   on a UDP socket of the node fail with EPERM: the verdict of that hook is the result of
+//!   the call.
+//! - **Masquerade** of pods that talk to somebody outside the cluster.
+//! - **No tracking** of what stays inside the cluster, tunnel packets included: nothing there
+//!   is translated, and the connection table is one for the whole machine.
 
 use crate::{
     error::{Error, Result},
@@ -16,14 +19,37 @@ use crate::{
     wire::{self, Message},
 };
 use ipnet::IpNet;
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 /// Name of the table.
 pub const TABLE: &str = "weft";
-/// The chain.
-const CHAIN: &str = "reject-input";
-/// Its hook.
+/// What the table shall do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Service ranges: packets to them are refused.
+    pub services: Vec<IpNet>,
+    /// Pod ranges of this node: masqueraded towards what is not in `cluster`.
+    pub masquerade: Vec<IpNet>,
+    /// Pod ranges and node addresses of the whole cluster.
+    pub cluster: Vec<IpNet>,
+    /// UDP port of the tunnel.
+    pub tunnel_port: Option<u16>,
+}
+
+/// A base chain: name, type, hook, priority.
+struct Chain(&'static str, &'static str, u32, i32);
+
+const NF_INET_PRE_ROUTING: u32 = 0;
 const NF_INET_LOCAL_IN: u32 = 1;
+const NF_INET_LOCAL_OUT: u32 = 3;
+const NF_INET_POST_ROUTING: u32 = 4;
+// Priorities of netfilter_ipv4.h: raw before tracking, filter, source NAT.
+const REJECT: Chain = Chain("reject-input", "filter", NF_INET_LOCAL_IN, 0);
+const MASQUERADE: Chain = Chain("masquerade", "nat", NF_INET_POST_ROUTING, 100);
+const UNTRACKED: [Chain; 2] = [
+    Chain("notrack-prerouting", "filter", NF_INET_PRE_ROUTING, -300),
+    Chain("notrack-output", "filter", NF_INET_LOCAL_OUT, -300),
+];
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
@@ -33,6 +59,8 @@ const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_NEWSET: u16 = 9;
+const NFT_MSG_NEWSETELEM: u16 = 12;
 const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
@@ -76,6 +104,54 @@ const NFT_REJECT_TCP_RST: u32 = 1;
 const NFT_REJECT_ICMPX_UNREACH: u32 = 2;
 const NFT_REJECT_ICMPX_PORT_UNREACH: u8 = 1;
 const NFT_REG_1: u32 = 1;
+const NFTA_SET_TABLE: u16 = 1;
+const NFTA_SET_NAME: u16 = 2;
+const NFTA_SET_FLAGS: u16 = 3;
+const NFTA_SET_KEY_TYPE: u16 = 4;
+const NFTA_SET_KEY_LEN: u16 = 5;
+const NFTA_SET_ID: u16 = 10;
+const NFT_SET_INTERVAL: u32 = 4;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_SET_ELEM_LIST_SET_ID: u16 = 4;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_FLAGS: u16 = 3;
+const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+const NFTA_LOOKUP_SET: u16 = 1;
+const NFTA_LOOKUP_SREG: u16 = 2;
+const NFTA_LOOKUP_SET_ID: u16 = 4;
+const NFTA_LOOKUP_FLAGS: u16 = 5;
+const NFT_LOOKUP_F_INV: u32 = 1;
+const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
+/// Elements in one message: an attribute holds 64 KiB, and one of these at most 36 bytes.
+const ELEMENTS_MAX: usize = 1000;
+
+/// One IP version, as this table sees it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ip {
+    /// NFPROTO_IPV4 or NFPROTO_IPV6.
+    nfproto: u8,
+    /// Where source and destination lie in the header (RFC 791, RFC 8200).
+    source: u32,
+    destination: u32,
+    /// Length of an address in bytes.
+    len: u32,
+    /// The set of the cluster's addresses: name, number in the batch, and type number that
+    /// the `nft` tool prints addresses by.
+    set: (&'static str, u32, u32),
+}
+
+const IPV4: Ip =
+    Ip { nfproto: NFPROTO_IPV4, source: 12, destination: 16, len: 4, set: ("cluster4", 1, 7) };
+const IPV6: Ip =
+    Ip { nfproto: NFPROTO_IPV6, source: 8, destination: 24, len: 16, set: ("cluster6", 2, 8) };
+
+impl Ip {
+    fn of(net: &IpNet) -> Self {
+        if net.addr().is_ipv4() { IPV4 } else { IPV6 }
+    }
+}
 
 fn nfgenmsg(family: u8, resource: u16) -> [u8; 4] {
     let [hi, lo] = resource.to_be_bytes();
@@ -97,14 +173,23 @@ fn table(kind: u16, flags: u16) -> Message {
     m
 }
 
-fn chain(name: &str, hook: u32) -> Message {
+fn chain(Chain(name, kind, hook, priority): &Chain) -> Message {
     let mut m = message(NFT_MSG_NEWCHAIN, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
     m.attr_str(NFTA_CHAIN_TABLE, TABLE)
         .attr_str(NFTA_CHAIN_NAME, name)
         .nest(NFTA_CHAIN_HOOK, |h| {
-            h.attr_be32(NFTA_HOOK_HOOKNUM, hook).attr_be32(NFTA_HOOK_PRIORITY, 0);
+            h.attr_be32(NFTA_HOOK_HOOKNUM, *hook).attr(NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
         })
-        .attr_str(NFTA_CHAIN_TYPE, "filter");
+        .attr_str(NFTA_CHAIN_TYPE, kind);
+    m
+}
+
+fn rule(Chain(name, ..): &Chain, fill: impl FnOnce(&mut Message)) -> Message {
+    let flags = NLM_F_CREATE | NLM_F_APPEND | NLM_F_ACK;
+    let mut m = message(NFT_MSG_NEWRULE, NFPROTO_INET, flags);
+    m.attr_str(NFTA_RULE_TABLE, TABLE)
+        .attr_str(NFTA_RULE_CHAIN, name)
+        .nest(NFTA_RULE_EXPRESSIONS, fill);
     m
 }
 
@@ -132,36 +217,51 @@ fn register_is(list: &mut Message, value: &[u8]) {
     });
 }
 
-/// `[ip|ip6] daddr <net> [meta l4proto tcp] reject with [tcp reset | icmpx port-unreachable]`.
-fn reject(chain: &str, net: IpNet, tcp: bool) -> Message {
-    let flags = NLM_F_CREATE | NLM_F_APPEND | NLM_F_ACK;
-    let mut m = message(NFT_MSG_NEWRULE, NFPROTO_INET, flags);
-    m.attr_str(NFTA_RULE_TABLE, TABLE).attr_str(NFTA_RULE_CHAIN, chain);
-    // Where the destination lies in the IP header: RFC 791, RFC 8200.
-    let (family, offset) =
-        if net.addr().is_ipv4() { (NFPROTO_IPV4, 16) } else { (NFPROTO_IPV6, 24) };
+fn load(list: &mut Message, base: u32, offset: u32, len: u32) {
+    expression(list, "payload", |d| {
+        d.attr_be32(NFTA_PAYLOAD_DREG, NFT_REG_1)
+            .attr_be32(NFTA_PAYLOAD_BASE, base)
+            .attr_be32(NFTA_PAYLOAD_OFFSET, offset)
+            .attr_be32(NFTA_PAYLOAD_LEN, len);
+    });
+}
+
+/// The address at `offset` of the IP header lies in `net`.
+fn address_in(list: &mut Message, offset: u32, net: &IpNet) {
     let (network, mask) = (wire::ip_bytes(net.network()), wire::ip_bytes(net.netmask()));
-    let len = u32::try_from(mask.len()).expect("invariant: 4 or 16");
-    m.nest(NFTA_RULE_EXPRESSIONS, |list| {
-        meta_is(list, NFT_META_NFPROTO, family);
-        expression(list, "payload", |d| {
-            d.attr_be32(NFTA_PAYLOAD_DREG, NFT_REG_1)
-                .attr_be32(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER)
-                .attr_be32(NFTA_PAYLOAD_OFFSET, offset)
-                .attr_be32(NFTA_PAYLOAD_LEN, len);
-        });
-        expression(list, "bitwise", |d| {
-            d.attr_be32(NFTA_BITWISE_SREG, NFT_REG_1)
-                .attr_be32(NFTA_BITWISE_DREG, NFT_REG_1)
-                .attr_be32(NFTA_BITWISE_LEN, len)
-                .nest(NFTA_BITWISE_MASK, |v| {
-                    v.attr(NFTA_DATA_VALUE, &mask);
-                })
-                .nest(NFTA_BITWISE_XOR, |v| {
-                    v.attr(NFTA_DATA_VALUE, &vec![0; mask.len()]);
-                });
-        });
-        register_is(list, &network);
+    let len = Ip::of(net).len;
+    load(list, NFT_PAYLOAD_NETWORK_HEADER, offset, len);
+    expression(list, "bitwise", |d| {
+        d.attr_be32(NFTA_BITWISE_SREG, NFT_REG_1)
+            .attr_be32(NFTA_BITWISE_DREG, NFT_REG_1)
+            .attr_be32(NFTA_BITWISE_LEN, len)
+            .nest(NFTA_BITWISE_MASK, |v| {
+                v.attr(NFTA_DATA_VALUE, &mask);
+            })
+            .nest(NFTA_BITWISE_XOR, |v| {
+                v.attr(NFTA_DATA_VALUE, &vec![0; mask.len()]);
+            });
+    });
+    register_is(list, &network);
+}
+
+/// The address at `offset` of the IP header is (not) one of the cluster's.
+fn address_in_cluster(list: &mut Message, ip: Ip, offset: u32, wanted: bool) {
+    load(list, NFT_PAYLOAD_NETWORK_HEADER, offset, ip.len);
+    expression(list, "lookup", |d| {
+        d.attr_str(NFTA_LOOKUP_SET, ip.set.0)
+            .attr_be32(NFTA_LOOKUP_SREG, NFT_REG_1)
+            .attr_be32(NFTA_LOOKUP_SET_ID, ip.set.1)
+            .attr_be32(NFTA_LOOKUP_FLAGS, if wanted { 0 } else { NFT_LOOKUP_F_INV });
+    });
+}
+
+/// `[ip|ip6] daddr <net> [meta l4proto tcp] reject with [tcp reset | icmpx port-unreachable]`.
+fn reject(net: &IpNet, tcp: bool) -> Message {
+    let ip = Ip::of(net);
+    rule(&REJECT, |list| {
+        meta_is(list, NFT_META_NFPROTO, ip.nfproto);
+        address_in(list, ip.destination, net);
         if tcp {
             meta_is(list, NFT_META_L4PROTO, libc::IPPROTO_TCP as u8);
         }
@@ -170,23 +270,131 @@ fn reject(chain: &str, net: IpNet, tcp: bool) -> Message {
             let code = if tcp { 0 } else { NFT_REJECT_ICMPX_PORT_UNREACH };
             d.attr_be32(NFTA_REJECT_TYPE, kind).attr(NFTA_REJECT_ICMP_CODE, &[code]);
         });
-    });
-    m
+    })
 }
 
-/// Makes the table of the calling thread's namespace refuse packets to `services`, in place
-/// of what was in it before; one atomic transaction.
-pub fn replace_rejects(services: &[IpNet]) -> Result<()> {
+/// `[ip|ip6] saddr <net> [ip|ip6] daddr != @cluster masquerade`.
+fn masquerade(net: &IpNet) -> Message {
+    let ip = Ip::of(net);
+    rule(&MASQUERADE, |list| {
+        meta_is(list, NFT_META_NFPROTO, ip.nfproto);
+        address_in(list, ip.source, net);
+        address_in_cluster(list, ip, ip.destination, false);
+        expression(list, "masq", |_| {});
+    })
+}
+
+/// `[ip|ip6] saddr @cluster [ip|ip6] daddr @cluster notrack`.
+fn untracked(chain: &Chain, ip: Ip) -> Message {
+    rule(chain, |list| {
+        meta_is(list, NFT_META_NFPROTO, ip.nfproto);
+        address_in_cluster(list, ip, ip.source, true);
+        address_in_cluster(list, ip, ip.destination, true);
+        expression(list, "notrack", |_| {});
+    })
+}
+
+/// `udp dport <port> notrack`.
+fn untracked_tunnel(chain: &Chain, port: u16) -> Message {
+    rule(chain, |list| {
+        meta_is(list, NFT_META_L4PROTO, libc::IPPROTO_UDP as u8);
+        load(list, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
+        register_is(list, &port.to_be_bytes());
+        expression(list, "notrack", |_| {});
+    })
+}
+
+/// First addresses and, where there is one, addresses after the last, of the ranges that
+/// `nets` of one version cover; neither overlapping nor adjacent.
+fn ranges(ip: Ip, nets: &[IpNet]) -> Vec<(u128, Option<u128>)> {
+    let number = |a: IpAddr| match a {
+        IpAddr::V4(a) => u128::from(u32::from(a)),
+        IpAddr::V6(a) => u128::from(a),
+    };
+    let last = if ip == IPV4 { u128::from(u32::MAX) } else { u128::MAX };
+    let of_version = nets.iter().filter(|n| Ip::of(n) == ip);
+    let mut all: Vec<(u128, Option<u128>)> = of_version
+        .map(|n| (number(n.network()), number(n.broadcast())))
+        .map(|(from, to)| (from, (to < last).then(|| to + 1)))
+        .collect();
+    all.sort_unstable();
+    let mut merged: Vec<(u128, Option<u128>)> = Vec::new();
+    for (from, end) in all {
+        match merged.last_mut() {
+            Some((_, top)) if top.is_none_or(|t| from <= t) => {
+                *top = top.zip(end).map(|(a, b)| a.max(b));
+            }
+            _ => merged.push((from, end)),
+        }
+    }
+    merged
+}
+
+/// The set of the cluster's addresses of one version, with its elements.
+fn cluster_set(ip: Ip, nets: &[IpNet]) -> Vec<Message> {
+    let (name, id, key_type) = ip.set;
+    let mut set = message(NFT_MSG_NEWSET, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+    set.attr_str(NFTA_SET_TABLE, TABLE)
+        .attr_str(NFTA_SET_NAME, name)
+        .attr_be32(NFTA_SET_FLAGS, NFT_SET_INTERVAL)
+        .attr_be32(NFTA_SET_KEY_TYPE, key_type)
+        .attr_be32(NFTA_SET_KEY_LEN, ip.len)
+        .attr_be32(NFTA_SET_ID, id);
+    let mut messages = vec![set];
+    // An interval is two elements: where it begins, and where something else begins.
+    let elements: Vec<(u128, bool)> = ranges(ip, nets)
+        .into_iter()
+        .flat_map(|(from, end)| [Some((from, false)), end.map(|e| (e, true))])
+        .flatten()
+        .collect();
+    for chunk in elements.chunks(ELEMENTS_MAX) {
+        let mut m = message(NFT_MSG_NEWSETELEM, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+        m.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE)
+            .attr_str(NFTA_SET_ELEM_LIST_SET, name)
+            .attr_be32(NFTA_SET_ELEM_LIST_SET_ID, id)
+            .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                for (key, end) in chunk {
+                    let bytes = key.to_be_bytes();
+                    list.nest(NFTA_LIST_ELEM, |e| {
+                        e.nest(NFTA_SET_ELEM_KEY, |k| {
+                            k.attr(NFTA_DATA_VALUE, &bytes[16 - ip.len as usize..]);
+                        });
+                        if *end {
+                            e.attr_be32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+                        }
+                    });
+                }
+            });
+        messages.push(m);
+    }
+    messages
+}
+
+/// Makes the table of the calling thread's namespace do what `rules` say, in place of what
+/// was in it before; one atomic transaction.
+pub fn replace(rules: &Rules) -> Result<()> {
     // "Add, delete, add" is the idiom for "replace": the first makes the second succeed.
     let mut messages = vec![
         table(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK),
         table(NFT_MSG_DELTABLE, NLM_F_ACK),
         table(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK),
     ];
-    messages.push(chain(CHAIN, NF_INET_LOCAL_IN));
-    for net in services {
-        messages.push(reject(CHAIN, *net, true));
-        messages.push(reject(CHAIN, *net, false));
+    messages.push(chain(&REJECT));
+    for net in &rules.services {
+        messages.push(reject(net, true));
+        messages.push(reject(net, false));
+    }
+    // Without masquerade nothing needs tracking, and these hooks would only cost.
+    if !rules.masquerade.is_empty() {
+        let versions = [IPV4, IPV6];
+        messages.extend(versions.iter().flat_map(|ip| cluster_set(*ip, &rules.cluster)));
+        messages.push(chain(&MASQUERADE));
+        messages.extend(rules.masquerade.iter().map(masquerade));
+        for base in &UNTRACKED {
+            messages.push(chain(base));
+            messages.extend(rules.tunnel_port.map(|port| untracked_tunnel(base, port)));
+            messages.extend(versions.iter().map(|ip| untracked(base, *ip)));
+        }
     }
     commit("replace nf_tables table", messages)
 }
@@ -213,9 +421,9 @@ pub fn exists() -> Result<bool> {
     }
 }
 
-/// [`replace_rejects`] in the namespace mounted at `netns`.
-pub fn replace_rejects_in(netns: &Path, services: &[IpNet]) -> Result<()> {
-    netns::run_in(netns, || replace_rejects(services))?
+/// [`replace`] in the namespace mounted at `netns`.
+pub fn replace_in(netns: &Path, rules: &Rules) -> Result<()> {
+    netns::run_in(netns, || replace(rules))?
 }
 
 fn open() -> Result<Connection> {
@@ -233,4 +441,26 @@ fn commit(operation: &'static str, mut messages: Vec<Message>) -> Result<()> {
         detail: r.detail,
         source: r.source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_merged_and_may_end_with_the_space() {
+        let nets: Vec<IpNet> = ["10.0.1.0/24", "10.0.0.0/24", "10.0.0.7/32", "10.0.3.0/24"]
+            .iter()
+            .chain(&["255.255.255.0/24", "fd00::/64"])
+            .map(|s| s.parse().expect("prefix"))
+            .collect();
+        let got = ranges(IPV4, &nets);
+        let expected = [
+            (0x0a00_0000, Some(0x0a00_0200)),
+            (0x0a00_0300, Some(0x0a00_0400)),
+            (0xffff_ff00, None),
+        ];
+        assert_eq!(got, expected);
+        assert_eq!(ranges(IPV6, &nets).len(), 1);
+    }
 }

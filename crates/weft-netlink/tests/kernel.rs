@@ -261,9 +261,10 @@ fn services_without_translation_are_refused_at_once() {
     }
     let forward = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
     sysctl::write_in(&node.path, &forward).expect("forwarding");
-    let services = [net("10.96.0.0/16"), net("fd00:10:96::/112")];
-    netfilter::replace_rejects_in(&node.path, &services).expect("table");
-    netfilter::replace_rejects_in(&node.path, &services).expect("again");
+    let services = vec![net("10.96.0.0/16"), net("fd00:10:96::/112")];
+    let rules = netfilter::Rules { services, ..netfilter::Rules::default() };
+    netfilter::replace_in(&node.path, &rules).expect("table");
+    netfilter::replace_in(&node.path, &rules).expect("again");
     // What listens on all of the node's addresses must not answer for a Service.
     let listen = || [TcpListener::bind("0.0.0.0:80"), TcpListener::bind("[::]:81")];
     let _listeners = netns::run_in(&node.path, listen).expect("entered").map(|l| l.expect("bind"));
