@@ -90,12 +90,16 @@ pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Value {
         .iter()
         .map(|e| json!({"reason": e.kind.reason(), "message": e.body(), "field": e.field}))
         .collect();
-    let text = match errors {
-        [one] => one.to_string(),
-        many => {
-            let all: Vec<String> = many.iter().map(ToString::to_string).collect();
-            format!("[{}]", all.join(", "))
+    // The same text is said once.
+    let mut texts: Vec<String> = Vec::new();
+    for error in errors.iter().map(ToString::to_string) {
+        if !texts.contains(&error) {
+            texts.push(error);
         }
+    }
+    let text = match texts.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
     };
     let mut details = details(name, kind.group, kind.kind);
     details.insert("causes".into(), causes.into());
@@ -221,4 +225,54 @@ pub fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
     details.insert("uid".into(), uid.into());
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
            "details": details})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FieldErrorKind, lookup};
+
+    #[test]
+    fn statuses_read_like_those_of_the_real_api() {
+        let pods = lookup("", "v1", "pods").expect("row");
+        let deployments = lookup("apps", "v1", "deployments").expect("row");
+        assert_eq!(
+            not_found(deployments, "web"),
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                   "message": "deployments.apps \"web\" not found", "reason": "NotFound",
+                   "details": {"name": "web", "group": "apps", "kind": "deployments"}, "code": 404})
+        );
+        assert_eq!(already_exists(pods, "p")["message"], "pods \"p\" already exists");
+        assert_eq!(
+            conflict(pods, "p")["message"],
+            "Operation cannot be fulfilled on pods \"p\": the object has been modified; please apply \
+             your changes to the latest version and try again"
+        );
+        let error = |field: &str| FieldError {
+            field: field.to_owned(),
+            kind: FieldErrorKind::Required,
+            bad_value: None,
+            detail: String::new(),
+        };
+        let invalid_one = invalid(deployments, "d", &[error("spec.selector")]);
+        assert_eq!(
+            invalid_one["message"],
+            "Deployment.apps \"d\" is invalid: spec.selector: Required value"
+        );
+        assert_eq!(
+            invalid_one["details"]["causes"],
+            json!([{"reason": "FieldValueRequired", "message": "Required value", "field": "spec.selector"}])
+        );
+        assert_eq!(
+            invalid(pods, "p", &[error("a"), error("b"), error("a")])["message"],
+            "Pod \"p\" is invalid: [a: Required value, b: Required value]"
+        );
+        assert_eq!(
+            strict(deployments, &["unknown field \"spec.foo\"".to_owned()])["message"],
+            "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: \
+             unknown field \"spec.foo\""
+        );
+        assert_eq!(code(&too_old(1, 5)), 410);
+        assert_eq!(too_old(1, 5)["reason"], "Expired");
+    }
 }
