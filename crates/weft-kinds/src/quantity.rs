@@ -89,7 +89,7 @@ fn decimal(mut digits: u128, mut exponent: i32, as_exponent: bool) -> Option<Str
     if digits == 0 {
         return Some("0".to_owned());
     }
-    while digits % 10 == 0 {
+    while digits.is_multiple_of(10) {
         digits /= 10;
         exponent += 1;
     }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schemas::{PREFIX, list_name, schema_name, subresource_type};
-use crate::Kind;
+use crate::{Kind, Subresource};
 
 /// What differs between the versions of OpenAPI.
 pub(super) struct Dialect {
@@ -164,16 +164,15 @@ fn subresources(
     object: &str,
     paths: &mut Map<String, Value>,
 ) {
-    let own = (kind.group, kind.version, kind.kind);
-    let mut all: Vec<(&str, (&str, &str, &str), &[&str])> = Vec::new();
-    if kind.status {
-        all.push(("status", own, crate::VERBS_GET_UPDATE));
-    }
-    if kind.scale.is_some() {
-        all.push(("scale", ("autoscaling", "v1", "Scale"), crate::VERBS_GET_UPDATE));
-    }
-    all.extend(kind.subresources.iter().map(|s| (s.name, (s.group, s.version, s.kind), s.verbs)));
-    for (name, body, verbs) in all {
+    let common = |name, group, version, kind| {
+        let verbs = crate::VERBS_GET_UPDATE;
+        Subresource { name, group, version, kind, verbs }
+    };
+    let status = kind.status.then(|| common("status", kind.group, kind.version, kind.kind));
+    let scale = kind.scale.map(|_| common("scale", "autoscaling", "v1", "Scale"));
+    let all = status.into_iter().chain(scale).chain(kind.subresources.iter().copied());
+    for Subresource { name, group, version, kind: body_kind, verbs } in all {
+        let body = (group, version, body_kind);
         let schema = subresource_type(body.0, body.1, body.2).map(|t| schema_name(&t));
         let mut suffix = name.to_owned();
         suffix[..1].make_ascii_uppercase();
