@@ -51,7 +51,7 @@ spec: {type: ExternalName, externalName: web.default.svc.cluster.local}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: client}
+metadata: {name: cli}
 spec:
   containers: [{name: c, image: example.test/client, command: [sleep, infinity]}]
 ---
@@ -76,7 +76,7 @@ fn services_answer_by_name_over_both_families_and_balance() {
     let lab = Lab::up("svc", &[]);
     lab.apply(APP);
     lab.wait_ready(5);
-    for from in ["client", "hostclient"] {
+    for from in ["cli", "hostclient"] {
         for family in ["-4", "-6"] {
             let mut seen = std::collections::BTreeSet::new();
             let all = poll(|| {
@@ -96,7 +96,7 @@ fn services_answer_by_name_over_both_families_and_balance() {
         }
     }
     // UDP, connected and not: the stand-in says who it is, and dig's source check passes.
-    let said = lab.exec("default", "client", &["sh", "-c", "echo hi | nc -u -w 2 web 9000"]);
+    let said = lab.exec("default", "cli", &["sh", "-c", "echo hi | nc -u -w 2 web 9000"]);
     assert!(said.contains("default/web-"), "{said}");
     lab.down();
 }
@@ -109,7 +109,7 @@ fn no_backend_is_refused_at_once_and_readiness_is_followed() {
     let lab = Lab::up("empty", &["--nodes", "2"]);
     lab.apply(APP);
     lab.wait_ready(5);
-    for from in ["client", "hostclient"] {
+    for from in ["cli", "hostclient"] {
         for family in ["-4", "-6"] {
             let url = ["curl", family, "-sS", "-m", "10", "http://empty/"];
             let out = lab.try_exec("default", from, &url);
@@ -123,7 +123,7 @@ fn no_backend_is_refused_at_once_and_readiness_is_followed() {
     let scale = |n: u32| lab.apply(&APP.replace("replicas: 3", &format!("replicas: {n}")));
     scale(0);
     let code = |lab: &Lab| {
-        lab.try_exec("default", "client", &["curl", "-sS", "-m", "10", "http://web/"]).status.code()
+        lab.try_exec("default", "cli", &["curl", "-sS", "-m", "10", "http://web/"]).status.code()
     };
     assert!(poll(|| code(&lab) == Some(7)), "still answers: {:?}\n{}", code(&lab), lab.logs());
     scale(2);
@@ -142,7 +142,7 @@ fn names_resolve_as_the_dns_specification_says() {
     let dig = |args: &str| -> Vec<String> {
         let mut command = vec!["dig", "+short", "+tries=3", "+timeout=2"];
         command.extend(args.split(' '));
-        let said = lab.exec("default", "client", &command);
+        let said = lab.exec("default", "cli", &command);
         let mut lines: Vec<String> = said.lines().map(str::to_owned).collect();
         lines.sort();
         lines
@@ -159,9 +159,9 @@ fn names_resolve_as_the_dns_specification_says() {
     assert_eq!(dig(&format!("-x {}", a[0])), [format!("web.{zone}.")]);
     assert_eq!(dig(&format!("-x {}", aaaa[0])), [format!("web.{zone}.")]);
     assert_eq!(dig("dns-version.cluster.local TXT"), ["\"1.1.0\""]);
-    let said = lab.exec("default", "client", &["dig", &format!("nothing.{zone}")]);
+    let said = lab.exec("default", "cli", &["dig", &format!("nothing.{zone}")]);
     assert!(said.contains("NXDOMAIN"), "{said}");
-    let said = lab.exec("default", "client", &["dig", "+tcp", &format!("web.{zone}")]);
+    let said = lab.exec("default", "cli", &["dig", "+tcp", &format!("web.{zone}")]);
     assert!(said.contains("NOERROR") && said.contains("ANSWER: 1"), "{said}");
     lab.down();
 }
