@@ -133,7 +133,8 @@ pub(crate) fn attrs(kind: &Kind, object: &Value) -> Attrs {
 /// The `kubernetes` Service in `default` and its endpoints.
 pub(crate) fn kubernetes_service(config: &Config) -> Vec<Value> {
     let Some(cidr) = config.service_cidrs.first() else { return Vec::new() };
-    let Some(first) = cidr.hosts().next() else { return Vec::new() };
+    // The subnet-router anycast address of an IPv6 range (RFC 4291, 2.6.1) is no host.
+    let Some(first) = cidr.hosts().find(|a| *a != cidr.network()) else { return Vec::new() };
     let (family, kind) = match first {
         std::net::IpAddr::V4(_) => ("IPv4", true),
         std::net::IpAddr::V6(_) => ("IPv6", false),

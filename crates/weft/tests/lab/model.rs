@@ -132,7 +132,7 @@ fn the_underlay_carries_pod_addresses() {
         .expect("start tcpdump");
     let captured = poll(|| {
         let said = lab.exec("default", "a", &["curl", "-s", "-m", "5", &format!("http://{b}/")]);
-        assert!(said.contains(&format!("\"clientAddress\":\"{a}")), "receiver saw: {said}");
+        assert!(said.contains(&format!("\"clientAddress\": \"{a}:")), "receiver saw: {said}");
         capture.try_wait().expect("tcpdump").is_some()
     });
     let out = capture.wait_with_output().expect("tcpdump's output");

@@ -81,7 +81,7 @@ fn services_answer_by_name_over_both_families_and_balance() {
             let mut seen = std::collections::BTreeSet::new();
             let all = poll(|| {
                 let said = curl(&lab, from, family, "http://web/");
-                let pod = said.split("\"pod\":\"").nth(1).and_then(|p| p.split('"').next());
+                let pod = said.split("\"pod\": \"").nth(1).and_then(|p| p.split('"').next());
                 seen.insert(pod.unwrap_or_else(|| panic!("no pod in {said}")).to_owned());
                 seen.len() == 3
             });
@@ -111,7 +111,7 @@ fn no_backend_is_refused_at_once_and_readiness_is_followed() {
     lab.wait_ready(5);
     for from in ["cli", "hostclient"] {
         for family in ["-4", "-6"] {
-            let url = ["curl", family, "-sS", "-m", "10", "http://empty/"];
+            let url = ["curl", family, "-sSv", "-m", "10", "http://empty/"];
             let out = lab.try_exec("default", from, &url);
             let error = text(&out.stderr);
             // 7 is curl's "failed to connect"; a time-out would be 28.
