@@ -269,7 +269,7 @@ impl Cluster {
     /// Every pod connects to every pod, and every node to every pod; the receiver must see
     /// the address of the sender.
     fn verify(&self) {
-        let servers: Vec<Server> = self.pods.iter().map(Server::start).collect();
+        let servers: Vec<Server> = self.pods.iter().map(Server::of_pod).collect();
         for to in &self.pods {
             for target in to.result.addresses() {
                 let target = SocketAddr::new(target, PORT);
@@ -296,10 +296,49 @@ impl Cluster {
             }
         }
         servers.into_iter().for_each(Server::stop);
+        self.verify_nodes_and_outside();
+    }
+
+    /// Pods to nodes' own addresses keep theirs; to the outside they go as their node.
+    fn verify_nodes_and_outside(&self) {
+        for node in &self.nodes {
+            let server = Server::start(&node.ns, node.model.internal_ips[0]);
+            for target in &node.model.internal_ips {
+                for pod in self.pods.iter().filter(|p| p.has(IpFamily::of(*target))) {
+                    let seen = exchange(&pod.ns, SocketAddr::new(*target, PORT));
+                    assert!(pod.result.addresses().contains(&seen), "{} → {target}", pod.ns.name);
+                }
+            }
+            server.stop();
+        }
+        for family in [IpFamily::V4, IpFamily::V6] {
+            let outside = underlay_net(family, 2, 1).addr();
+            let node_ip = |p: &Pod| {
+                let ips = &self.nodes[p.node].model.internal_ips;
+                ips.iter().copied().find(|ip| IpFamily::of(*ip) == family)
+            };
+            let pods: Vec<&Pod> =
+                self.pods.iter().filter(|p| p.has(family) && node_ip(p).is_some()).collect();
+            if pods.is_empty() {
+                continue;
+            }
+            let server = Server::start(&self.underlay, outside);
+            for pod in pods {
+                let seen = exchange(&pod.ns, SocketAddr::new(outside, PORT));
+                assert_eq!(Some(seen), node_ip(pod), "{} → {outside}", pod.ns.name);
+            }
+            server.stop();
+        }
     }
 }
 
-/// A server in a pod: tells each client who it is, then counts what it sends.
+impl Pod {
+    fn has(&self, family: IpFamily) -> bool {
+        self.result.addresses().iter().any(|ip| IpFamily::of(*ip) == family)
+    }
+}
+
+/// A server: tells each client who it is, then counts what it sends.
 struct Server {
     thread: std::thread::JoinHandle<()>,
     stop: SocketAddr,
@@ -307,10 +346,14 @@ struct Server {
 }
 
 impl Server {
-    fn start(pod: &Pod) -> Self {
-        let any = if pod.result.addresses().iter().any(IpAddr::is_ipv6) { "::" } else { "0.0.0.0" };
-        let listener = pod.ns.enter(|| TcpListener::bind((any, PORT))).expect("bind");
-        let stop = SocketAddr::new(pod.result.addresses()[0], PORT);
+    fn of_pod(pod: &Pod) -> Self {
+        Self::start(&pod.ns, pod.result.addresses()[0])
+    }
+
+    /// Listens on all addresses; `own` is one of them.
+    fn start(ns: &Namespace, own: IpAddr) -> Self {
+        let listener = ns.enter(|| TcpListener::bind(("::", PORT))).expect("bind");
+        let (stop, netns) = (SocketAddr::new(own, PORT), ns.path.clone());
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { return };
@@ -331,7 +374,7 @@ impl Server {
                 let _ = stream.write_all(format!("{received}\n").as_bytes());
             }
         });
-        Self { thread, stop, netns: pod.ns.path.clone() }
+        Self { thread, stop, netns }
     }
 
     fn stop(self) {
