@@ -29,7 +29,7 @@ pub struct Attached {
 }
 
 /// Attaches all programs to the cgroup and pins the links, so that they outlive this process.
-pub(crate) fn attach(loaded: &mut Loaded, pins: &Pins, cgroup: &Path) -> Result<Attached> {
+pub(crate) fn attach(loaded: &Loaded, pins: &Pins, cgroup: &Path) -> Result<Attached> {
     let dir = File::open(cgroup).map_err(BpfError::file("open", cgroup))?;
     // The inode number of a cgroup directory is the cgroup's number (64-bit kernfs).
     let cgroup_id = dir.metadata().map_err(BpfError::file("stat", cgroup))?.ino();
@@ -58,7 +58,7 @@ enum Outcome {
 }
 
 fn attach_one(
-    loaded: &mut Loaded,
+    loaded: &Loaded,
     pins: &Pins,
     cgroup: BorrowedFd<'_>,
     cgroup_id: u64,

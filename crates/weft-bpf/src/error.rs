@@ -30,21 +30,20 @@ pub enum BpfError {
         #[source]
         source: io::Error,
     },
-    /// The object could not be loaded.
-    #[error("cannot load the eBPF object: does this kernel (5.15 or newer) allow bpf(2)?")]
-    Object(#[source] Box<aya::EbpfError>),
     /// The kernel refused a program.
-    #[error("the kernel refused the eBPF program {program}")]
+    #[error("the kernel refused the eBPF program {program}{}{log}", if log.is_empty() { "" } else { ": " })]
     Program {
         /// Name in the object.
         program: &'static str,
+        /// What the verifier said last.
+        log: String,
         /// Why.
         #[source]
-        source: Box<aya::programs::ProgramError>,
+        source: io::Error,
     },
     /// The committed object and the loader disagree; cannot happen in a release.
-    #[error("the eBPF object has no {0}")]
-    Missing(String),
+    #[error("the eBPF object is broken: {0}")]
+    Object(String),
     /// A pinned map is not what this layout version says.
     #[error("pinned map {} has {found}, expected {expected}: remove the pin to start anew", path.display())]
     Layout {

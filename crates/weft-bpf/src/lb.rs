@@ -10,6 +10,7 @@ use crate::{
     sys,
 };
 use std::{
+    fs, io,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     time::Duration,
@@ -45,8 +46,10 @@ impl OpenOptions {
 pub struct MapSizes {
     /// Frontends.
     pub services: u32,
-    /// Backends of all frontends together, twice: old and new sets coexist for a moment.
+    /// Backends of all frontends together; while a set changes, its old and its new slots.
     pub slots: u32,
+    /// Backends of UDP frontends and of those with session affinity.
+    pub members: u32,
     /// Sockets with records: unconnected UDP, and reverse translation.
     pub sockets: u32,
     /// Clients × frontends with session affinity.
@@ -54,8 +57,10 @@ pub struct MapSizes {
 }
 
 impl Default for MapSizes {
+    /// 10,000 Services with 10 endpoints each, in about 10 MB: hash maps take 16 bytes for an
+    /// entry that is not there, those that evict about 104.
     fn default() -> Self {
-        Self { services: 16_384, slots: 262_144, sockets: 65_536, clients: 16_384 }
+        Self { services: 16_384, slots: 131_072, members: 32_768, sockets: 32_768, clients: 4_096 }
     }
 }
 
@@ -112,7 +117,7 @@ impl SocketLb {
     pub fn open(options: OpenOptions) -> Result<Self> {
         let pins = Pins::open(&options.bpf_dir)?;
         let mut loaded = Loaded::new(Some(&pins), &options.sizes)?;
-        let attached = attach(&mut loaded, &pins, &options.cgroup)?;
+        let attached = attach(&loaded, &pins, &options.cgroup)?;
         let mut map = |name| loaded.map(name);
         let mut lb = Self {
             services: Map::new(MapName::Services, map(MapName::Services)?),
@@ -210,8 +215,7 @@ impl SocketLb {
 
     /// Sum over all CPUs.
     fn counter(&self, counter: Counter) -> Result<u64> {
-        let cpus = aya::util::nr_cpus().map_err(|(path, e)| BpfError::file("read", path)(e))?;
-        let mut values = vec![0u8; cpus * size_of::<u64>()];
+        let mut values = vec![0u8; possible_cpus()? * size_of::<u64>()];
         sys::lookup(self.counters.as_fd(), &(counter as u32).to_ne_bytes(), &mut values)
             .map_err(BpfError::call("MAP_LOOKUP_ELEM", MapName::Counters.as_str()))?;
         let words = values.as_chunks::<8>().0.iter();
@@ -223,4 +227,14 @@ impl SocketLb {
     pub fn close_and_unpin(self) -> Result<()> {
         self.pins.remove()
     }
+}
+
+/// How many values a per-CPU map has: one for each CPU that could ever be plugged in.
+fn possible_cpus() -> Result<usize> {
+    const PATH: &str = "/sys/devices/system/cpu/possible";
+    let text = fs::read_to_string(PATH).map_err(BpfError::file("read", PATH))?;
+    // `0-3,8-11`: the highest number counts, whatever the gaps.
+    let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, format!("'{}'", text.trim()));
+    last.map(|n| n + 1).ok_or_else(wrong).map_err(BpfError::file("understand", PATH))
 }

@@ -1,14 +1,15 @@
 //! The committed object: its programs, and how they are loaded.
 
-use crate::{BpfError, MapSizes, Result, pins::Pins, sys};
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Map, MapData},
-    programs::Program,
+use crate::{
+    BpfError, MapSizes, Result,
+    pins::Pins,
+    sys::{self, MapInfo, Records},
 };
+use aya_obj::{Object, btf::BtfFeatures, generated::bpf_insn};
 use std::{
+    collections::BTreeMap,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::PathBuf,
 };
 use weft_bpf_abi::{
@@ -17,7 +18,20 @@ use weft_bpf_abi::{
 };
 
 /// Built by `cargo xtask bpf`; `weft.bpf.lock` beside it says from what.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("weft.bpf.o");
+static OBJECT: Aligned<[u8; include_bytes!("weft.bpf.o").len()]> =
+    Aligned(*include_bytes!("weft.bpf.o"));
+
+/// ELF structures are read in place, so they must lie where they would lie in a file.
+#[repr(C, align(8))]
+struct Aligned<T>(T);
+
+/// Room for what the verifier says about a program that it refuses.
+const LOG_SIZE: usize = 1 << 20;
+
+/// `BPF_PROG_TYPE_CGROUP_SOCK`.
+const CGROUP_SOCK: u32 = 9;
+/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
+const CGROUP_SOCK_ADDR: u32 = 18;
 
 /// A place where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +40,8 @@ pub(crate) struct Hook {
     pub(crate) program: &'static str,
     /// Name of the pin.
     pub(crate) pin: &'static str,
+    /// `enum bpf_prog_type`.
+    pub(crate) program_type: u32,
     /// `enum bpf_attach_type`.
     pub(crate) attach_type: u32,
     /// Whether translation is wrong without it.
@@ -33,7 +49,7 @@ pub(crate) struct Hook {
 }
 
 const fn hook(program: &'static str, pin: &'static str, attach_type: u32) -> Hook {
-    Hook { program, pin, attach_type, required: true }
+    Hook { program, pin, program_type: CGROUP_SOCK_ADDR, attach_type, required: true }
 }
 
 /// All hooks; those that show the frontend again stand before those that translate it.
@@ -43,7 +59,13 @@ pub(crate) const HOOKS: [Hook; 9] = [
     hook("weft_recvmsg4", "recvmsg4", 19),
     hook("weft_recvmsg6", "recvmsg6", 20),
     // Only tidies up after closed sockets; without it their records wait for eviction.
-    Hook { program: "weft_release", pin: "sock_release", attach_type: 34, required: false },
+    Hook {
+        program: "weft_release",
+        pin: "sock_release",
+        program_type: CGROUP_SOCK,
+        attach_type: 34,
+        required: false,
+    },
     hook("weft_sendmsg4", "sendmsg4", 14),
     hook("weft_sendmsg6", "sendmsg6", 15),
     hook("weft_connect4", "connect4", 10),
@@ -52,62 +74,139 @@ pub(crate) const HOOKS: [Hook; 9] = [
 
 /// The loaded object.
 pub(crate) struct Loaded {
-    ebpf: Ebpf,
+    object: Object,
+    maps: BTreeMap<MapName, OwnedFd>,
+    /// Absent where the kernel does not take it: only people who look at programs miss it.
+    btf: Option<OwnedFd>,
 }
 
 impl Loaded {
     /// Makes the maps, or takes those that are pinned. Nothing is attached yet.
     pub(crate) fn new(pins: Option<&Pins>, sizes: &MapSizes) -> Result<Self> {
-        let mut loader = EbpfLoader::new();
-        // No field of the kernel's own structs is read, so its BTF is not needed.
-        loader.btf(None);
-        for map in MapName::ALL {
-            if let Some(pins) = pins {
-                check_pin(pins.map(map), map)?;
-                loader.map_pin_path(map.as_str(), pins.map(map));
-            }
-            if let Some(entries) = entries(map, sizes) {
-                loader.map_max_entries(map.as_str(), entries);
-            }
+        let broken = |e: &dyn std::error::Error| BpfError::Object(e.to_string());
+        let mut object = Object::parse(&OBJECT.0).map_err(|e| broken(&e))?;
+        let definitions: Vec<_> = object.maps.drain().collect();
+        let mut maps = BTreeMap::new();
+        let mut relocations = Vec::new();
+        for (name, definition) in &definitions {
+            let Some(map) = MapName::ALL.into_iter().find(|m| m.as_str() == name) else {
+                return Err(BpfError::Object(format!("nobody knows its map {name}")));
+            };
+            let shape = MapInfo {
+                kind: definition.map_type(),
+                key_size: definition.key_size(),
+                value_size: definition.value_size(),
+                max_entries: entries(map, sizes).unwrap_or(definition.max_entries()),
+                flags: definition.map_flags(),
+                ..MapInfo::default()
+            };
+            let fd = open_map(map, &shape, pins)?;
+            relocations.push((name.as_str(), fd.as_raw_fd(), definition));
+            maps.insert(map, fd);
         }
-        let ebpf = loader.load(OBJECT).map_err(|e| BpfError::Object(Box::new(e)))?;
-        Ok(Self { ebpf })
+        let sections = object.functions.keys().map(|(section, _)| *section).collect();
+        object.relocate_maps(relocations.into_iter(), &sections).map_err(|e| broken(&e))?;
+        object.relocate_calls(&sections).map_err(|e| broken(&e))?;
+        let btf = load_btf(&mut object);
+        Ok(Self { object, maps, btf })
     }
 
     /// Passes a program through the verifier.
-    pub(crate) fn program(&mut self, hook: &Hook) -> Result<OwnedFd> {
-        let refused =
-            |source| BpfError::Program { program: hook.program, source: Box::new(source) };
-        let program = self
-            .ebpf
-            .program_mut(hook.program)
-            .ok_or_else(|| BpfError::Missing(format!("program {}", hook.program)))?;
-        match program {
-            Program::CgroupSockAddr(p) => p.load(),
-            Program::CgroupSock(p) => p.load(),
-            other => return Err(BpfError::Missing(format!("{:?}", other.prog_type()))),
-        }
-        .map_err(refused)?;
-        let fd = program.fd().map_err(refused)?;
-        fd.as_fd().try_clone_to_owned().map_err(BpfError::call("dup", hook.program))
+    pub(crate) fn program(&self, hook: &Hook) -> Result<OwnedFd> {
+        let missing = || BpfError::Object(format!("it has no program {}", hook.program));
+        let program = self.object.programs.get(hook.program).ok_or_else(missing)?;
+        let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;
+        let (functions, lines) =
+            (function.func_info.func_info_bytes(), function.line_info.line_info_bytes());
+        let records =
+            |bytes, size| Records { bytes, count: <[u8]>::len(bytes) / usize::max(size, 1), size };
+        let program = sys::Program {
+            name: hook.program,
+            kind: hook.program_type,
+            attach_type: hook.attach_type,
+            instructions: instruction_bytes(&function.instructions),
+            license: &program.license,
+            btf: self.btf.as_ref().map(|fd| {
+                let functions = records(&functions, function.func_info_rec_size);
+                (fd.as_fd(), functions, records(&lines, function.line_info_rec_size))
+            }),
+        };
+        sys::prog_load(&program, &mut []).map_err(|source| {
+            // Only now, since a log makes the verifier slower.
+            let mut log = vec![0; LOG_SIZE];
+            let _ = sys::prog_load(&program, &mut log);
+            BpfError::Program { program: hook.program, log: last_words(&log), source }
+        })
     }
 
     /// Takes a map out.
     pub(crate) fn map(&mut self, map: MapName) -> Result<OwnedFd> {
-        let data = match self.ebpf.take_map(map.as_str()) {
-            Some(Map::HashMap(d) | Map::LruHashMap(d) | Map::PerCpuArray(d)) => d,
-            _ => return Err(BpfError::Missing(format!("map {}", map.as_str()))),
-        };
-        let fd = MapData::fd(&data).as_fd().try_clone_to_owned();
-        fd.map_err(BpfError::call("dup", map.as_str()))
+        let missing = || BpfError::Object(format!("it has no map {}", map.as_str()));
+        self.maps.remove(&map).ok_or_else(missing)
     }
+}
+
+/// Opens the pinned map if there is one, else makes one and pins it.
+fn open_map(map: MapName, shape: &MapInfo, pins: Option<&Pins>) -> Result<OwnedFd> {
+    check_shape(shape, map, || PathBuf::from("weft.bpf.o"))?;
+    let pin = pins.map(|p| p.map(map));
+    if let Some(pin) = &pin {
+        match sys::obj_get(pin) {
+            Ok(fd) => {
+                let info =
+                    sys::map_info(fd.as_fd()).map_err(BpfError::call("INFO", map.as_str()))?;
+                check_shape(&info, map, || pin.clone())?;
+                return Ok(fd);
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(BpfError::file("open", pin)(e)),
+        }
+    }
+    let fd =
+        sys::map_create(map.as_str(), shape).map_err(BpfError::call("MAP_CREATE", map.as_str()))?;
+    if let Some(pin) = pin {
+        sys::obj_pin(fd.as_fd(), &pin).map_err(BpfError::file("pin", &pin))?;
+    }
+    Ok(fd)
+}
+
+/// Loads the object's BTF, brought to what Linux 5.15 knows.
+fn load_btf(object: &mut Object) -> Option<OwnedFd> {
+    // Functions, global ones, data sections, empty ones, floats; not: declaration tags, type
+    // tags, 64-bit enumerations.
+    let features = BtfFeatures::new(true, true, true, true, true, false, false, false);
+    let bytes = object.fixup_and_sanitize_btf(&features).ok()??.to_bytes();
+    match sys::btf_load(&bytes) {
+        Ok(fd) => Some(fd),
+        Err(error) => {
+            tracing::debug!(%error, "the kernel does not take the object's BTF");
+            None
+        }
+    }
+}
+
+fn instruction_bytes(instructions: &[bpf_insn]) -> &[u8] {
+    // SAFETY: `struct bpf_insn` is eight bytes without padding.
+    unsafe { std::slice::from_raw_parts(instructions.as_ptr().cast(), size_of_val(instructions)) }
+}
+
+/// The line in which the verifier says what it does not like: the last one before its
+/// statistics.
+fn last_words(log: &[u8]) -> String {
+    let end = log.iter().position(|b| *b == 0).unwrap_or(log.len());
+    let text = String::from_utf8_lossy(&log[..end]);
+    let statistics = ["processed ", "verification time", "stack depth"];
+    let mut lines = text.lines().rev().map(str::trim);
+    let said = lines.find(|l| !l.is_empty() && !statistics.iter().any(|s| l.starts_with(s)));
+    said.unwrap_or_default().to_owned()
 }
 
 /// How large a map is made; `None` keeps the size in the object.
 fn entries(map: MapName, sizes: &MapSizes) -> Option<u32> {
     match map {
         MapName::Services => Some(sizes.services),
-        MapName::Slots | MapName::Members => Some(sizes.slots),
+        MapName::Slots => Some(sizes.slots),
+        MapName::Members => Some(sizes.members),
         MapName::UdpSticky | MapName::Reverse => Some(sizes.sockets),
         MapName::Affinity => Some(sizes.clients),
         MapName::Counters => None,
@@ -115,7 +214,7 @@ fn entries(map: MapName, sizes: &MapSizes) -> Option<u32> {
 }
 
 /// Sizes of key and value.
-pub(crate) fn shape(map: MapName) -> (usize, usize) {
+fn shape(map: MapName) -> (usize, usize) {
     match map {
         MapName::Services => (size_of::<Addr>(), size_of::<ServiceValue>()),
         MapName::Slots => (size_of::<SlotKey>(), size_of::<Addr>()),
@@ -135,21 +234,19 @@ fn kind(map: MapName) -> u32 {
     }
 }
 
-/// Refuses a pinned map that is not of this layout: aya would take it as it is.
-fn check_pin(path: PathBuf, map: MapName) -> Result<()> {
-    let fd = match sys::obj_get(&path) {
-        Ok(fd) => fd,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(BpfError::file("open", path)(e)),
-    };
-    let info = sys::map_info(fd.as_fd()).map_err(BpfError::call("INFO", map.as_str()))?;
+/// Refuses a map that is not of this layout: one that is pinned, or one in the object.
+fn check_shape(info: &MapInfo, map: MapName, path: impl Fn() -> PathBuf) -> Result<()> {
     let (key, value) = shape(map);
     let expected = (kind(map), key, value);
     let found = (info.kind, info.key_size as usize, info.value_size as usize);
     let too_short = map == MapName::Counters && (info.max_entries as usize) < Counter::ALL.len();
     if found != expected || too_short {
         let text = |(kind, key, value)| format!("type {kind} with {key} → {value} bytes");
-        return Err(BpfError::Layout { path, found: text(found), expected: text(expected) });
+        return Err(BpfError::Layout {
+            path: path(),
+            found: text(found),
+            expected: text(expected),
+        });
     }
     Ok(())
 }

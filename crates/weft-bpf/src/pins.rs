@@ -1,10 +1,10 @@
 //! Where things are pinned, and who may touch it.
 
-use crate::{BpfError, Result, error::Failures};
+use crate::{BpfError, Result, error::Failures, object::HOOKS, sys};
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -62,21 +62,23 @@ impl Pins {
     /// Removes all pins and directories, of every layout version.
     pub(crate) fn remove(self) -> Result<()> {
         let mut failures = Vec::new();
+        for hook in HOOKS.iter().rev() {
+            let pin = self.link(hook.pin);
+            let detached = sys::obj_get(&pin).and_then(|link| sys::link_detach(link.as_fd()));
+            keep_failure("detach", &pin, detached, &mut failures);
+        }
         remove_tree(&self.bpf_dir, &mut failures);
         if failures.is_empty() { Ok(()) } else { Err(BpfError::Teardown(Failures(failures))) }
     }
 }
 
-/// Links before maps: the programs end before what they look into.
 fn remove_tree(path: &Path, failures: &mut Vec<BpfError>) {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return,
         Err(e) => return failures.push(BpfError::file("read", path)(e)),
     };
-    let mut entries: Vec<_> = entries.filter_map(Result::ok).map(|e| e.path()).collect();
-    entries.sort_unstable();
-    for entry in entries {
+    for entry in entries.filter_map(Result::ok).map(|e| e.path()) {
         if entry.is_dir() {
             remove_tree(&entry, failures);
         } else {

@@ -21,7 +21,8 @@ pub struct Feature {
 }
 
 /// Sizes of the maps that are made only to load the programs.
-const PROBE_SIZES: MapSizes = MapSizes { services: 64, slots: 64, sockets: 64, clients: 64 };
+const PROBE_SIZES: MapSizes =
+    MapSizes { services: 64, slots: 64, members: 64, sockets: 64, clients: 64 };
 
 /// Tries the features that the socket load balancer needs: reads `/proc`, and passes the very
 /// programs through the verifier. Attaches and leaves nothing.
@@ -31,7 +32,7 @@ pub fn probe() -> Vec<Feature> {
         filesystem("cgroup2", "cgroup2", "programs are attached to a node's cgroup"),
     ];
     match Loaded::new(None, &PROBE_SIZES) {
-        Ok(mut loaded) => {
+        Ok(loaded) => {
             features.push(feature("bpf-maps", false, Ok(()), "hold Services and backends"));
             let mut any = None;
             for hook in &HOOKS {
@@ -53,7 +54,11 @@ pub fn probe() -> Vec<Feature> {
             features.push(feature("bpf-maps", false, result, "hold Services and backends"));
         }
     }
-    let barrier = sys::wait_for_readers().map_err(|e| e.to_string());
+    let barrier = match sys::can_wait_for_readers() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("not with nohz_full; they go 100 ms later".to_owned()),
+        Err(e) => Err(e.to_string()),
+    };
     features.push(feature("membarrier", true, barrier, "old backends go without a delay"));
     features
 }
@@ -81,22 +86,8 @@ pub(crate) fn reasons(error: impl Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         text += ": ";
-        text += &in_short(&error.to_string());
+        text += &error.to_string();
         cause = error.source();
     }
     text
-}
-
-/// The first line, and the last one of the verifier's log, which says why.
-fn in_short(text: &str) -> String {
-    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
-    let first = lines.next().unwrap_or_default();
-    // The very last lines are statistics.
-    let statistics = |l: &&str| {
-        l.starts_with("processed ") || l.starts_with("verification time") || l.starts_with("stack ")
-    };
-    match lines.filter(|l| !statistics(l)).last() {
-        Some(last) => format!("{first} … {last}"),
-        None => first.to_owned(),
-    }
 }

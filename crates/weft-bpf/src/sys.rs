@@ -1,31 +1,35 @@
-//! `bpf(2)` commands that aya does not expose: links of cgroups by file descriptor, their
-//! update and pins, and map operations in batches.
+//! The commands of `bpf(2)` that the load balancer needs.
 //!
-//! JUSTIFICATION: aya loads and relocates the object; its map and link types can neither
-//! update many elements by one call nor replace the program of a pinned cgroup link.
+//! JUSTIFICATION: aya's maps and links can neither update many elements by one call nor
+//! replace the program of a pinned cgroup link, and its loader reads all of the kernel's BTF
+//! first, which takes ten times as long as everything here together.
 //!
 //! Every function takes file descriptors and plain bytes; each attribute struct is the
 //! prefix of `union bpf_attr` that the command reads (`include/uapi/linux/bpf.h`); the
 //! kernel takes the size and treats what is missing as zero.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     os::unix::ffi::OsStrExt,
     path::Path,
 };
 
+const MAP_CREATE: u32 = 0;
 const MAP_LOOKUP_ELEM: u32 = 1;
+const PROG_LOAD: u32 = 5;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
 const PROG_GET_FD_BY_ID: u32 = 13;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
+const BTF_LOAD: u32 = 18;
 const MAP_LOOKUP_BATCH: u32 = 24;
 const MAP_UPDATE_BATCH: u32 = 26;
 const MAP_DELETE_BATCH: u32 = 27;
 const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
+const LINK_DETACH: u32 = 34;
 
 fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i32> {
     // SAFETY: `attr` is a live repr(C) struct of the size passed, and the pointers inside
@@ -50,6 +54,133 @@ fn fd_of(result: i32) -> OwnedFd {
 
 fn path_of(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// At most 15 characters and a zero (`BPF_OBJ_NAME_LEN`); longer names are cut.
+fn object_name(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let length = name.len().min(15);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    bytes
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreateAttr {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+/// Makes a map.
+pub(crate) fn map_create(name: &str, like: &MapInfo) -> io::Result<OwnedFd> {
+    let mut attr = MapCreateAttr {
+        kind: like.kind,
+        key_size: like.key_size,
+        value_size: like.value_size,
+        max_entries: like.max_entries,
+        flags: like.flags,
+        name: object_name(name),
+        ..Default::default()
+    };
+    bpf(MAP_CREATE, &mut attr).map(fd_of)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BtfLoadAttr {
+    btf: u64,
+    log: u64,
+    btf_size: u32,
+    log_size: u32,
+    log_level: u32,
+}
+
+/// Loads type information.
+pub(crate) fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr =
+        BtfLoadAttr { btf: btf.as_ptr() as u64, btf_size: btf.len() as u32, ..Default::default() };
+    bpf(BTF_LOAD, &mut attr).map(fd_of)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoadAttr {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    attach_type: u32,
+    btf_fd: u32,
+    func_info_size: u32,
+    func_info: u64,
+    func_info_count: u32,
+    line_info_size: u32,
+    line_info: u64,
+    line_info_count: u32,
+    pad: u32,
+}
+
+/// Records of one kind that belong to a program's BTF.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Records<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) count: usize,
+    /// Bytes of each.
+    pub(crate) size: usize,
+}
+
+/// A program as the verifier gets it.
+pub(crate) struct Program<'a> {
+    pub(crate) name: &'a str,
+    /// `enum bpf_prog_type`.
+    pub(crate) kind: u32,
+    /// `enum bpf_attach_type`.
+    pub(crate) attach_type: u32,
+    /// Eight bytes each.
+    pub(crate) instructions: &'a [u8],
+    pub(crate) license: &'a CStr,
+    /// BTF with functions and lines, for people who look at loaded programs.
+    pub(crate) btf: Option<(BorrowedFd<'a>, Records<'a>, Records<'a>)>,
+}
+
+/// Loads a program; what the verifier says goes into `log`, where that is not empty.
+pub(crate) fn prog_load(program: &Program<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
+    let mut attr = ProgLoadAttr {
+        kind: program.kind,
+        instruction_count: (program.instructions.len() / 8) as u32,
+        instructions: program.instructions.as_ptr() as u64,
+        license: program.license.as_ptr() as u64,
+        name: object_name(program.name),
+        attach_type: program.attach_type,
+        ..Default::default()
+    };
+    if !log.is_empty() {
+        attr.log_level = 1;
+        attr.log_size = log.len() as u32;
+        attr.log = log.as_mut_ptr() as u64;
+    }
+    if let Some((fd, functions, lines)) = program.btf {
+        attr.btf_fd = fd.as_raw_fd() as u32;
+        (attr.func_info_size, attr.func_info_count) =
+            (functions.size as u32, functions.count as u32);
+        attr.func_info = functions.bytes.as_ptr() as u64;
+        (attr.line_info_size, attr.line_info_count) = (lines.size as u32, lines.count as u32);
+        attr.line_info = lines.bytes.as_ptr() as u64;
+    }
+    bpf(PROG_LOAD, &mut attr).map(fd_of)
 }
 
 #[repr(C)]
@@ -138,6 +269,12 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Res
         ..Default::default()
     };
     bpf(LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Ends a link at once. Without it the program goes on until the kernel has freed the last
+/// reference in the background.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(LINK_DETACH, &mut (link.as_raw_fd() as u32)).map(drop)
 }
 
 #[repr(C)]
@@ -316,14 +453,23 @@ pub(crate) fn lookup_batch(
     (attr.count as usize, result)
 }
 
+/// `membarrier(2)`: all threads of all processes.
+const MEMBARRIER_CMD_QUERY: libc::c_long = 0;
+const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+
+fn membarrier(command: libc::c_long) -> io::Result<libc::c_long> {
+    // SAFETY: the commands used here take no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
 /// Waits until every program that runs now has ended (`MEMBARRIER_CMD_GLOBAL` is
 /// `synchronize_rcu`, and programs of cgroups run inside an RCU section).
 pub(crate) fn wait_for_readers() -> io::Result<()> {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
-    // SAFETY: the command takes no pointers.
-    if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    membarrier(MEMBARRIER_CMD_GLOBAL).map(drop)
+}
+
+/// Whether [`wait_for_readers`] would work.
+pub(crate) fn can_wait_for_readers() -> io::Result<bool> {
+    Ok(membarrier(MEMBARRIER_CMD_QUERY)? & MEMBARRIER_CMD_GLOBAL != 0)
 }

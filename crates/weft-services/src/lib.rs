@@ -21,6 +21,8 @@
 mod eligible;
 mod plan;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use plan::{PlanInput, plan};
 pub use tables::{Backend, Diagnostic, DiagnosticKind, Frontend, LoadBalancer, ServiceTables};

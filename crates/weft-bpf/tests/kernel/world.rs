@@ -95,7 +95,8 @@ impl World {
     }
 
     pub fn options(&self) -> OpenOptions {
-        let sizes = MapSizes { services: 256, slots: 4096, sockets: 4096, clients: 256 };
+        let sizes =
+            MapSizes { services: 256, slots: 4096, members: 4096, sockets: 4096, clients: 256 };
         OpenOptions { sizes, ..OpenOptions::new(&self.bpf_dir, &self.cgroup) }
     }
 
