@@ -65,6 +65,13 @@ const SLOTS: usize = 4;
 
 /// Runs the kubelet of one node until SIGTERM; containers go on running without it.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    // A worker that panicked would leave its pod alone: the whole process starts again instead,
+    // and adopts what runs.
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        told(info);
+        std::process::exit(101);
+    }));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -116,6 +123,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         client: client.clone(),
         args,
     });
+    // Environments and mounted Secrets are kept there.
+    private(&ctx.args.dir.join("kubelet"))?;
     let socket = server::bind(&ctx.args.dir.join("kubelet.sock"))?;
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(node::run(client.clone(), facts, cni));
@@ -130,4 +139,12 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             anyhow::bail!("a part of the kubelet ended: {ended:?}")
         }
     }
+}
+
+/// Makes a directory that only root enters.
+fn private(dir: &std::path::Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("set the mode of {}", dir.display()))
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Renewal of the lease (a quarter of Kubernetes' 40 s).
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
@@ -21,6 +22,10 @@ const LEASE_SECONDS: i32 = 40;
 const POLL_FAST: Duration = Duration::from_millis(20);
 /// And this often afterwards.
 const POLL_SLOW: Duration = Duration::from_secs(5);
+/// While it fails after having been ready.
+const POLL_RETRY: Duration = Duration::from_millis(200);
+/// A node is not ready when the network has failed for so long.
+const TOLERANCE: Duration = Duration::from_secs(5);
 /// The status is written at least this often.
 const REPORT: Duration = Duration::from_secs(60);
 /// Pods that a node takes.
@@ -216,9 +221,16 @@ pub async fn run(client: kube::Client, facts: Facts, cni: Cni) {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
-    let mut reported: Option<(Result<(), String>, tokio::time::Instant)> = None;
+    let mut reported: Option<(Result<(), String>, Instant)> = None;
+    let mut failing: Option<Instant> = None;
     loop {
-        let state = network(&cni).await;
+        let mut state = network(&cni).await;
+        // An agent that starts again is away for moments: no reason to move pods.
+        failing = if state.is_ok() { None } else { failing.or_else(|| Some(Instant::now())) };
+        let was_ready = reported.as_ref().is_some_and(|(s, _)| s.is_ok());
+        if was_ready && failing.is_some_and(|since| since.elapsed() < TOLERANCE) {
+            state = Ok(());
+        }
         let due = match &reported {
             None => true,
             Some((s, at)) => s.is_ok() != state.is_ok() || at.elapsed() > REPORT,
@@ -233,7 +245,7 @@ pub async fn run(client: kube::Client, facts: Facts, cni: Cni) {
                     if state.is_ok() {
                         tracing::info!("node is ready");
                     }
-                    reported = Some((state.clone(), tokio::time::Instant::now()));
+                    reported = Some((state.clone(), Instant::now()));
                 }
                 Err(kube::Error::Api(s)) if s.code == 404 => {
                     tracing::warn!("the node was deleted: registering again");
@@ -245,7 +257,12 @@ pub async fn run(client: kube::Client, facts: Facts, cni: Cni) {
             }
         }
         let settled = state.is_ok() && reported.as_ref().is_some_and(|(s, _)| s.is_ok());
-        tokio::time::sleep(if settled { POLL_SLOW } else { POLL_FAST }).await;
+        let pause = match (settled, failing) {
+            (_, Some(_)) if was_ready => POLL_RETRY,
+            (true, _) => POLL_SLOW,
+            (false, _) => POLL_FAST,
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

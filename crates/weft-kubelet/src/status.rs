@@ -98,10 +98,11 @@ pub fn status(
     let Some(spec) = &pod.spec else { return previous.clone() };
     let over = ending(pod, spec, obs);
     let phase = phase(spec, obs, over);
+    let waits = spec.init_containers.as_ref().is_some_and(|i| !i.is_empty());
     let of = |init: bool| -> Vec<ContainerStatus> {
         plan::containers(spec)
             .filter(|(role, _)| (*role == Role::App) != init)
-            .map(|(role, c)| container(role, c, obs, phase))
+            .map(|(role, c)| container(role, c, obs, waits, phase))
             .collect()
     };
     let (init, app) = (of(true), of(false));
@@ -135,7 +136,13 @@ fn seconds(t: Timestamp) -> Time {
     Time(Timestamp::from_second(t.as_second()).unwrap_or(t))
 }
 
-fn container(role: Role, c: &Container, obs: &Observed, phase: &str) -> ContainerStatus {
+fn container(
+    role: Role,
+    c: &Container,
+    obs: &Observed,
+    init: bool,
+    phase: &str,
+) -> ContainerStatus {
     let none = ContainerObs::default();
     let o = obs.containers.get(&c.name).unwrap_or(&none);
     let waiting = |reason: &str, message: Option<String>| ContainerState {
@@ -150,10 +157,8 @@ fn container(role: Role, c: &Container, obs: &Observed, phase: &str) -> Containe
         },
         State::Starting => waiting("ContainerCreating", None),
         State::Waiting { reason, message } => {
-            let blocked = o.last.is_none() && reason == "ContainerCreating";
-            let init = obs.sandbox != Sandbox::Closed && !obs.initialized;
-            let has_init = role == Role::App && blocked && init;
-            if has_init && phase == "Pending" && obs.containers.values().any(|o| o.id != "") {
+            let new = o.last.is_none() && reason == "ContainerCreating";
+            if new && init && !obs.initialized {
                 waiting("PodInitializing", None)
             } else {
                 waiting(reason, message.clone())

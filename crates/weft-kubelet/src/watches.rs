@@ -7,6 +7,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -16,10 +17,33 @@ use tokio::sync::watch;
 /// Finished workers are swept this often.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// Pauses between attempts at a watch. The API is on this machine: a kubelet that stays away for
+/// half a minute after a restart of it (the client's default) helps nobody.
+struct Pause(Duration);
+
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+impl Iterator for Pause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let now = self.0;
+        self.0 = (now * 2).min(PAUSE_MAX);
+        Some(now)
+    }
+}
+
+impl Backoff for Pause {
+    fn reset(&mut self) {
+        self.0 = PAUSE_MIN;
+    }
+}
+
 /// Keeps the table of Services, for ever.
 pub async fn services(client: kube::Client, out: watch::Sender<Option<Arc<Vec<Service>>>>) {
     let api: Api<Service> = Api::all(client);
-    let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut stream = watcher(api, watcher::Config::default()).backoff(Pause(PAUSE_MIN)).boxed();
     let key = |s: &Service| (s.metadata.namespace.clone(), s.metadata.name.clone());
     let mut table = BTreeMap::new();
     let mut fresh = BTreeMap::new();
@@ -60,7 +84,7 @@ pub async fn pods(ctx: Arc<Ctx>) {
         .collect();
     let api: Api<Pod> = Api::all(ctx.client.clone());
     let config = watcher::Config::default().fields(&format!("spec.nodeName={}", ctx.args.node));
-    let mut stream = watcher(api, config).default_backoff().boxed();
+    let mut stream = watcher(api, config).backoff(Pause(PAUSE_MIN)).boxed();
     let mut workers: HashMap<String, Handle> = HashMap::new();
     let mut listed: HashSet<String> = HashSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
