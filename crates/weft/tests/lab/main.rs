@@ -8,5 +8,6 @@ mod harness;
 mod applications;
 mod bad_input;
 mod crash;
+mod kubectl;
 mod model;
 mod services;
