@@ -108,6 +108,7 @@ where
     }
     let target = match route {
         Route::Resource(target) => target,
+        Route::NotFound => return Err(status::unknown_resource().into()),
         other => {
             if request.method() != Method::GET && request.method() != Method::HEAD {
                 return Err(status::method_not_allowed().into());

@@ -189,3 +189,23 @@ pub(crate) async fn compressed(response: Response<ApiBody>) -> Response<ApiBody>
         _ => error(&status::internal("cannot compress").into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[tokio::test]
+    async fn only_large_bodies_are_compressed() {
+        let small = compressed(bytes(200, "application/json", "{}".into())).await;
+        assert!(!small.headers().contains_key(header::CONTENT_ENCODING));
+        let text = "abc".repeat(GZIP_BYTES_MIN);
+        let large = compressed(bytes(200, "application/json", text.clone().into())).await;
+        assert_eq!(large.headers()[header::CONTENT_ENCODING], "gzip");
+        let body = large.into_body().collect().await.unwrap().to_bytes();
+        assert!(body.len() < text.len() / 10);
+        let mut back = String::new();
+        flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut back).unwrap();
+        assert_eq!(back, text);
+    }
+}

@@ -197,6 +197,10 @@ fn apply_get_and_delete() {
             &k.ok_in("diff -f -", &WEB.replace("nginx:1.27", "nginx:1.28").replace("blue", "red")),
             &[""],
         );
+        // A replacement that leaves out what the server gave keeps it.
+        let ip = k.ok("get svc web -o jsonpath={.spec.clusterIP}");
+        has(&k.ok_in("replace -f -", WEB), &["service/web replaced"]);
+        assert_eq!(k.ok("get svc web -o jsonpath={.spec.clusterIP}"), ip);
         has(&k.ok_in("delete -f -", WEB), &["deployment.apps \"web\" deleted"]);
         has(
             &k.refused("get deploy web", ""),
@@ -238,6 +242,17 @@ fn generators_and_edits() {
             &["patched"],
         );
         has(&k.ok("set image deployment/web nginx=nginx:2 -n shop"), &["image updated"]);
+        let done = concat!(
+            r#"{"status":{"observedGeneration":99,"replicas":1,"updatedReplicas":1,"#,
+            r#""readyReplicas":1,"availableReplicas":1,"conditions":[{"type":"Available","status":"True"}]}}"#
+        );
+        k.ok(&format!("patch deploy web -n shop --subresource=status --type=merge -p {done}"));
+        has(&k.ok("rollout status deploy/web -n shop --timeout=5s"), &["successfully rolled out"]);
+        has(
+            &k.ok("wait --for=condition=Available deploy/web -n shop --timeout=5s"),
+            &["condition met"],
+        );
+        has(&k.ok("get deploy web -n shop"), &["1/1"]);
         has(&k.ok("run one --image=busybox -n shop"), &["pod/one created"]);
         has(&k.ok("get pods -n shop -o wide"), &["NODE", "one", "Pending"]);
         has(&k.ok("describe pod one -n shop"), &["Node:", "busybox", "Events:"]);

@@ -1,5 +1,6 @@
 //! The server as its clients see it: kube-rs and stock kubectl over TLS on loopback.
 
+mod bad_input;
 mod client;
 mod durable;
 mod kubectl;

@@ -112,7 +112,9 @@ fn changed(e: &mut Errors, spec: &Value, field: &str, one: &str, old: &[&str], n
         return;
     }
     let released = old.len() > new.len();
-    if released && new.is_empty() {
+    // The real API asks for the addresses in both cases: who leaves out the families of a PUT
+    // gets them back from the addresses.
+    if released && strings(spec, "clusterIPs").is_empty() {
         e.invalid(format!("{field}[0]"), value(), format!("primary {one} can not be unset"));
     }
     if let (Some(was), Some(is)) = (old.first(), new.first())
