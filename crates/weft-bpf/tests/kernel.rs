@@ -47,5 +47,6 @@ scenarios! {
     lifecycle::closed_sockets_leave_no_records,
     lifecycle::teardown_leaves_nothing,
     lifecycle::a_foreign_layout_is_refused,
+    lifecycle::ten_thousand_services,
     lifecycle::everything_is_probed,
 }

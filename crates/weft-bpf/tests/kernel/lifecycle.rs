@@ -1,13 +1,14 @@
 //! Opening, changing, adopting, removing.
 
 use crate::{
-    traffic::{addr, tables, tcp_ask, tcp_server},
+    traffic::{add, addr, tables, tcp_ask, tcp_server},
     world::World,
 };
 use aya::maps::{HashMap, Map, MapData};
 use std::{
     fs,
     io::ErrorKind,
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,8 +16,8 @@ use std::{
     thread,
     time::Instant,
 };
-use weft_bpf::{ApplyStats, BpfError, SocketLb};
-use weft_model::Protocol::Tcp;
+use weft_bpf::{ApplyStats, BpfError, MapSizes, SocketLb};
+use weft_model::Protocol::{Tcp, Udp};
 use weft_services::ServiceTables;
 
 const FRONTEND: &str = "10.96.0.1:80";
@@ -233,6 +234,43 @@ pub fn a_foreign_layout_is_refused(world: &World) {
         Err(error @ BpfError::Layout { .. }) => assert!(error.to_string().contains("WEFT_SLOTS")),
         other => panic!("{other:?}"),
     }
+}
+
+/// More than one batch of everything, with the default sizes; a change touches only itself.
+pub fn ten_thousand_services(world: &World) {
+    const SERVICES: u32 = 10_000;
+    let mut tables = ServiceTables::default();
+    for n in 0..SERVICES {
+        let at = Ipv4Addr::from(0x0a60_0000 + n);
+        let protocol = if n % 4 == 0 { Udp } else { Tcp };
+        let backends = (0..10).map(|b| Ipv4Addr::from(0x0af4_0000 + (n * 7 + b) % 5000));
+        let backends: Vec<_> = backends.map(|ip| (ip.into(), 8080)).collect();
+        add(&mut tables, (at.into(), 80), protocol, &backends);
+    }
+    let mut options = world.options();
+    options.sizes = MapSizes::default();
+    let mut lb = SocketLb::open(options.clone()).unwrap();
+    let start = Instant::now();
+    let stats = lb.apply(&tables).unwrap();
+    println!("first: {:?}", start.elapsed());
+    assert_eq!(stats, ApplyStats { added: 10_000, ..Default::default() });
+    assert_eq!(sizes(world), (10_000, 100_000, 25_000));
+
+    drop(lb);
+    let start = Instant::now();
+    let mut lb = SocketLb::open(options).unwrap();
+    println!("adopted: {:?}", start.elapsed());
+    let unchanged = ApplyStats { unchanged: 10_000, ..Default::default() };
+    assert_eq!(lb.apply(&tables).unwrap(), unchanged);
+    tables.frontends.values_mut().next().unwrap().backends.pop();
+    let start = Instant::now();
+    let stats = lb.apply(&tables).unwrap();
+    println!("one change: {:?}", start.elapsed());
+    assert_eq!(stats, ApplyStats { changed: 1, unchanged: 9_999, ..Default::default() });
+    let start = Instant::now();
+    lb.apply(&ServiceTables::default()).unwrap();
+    println!("nothing: {:?}", start.elapsed());
+    assert_eq!(sizes(world), (0, 0, 0));
 }
 
 pub fn everything_is_probed(_: &World) {

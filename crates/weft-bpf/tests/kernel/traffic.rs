@@ -76,28 +76,33 @@ fn port(n: u16) -> Port {
     Port::try_from(i32::from(n)).expect("port")
 }
 
-pub fn frontend(protocol: Protocol, at: &str) -> Frontend {
-    let at = addr(at);
-    Frontend { addr: at.ip(), port: port(at.port()), protocol }
+/// Adds a frontend; one without backends goes where the planner puts it.
+pub fn add(
+    tables: &mut ServiceTables,
+    at: (IpAddr, u16),
+    protocol: Protocol,
+    backends: &[(IpAddr, u16)],
+) {
+    let frontend = Frontend { addr: at.0, port: port(at.1), protocol };
+    if backends.is_empty() {
+        tables.without_backends.insert(frontend);
+        return;
+    }
+    let backends = backends.iter().map(|&(addr, n)| Backend { addr, port: port(n) });
+    let mut backends: Vec<_> = backends.collect();
+    backends.sort_unstable();
+    let service = NamespacedName::new("default", "test");
+    let lb = LoadBalancer { service, backends, affinity_timeout_s: None };
+    tables.frontends.insert(frontend, lb);
 }
 
-/// Tables with these frontends; one without backends goes where the planner puts it.
+/// Tables with these frontends.
 pub fn tables(rows: &[(Protocol, &str, &[&str])]) -> ServiceTables {
+    let pair = |text: &str| (addr(text).ip(), addr(text).port());
     let mut tables = ServiceTables::default();
     for &(protocol, at, backends) in rows {
-        let frontend = frontend(protocol, at);
-        if backends.is_empty() {
-            tables.without_backends.insert(frontend);
-            continue;
-        }
-        let mut backends: Vec<Backend> = backends
-            .iter()
-            .map(|b| Backend { addr: addr(b).ip(), port: port(addr(b).port()) })
-            .collect();
-        backends.sort_unstable();
-        let service = NamespacedName::new("default", "test");
-        let lb = LoadBalancer { service, backends, affinity_timeout_s: None };
-        tables.frontends.insert(frontend, lb);
+        let backends: Vec<_> = backends.iter().map(|b| pair(b)).collect();
+        add(&mut tables, pair(at), protocol, &backends);
     }
     tables
 }
