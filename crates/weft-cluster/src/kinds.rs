@@ -59,6 +59,30 @@ macro_rules! kinds {
             Absent(Kind),
         }
 
+        #[cfg(test)]
+        impl Change {
+            /// A watch event of `kind`, as a simulated API sends it.
+            pub(crate) fn decode(kind: Kind, event: watcher::Event<Value>) -> Self {
+                match kind {
+                    $(Kind::$kind => {
+                        let typed = |body: Value| -> $kind {
+                            serde_json::from_value(body).expect("an object that decodes")
+                        };
+                        Change::$kind(match event {
+                            watcher::Event::Init => watcher::Event::Init,
+                            watcher::Event::InitApply(body) => {
+                                watcher::Event::InitApply(typed(body))
+                            }
+                            watcher::Event::InitDone => watcher::Event::InitDone,
+                            watcher::Event::Apply(body) => watcher::Event::Apply(typed(body)),
+                            watcher::Event::Delete(body) => watcher::Event::Delete(typed(body)),
+                        })
+                    })*
+                    Kind::Event => unreachable!("Events are not watched"),
+                }
+            }
+        }
+
         /// What changed in the world.
         #[derive(Clone)]
         pub(crate) enum Delta { $($kind(Option<Arc<$kind>>, Option<Arc<$kind>>),)* }

@@ -43,6 +43,8 @@ mod replicaset;
 mod revision;
 mod run;
 mod scheduler;
+#[cfg(test)]
+mod simulation;
 mod statefulset;
 mod store;
 mod targets;

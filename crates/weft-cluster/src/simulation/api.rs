@@ -1,0 +1,207 @@
+//! An API in a few lines: what the controllers rely on, and nothing else.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+
+use crate::action::{Action, Delete, Verb};
+use crate::core::Outcome;
+use crate::kinds::{Change, Kind, WATCHED};
+
+#[derive(Default)]
+pub(super) struct FakeApi {
+    pub(super) objects: BTreeMap<(Kind, String, String), Value>,
+    pub(super) version: u64,
+    /// What each watch has still to tell.
+    pub(super) watches: BTreeMap<Kind, VecDeque<Change>>,
+    pub(super) clock_s: i64,
+}
+
+impl FakeApi {
+    pub(super) fn list(&self, kind: Kind) -> impl Iterator<Item = &Value> {
+        self.objects.iter().filter(move |((of, ..), _)| *of == kind).map(|(_, object)| object)
+    }
+
+    pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Value> {
+        self.objects.get(&(kind, namespace.to_owned(), name.to_owned()))
+    }
+
+    /// The first list of a watch, or one after a break: what it had to tell is lost.
+    pub(super) fn relist(&mut self, kind: Kind) {
+        let items: Vec<Value> = self.list(kind).cloned().collect();
+        let queue = self.watches.entry(kind).or_default();
+        queue.clear();
+        let events = std::iter::once(Event::Init)
+            .chain(items.into_iter().map(Event::InitApply))
+            .chain([Event::InitDone]);
+        queue.extend(events.map(|event| Change::decode(kind, event)));
+    }
+
+    pub(super) fn relist_all(&mut self) {
+        for kind in WATCHED {
+            self.relist(*kind);
+        }
+    }
+
+    fn store(&mut self, kind: Kind, mut object: Value) -> Value {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        if kind.api_version() != "" {
+            object["apiVersion"] = kind.api_version().into();
+            object["kind"] = kind.name().into();
+        }
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or("").to_owned();
+        self.objects.insert((kind, text("namespace"), text("name")), object.clone());
+        self.tell(kind, Event::Apply(object.clone()));
+        object
+    }
+
+    fn tell(&mut self, kind: Kind, event: Event<Value>) {
+        self.watches.entry(kind).or_default().push_back(Change::decode(kind, event));
+    }
+
+    fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
+        let key = (kind, namespace.to_owned(), name.to_owned());
+        if let Some(mut object) = self.objects.remove(&key) {
+            self.version += 1;
+            object["metadata"]["resourceVersion"] = self.version.to_string().into();
+            self.tell(kind, Event::Delete(object));
+        }
+    }
+
+    pub(super) fn create(&mut self, kind: Kind, namespace: &str, mut object: Value) -> Outcome {
+        let version = self.version + 1;
+        if object["metadata"]["name"].as_str().unwrap_or("").is_empty() {
+            let prefix = object["metadata"]["generateName"].as_str().expect("a name").to_owned();
+            object["metadata"]["name"] = format!("{prefix}{version:05x}").into();
+        }
+        let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
+        if self.get(kind, namespace, &name).is_some() {
+            return Outcome::Conflict;
+        }
+        if kind.namespaced() {
+            object["metadata"]["namespace"] = namespace.into();
+        }
+        object["metadata"]["uid"] = format!("uid-{version}").into();
+        object["metadata"]["generation"] = 1.into();
+        object["metadata"]["creationTimestamp"] = time(self.clock_s);
+        Outcome::Done(self.store(kind, object))
+    }
+
+    /// Merges `body` into an object, as a user or a kubelet would.
+    pub(super) fn merge(
+        &mut self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        body: &Value,
+    ) -> Outcome {
+        let Some(held) = self.get(kind, namespace, name).cloned() else { return Outcome::NotFound };
+        for field in ["resourceVersion", "uid"] {
+            let wanted = &body["metadata"][field];
+            if !wanted.is_null() && *wanted != held["metadata"][field] {
+                return Outcome::Conflict;
+            }
+        }
+        let mut next = held.clone();
+        json_patch::merge(&mut next, body);
+        if next == held {
+            return Outcome::Done(held);
+        }
+        if next["spec"] != held["spec"] {
+            let generation = held["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+            next["metadata"]["generation"] = generation.into();
+        }
+        let finalizers =
+            next["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty());
+        if !next["metadata"]["deletionTimestamp"].is_null() && !finalizers && kind != Kind::Pod {
+            self.remove(kind, namespace, name);
+            return Outcome::Done(next);
+        }
+        Outcome::Done(self.store(kind, next))
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        how: &Delete,
+    ) -> Outcome {
+        let Some(held) = self.get(kind, namespace, name).cloned() else { return Outcome::NotFound };
+        if how.uid.as_ref().is_some_and(|uid| held["metadata"]["uid"] != *uid) {
+            return Outcome::Conflict;
+        }
+        let graceful = kind == Kind::Pod
+            && how.grace_seconds != Some(0)
+            && !held["spec"]["nodeName"].is_null();
+        let finalizer = match how.propagation {
+            Some("Foreground") => Some("foregroundDeletion"),
+            Some("Orphan") => Some("orphan"),
+            _ => None,
+        };
+        if graceful || finalizer.is_some() {
+            let mut next = held;
+            if next["metadata"]["deletionTimestamp"].is_null() {
+                next["metadata"]["deletionTimestamp"] = time(self.clock_s);
+                if let Some(finalizer) = finalizer {
+                    next["metadata"]["finalizers"] = json!([finalizer]);
+                }
+                next = self.store(kind, next);
+            }
+            return Outcome::Done(next);
+        }
+        self.remove(kind, namespace, name);
+        Outcome::Done(json!({"kind": "Status", "status": "Success"}))
+    }
+
+    /// Executes a controller's write.
+    pub(super) fn execute(&mut self, action: &Action) -> Outcome {
+        let (kind, namespace, name) = (action.kind, &*action.namespace, &*action.name);
+        match &action.verb {
+            Verb::Create(_) if kind == Kind::Event => Outcome::Done(Value::Null),
+            Verb::Create(body) => self.create(kind, namespace, body.clone()),
+            Verb::CreateSub("binding", body) => {
+                let Some(pod) = self.get(kind, namespace, name) else { return Outcome::NotFound };
+                if !pod["spec"]["nodeName"].is_null() {
+                    return Outcome::Conflict;
+                }
+                let bound = json!({"spec": {"nodeName": body["target"]["name"]},
+                    "metadata": {"uid": body["metadata"]["uid"]}});
+                match self.merge(kind, namespace, name, &bound) {
+                    Outcome::Done(_) => Outcome::Done(json!({"kind": "Status"})),
+                    other => other,
+                }
+            }
+            Verb::CreateSub(sub, _) => panic!("no subresource {sub}"),
+            Verb::Replace(_, body) => {
+                let Some(held) = self.get(kind, namespace, name) else { return Outcome::NotFound };
+                if held["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] {
+                    return Outcome::Conflict;
+                }
+                Outcome::Done(self.store(kind, body.clone()))
+            }
+            // Lists of conditions have at most one entry here, so merging is replacing.
+            Verb::Merge(_, body) | Verb::Strategic(_, body) => {
+                self.merge(kind, namespace, name, body)
+            }
+            Verb::Delete(how) => self.delete(kind, namespace, name, how),
+            Verb::DeleteOrphan { missing, delete } => {
+                for owner in missing {
+                    let kind = Kind::of(&owner.api_version, &owner.kind).expect("a known kind");
+                    let held = self.get(kind, namespace, &owner.name);
+                    if held.is_some_and(|held| held["metadata"]["uid"] == owner.uid) {
+                        return Outcome::Conflict;
+                    }
+                }
+                self.delete(kind, namespace, name, delete)
+            }
+            Verb::Sweep => panic!("no namespace ends here"),
+        }
+    }
+}
+
+pub(super) fn time(seconds: i64) -> Value {
+    jiff::Timestamp::from_second(seconds).expect("a time").to_string().into()
+}
