@@ -5,7 +5,9 @@
 //! keep the two sources consistent:
 //! - resource versions are ordered (KEP-5504), an older one never overwrites a newer one;
 //! - the uid of a deleted object is remembered, so a late answer cannot bring it back;
-//! - a re-list prunes neither what it listed nor what an answer stored since it began.
+//! - a re-list prunes neither what it listed nor what an answer stored since it began. For that
+//!   its beginning must be noted before the API makes the list, and in the order of the answers:
+//!   both take one queue (`run.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
 use crate::action::{Action, Delete, Verb};
-use crate::core::Outcome;
+use crate::core::{Core, Outcome};
 use crate::kinds::{Change, Kind, WATCHED};
 
 #[derive(Default)]
@@ -27,20 +27,21 @@ impl FakeApi {
         self.objects.get(&(kind, namespace.to_owned(), name.to_owned()))
     }
 
-    /// The first list of a watch, or one after a break: what it had to tell is lost.
-    pub(super) fn relist(&mut self, kind: Kind) {
+    /// The first list of a watch, or one after a break: what it had to tell is lost. The start
+    /// of a list reaches the core before the API makes the list; that order is what the store
+    /// relies on, and what the one queue of `run` gives.
+    pub(super) fn relist(&mut self, kind: Kind, core: &mut Core) {
+        core.handle_change(Change::decode(kind, Event::Init));
         let items: Vec<Value> = self.list(kind).cloned().collect();
         let queue = self.watches.entry(kind).or_default();
         queue.clear();
-        let events = std::iter::once(Event::Init)
-            .chain(items.into_iter().map(Event::InitApply))
-            .chain([Event::InitDone]);
+        let events = items.into_iter().map(Event::InitApply).chain([Event::InitDone]);
         queue.extend(events.map(|event| Change::decode(kind, event)));
     }
 
-    pub(super) fn relist_all(&mut self) {
+    pub(super) fn relist_all(&mut self, core: &mut Core) {
         for kind in WATCHED {
-            self.relist(*kind);
+            self.relist(*kind, core);
         }
     }
 

@@ -315,3 +315,50 @@ async fn job_runs_to_its_end() {
     assert!(status.completion_time.is_some());
     assert_eq!(cluster.list::<Pod>("default", "job=sum").await.len(), 5);
 }
+
+/// What the API adds to an object must not look like a change to its controller.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn comes_to_rest() {
+    let cluster = Cluster::new(2).await;
+    cluster.create::<Deployment>(deployment("web", 3, "one")).await;
+    for (name, headless) in [("web", false), ("db", true)] {
+        cluster
+            .create::<k8s_openapi::api::core::v1::Service>(json!({
+                "metadata": {"name": name, "namespace": "default"},
+                "spec": {"selector": {"app": name}, "ipFamilyPolicy": "PreferDualStack",
+                    "clusterIP": if headless { Some("None") } else { None },
+                    "ports": [{"port": 80, "targetPort": "web"}]},
+            }))
+            .await;
+    }
+    cluster
+        .create::<StatefulSet>(json!({
+            "metadata": {"name": "db", "namespace": "default"},
+            "spec": {"replicas": 2, "serviceName": "db",
+                "selector": {"matchLabels": {"app": "db"}}, "template": template("db", "one")},
+        }))
+        .await;
+    cluster
+        .create::<DaemonSet>(json!({
+            "metadata": {"name": "agent", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "agent"}},
+                "template": template("agent", "one")},
+        }))
+        .await;
+    rolled_out(&cluster, "web").await;
+    cluster.ready("default", "app=db", 2).await;
+    cluster.ready("default", "app=agent", 2).await;
+    let version = || async {
+        let request = http::Request::get("/api/v1/pods").body(Vec::new()).expect("a request");
+        let list: serde_json::Value = cluster.client.request(request).await.expect("a list");
+        list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned()
+    };
+    cluster
+        .until("half a second without a write", || async {
+            // Waiting is the measurement here: nothing must happen meanwhile.
+            let before = version().await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            (version().await == before).then_some(())
+        })
+        .await;
+}
