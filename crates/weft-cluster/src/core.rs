@@ -103,28 +103,26 @@ impl Core {
         outcome: Outcome,
         now: Timestamp,
     ) {
+        // Events are nobody's condition: a lost one is no failure of the round.
+        if action.is_event() {
+            return;
+        }
         let (mut conflict, mut failed) = (false, false);
         match outcome {
             Outcome::Done(answer) => {
-                let delta = if answer["kind"] == action.kind.name() {
+                let deltas = if answer["kind"] == action.kind.name() {
                     self.world.absorb(action.kind, answer)
                 } else if let Some(uid) = action.deleted_uid() {
-                    self.world.forget(action.kind, &action.namespace, &action.name, Some(uid))
+                    self.forget(action, uid)
                 } else {
-                    None
+                    Vec::new()
                 };
-                if let Some(delta) = delta {
-                    self.note(&delta);
-                }
+                deltas.iter().for_each(|delta| self.note(delta));
             }
             Outcome::NotFound if action.deleted_uid().is_some() => {
                 // With a uid as its condition: that very object is gone.
-                if let Some(uid) = action.deleted_uid()
-                    && let Some(delta) =
-                        self.world.forget(action.kind, &action.namespace, &action.name, Some(uid))
-                {
-                    self.note(&delta);
-                }
+                let uid = action.deleted_uid().unwrap_or_default();
+                self.forget(action, uid).iter().for_each(|delta| self.note(delta));
             }
             Outcome::NotFound | Outcome::Conflict => conflict = true,
             Outcome::Failed(reason) => {
@@ -241,6 +239,11 @@ impl Core {
             Controller::Garbage => gc::plan(world, key.kind, namespace, name),
             Controller::PodGarbage => podgc::plan(world, config, namespace, name, now),
         }
+    }
+
+    fn forget(&mut self, action: &Action, uid: &str) -> Vec<Delta> {
+        let gone = self.world.forget(action.kind, &action.namespace, &action.name, Some(uid));
+        gone.into_iter().collect()
     }
 
     fn note(&mut self, delta: &Delta) {

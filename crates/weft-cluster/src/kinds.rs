@@ -130,14 +130,14 @@ macro_rules! kinds {
             }
 
             /// Takes in the answer to a write. What does not decode is left to the watch.
-            pub(crate) fn absorb(&mut self, kind: Kind, answer: Value) -> Option<Delta> {
+            pub(crate) fn absorb(&mut self, kind: Kind, answer: Value) -> Vec<Delta> {
                 match kind {
-                    $(Kind::$kind => {
-                        let object: $kind = serde_json::from_value(answer).ok()?;
-                        let (old, new) = self.$field.upsert(object)?;
-                        Some(Delta::$kind(old, new))
+                    $(Kind::$kind => match serde_json::from_value::<$kind>(answer) {
+                        Ok(object) => self.$field.upsert(object)
+                            .into_iter().map(|(old, new)| Delta::$kind(old, new)).collect(),
+                        Err(_) => Vec::new(),
                     })*
-                    Kind::Event => None,
+                    Kind::Event => Vec::new(),
                 }
             }
 
@@ -217,9 +217,7 @@ fn ingest<K: Object>(store: &mut Store<K>, event: watcher::Event<K>) -> Vec<crat
             store.begin();
             Vec::new()
         }
-        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
-            store.upsert(object).into_iter().collect()
-        }
+        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => store.upsert(object),
         watcher::Event::InitDone => store.finish(),
         watcher::Event::Delete(object) => {
             store.remove(object.namespace(), object.name(), object.uid()).into_iter().collect()

@@ -151,20 +151,21 @@ impl<K: Object> Store<K> {
         lost.into_iter().filter_map(|id| self.take(&id)).map(|old| (Some(old), None)).collect()
     }
 
-    /// An object exists in this form. `None` where that was known already.
-    pub(crate) fn upsert(&mut self, object: K) -> Option<Diff<K>> {
+    /// An object exists in this form. Nothing where that was known already; two steps where it
+    /// took the place of another of its name, whose end was not told (a re-list).
+    pub(crate) fn upsert(&mut self, object: K) -> Vec<Diff<K>> {
         let id = object.id();
         if let Some(seen) = &mut self.listing {
             seen.insert(id.clone());
         }
         if self.gone.contains(object.uid()) {
-            return None;
+            return Vec::new();
         }
         if let Some(old) = self.items.get(&id)
             && let (Some(before), Some(after)) = (old.version(), object.version())
             && after <= before
         {
-            return None;
+            return Vec::new();
         }
         let object = Arc::new(object);
         let old = self.take_indexed(&id);
@@ -172,7 +173,13 @@ impl<K: Object> Store<K> {
             self.by_owner.entry(owner.uid.clone()).or_default().insert(id.clone());
         }
         self.items.insert(id, object.clone());
-        Some((old, Some(object)))
+        match old {
+            Some(old) if old.uid() != object.uid() => {
+                self.bury(old.uid());
+                vec![(Some(old), None), (None, Some(object))]
+            }
+            old => vec![(old, Some(object))],
+        }
     }
 
     /// The object with this uid is gone.
@@ -235,13 +242,14 @@ mod tests {
     #[test]
     fn older_versions_and_late_answers_change_nothing() {
         let mut store = Store::default();
-        assert!(store.upsert(object("a", "1", 5)).is_some());
-        assert!(store.upsert(object("a", "1", 4)).is_none());
-        assert!(store.upsert(object("a", "1", 5)).is_none());
+        assert!(store.upsert(object("a", "1", 5)).len() == 1);
+        assert!(store.upsert(object("a", "1", 4)).is_empty());
+        assert!(store.upsert(object("a", "1", 5)).is_empty());
         assert!(store.remove("ns", "a", "1").is_some());
-        assert!(store.upsert(object("a", "1", 6)).is_none(), "the uid is gone for good");
-        assert!(store.upsert(object("a", "2", 7)).is_some());
+        assert!(store.upsert(object("a", "1", 6)).is_empty(), "the uid is gone for good");
+        assert_eq!(store.upsert(object("a", "2", 7)).len(), 1);
         assert!(store.remove("ns", "a", "1").is_none(), "another object bears the name");
+        assert_eq!(store.upsert(object("a", "3", 8)).len(), 2, "one goes, one comes");
         assert_eq!(store.len(), 1);
     }
 

@@ -182,6 +182,8 @@ fn named_ports_split_slices_per_number() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
     /// Whatever changes: the slices say exactly what is wanted, none is too full, an endpoint
     /// stays where it is, and no slice is written without need.
     #[test]

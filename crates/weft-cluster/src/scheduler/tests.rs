@@ -23,7 +23,7 @@ impl Cluster {
         let name = object["metadata"]["name"].clone();
         object["metadata"]["uid"] = name;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
-        assert!(self.world.absorb(kind, object).is_some(), "an object that decodes");
+        assert_eq!(self.world.absorb(kind, object).len(), 1, "an object that decodes");
     }
 
     /// The node, or the complaint.

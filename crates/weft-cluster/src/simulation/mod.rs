@@ -175,9 +175,7 @@ impl Simulation {
         self.writes += 1;
         self.api.clock_s = self.clock_ms / 1000;
         let outcome = self.api.execute(&action);
-        if !action.is_event() {
-            self.core.handle_answer(&key, &action, outcome, self.now());
-        }
+        self.core.handle_answer(&key, &action, outcome, self.now());
     }
 
     /// A kubelet starts, readies or ends one pod.
@@ -399,7 +397,7 @@ fn template(image: &str) -> Value {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     /// Any order, any delay, lost writes and broken watches: the end is what was asked for, and
     /// a fresh start on that end has nothing to do (full == incremental).
