@@ -6,7 +6,11 @@ use crate::{
     state::{AppliedFabric, State},
 };
 use ipnet::IpNet;
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -216,6 +220,14 @@ impl ServiceStage {
             }
         });
         if result.is_ok() { Outcome::Applied } else { Outcome::Failed }
+    }
+
+    /// Loads the programs ahead of the first tables.
+    pub fn open_early(&mut self) {
+        let begin = Instant::now();
+        if self.open().is_ok() {
+            info!(elapsed_ms = begin.elapsed().as_millis() as u64, "socket hooks attached");
+        }
     }
 
     fn open(&mut self) -> weft_bpf::Result<&mut weft_bpf::SocketLb> {

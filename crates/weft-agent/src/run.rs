@@ -10,7 +10,6 @@ use crate::{
 };
 use anyhow::{Context, anyhow};
 use nix::fcntl::{Flock, FlockArg};
-use serde_json::json;
 use std::{
     fs::{self, File},
     net::{IpAddr, SocketAddr},
@@ -144,16 +143,11 @@ fn spawn_stages(
     spawn_thread(tasks, "fabric", move |runtime| {
         follow(&runtime, &token, snapshots, |s| fabric.step(s));
     })?;
-    // For the status only: nothing waits for it.
-    let shared = state.clone();
-    tokio::task::spawn_blocking(move || {
-        let features = weft_bpf::probe();
-        let value = |f: &weft_bpf::Feature| json!({"name": f.name, "ok": f.ok, "detail": f.detail});
-        shared.set_features(features.iter().map(value).collect());
-    });
     let (snapshots, token, state) = (source.snapshots.clone(), cancel.clone(), state.clone());
     spawn_thread(tasks, "services", move |runtime| {
-        // The first tables need the router addresses.
+        // Loading programs takes longer than all else: it begins at once, although the first
+        // tables need the router addresses. An error is met again, and reported, by the step.
+        services.open_early();
         let mut applied = state.fabric.subscribe();
         runtime.block_on(async {
             tokio::select! {

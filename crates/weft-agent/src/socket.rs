@@ -102,9 +102,19 @@ async fn respond(service: &Arc<Service>, request: Request) -> Answer {
             Answer { ok: reason.is_none(), reason, ..Answer::default() }
         }
         Request::Status => {
-            let (ipam, pods) = service.cni.usage();
-            let status = Some(service.state.status(generation, ipam, pods));
-            Answer { ok: true, status, ..Answer::default() }
+            let service = service.clone();
+            let status = tokio::task::spawn_blocking(move || {
+                service.state.features();
+                let (ipam, pods) = service.cni.usage();
+                service.state.status(generation, ipam, pods)
+            });
+            match status.await {
+                Ok(status) => Answer { ok: true, status: Some(status), ..Answer::default() },
+                Err(e) => match e.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => Answer { reason: Some("ending".to_owned()), ..Answer::default() },
+                },
+            }
         }
         Request::Cni { command, container_id, netns, ifname, config, .. } => {
             let call = Call { command, container_id, netns, ifname, config };

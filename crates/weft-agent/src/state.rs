@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 use tokio::sync::watch;
 use weft_model::IpFamily;
@@ -59,7 +59,7 @@ pub struct State {
     /// The applied fabric; none before the first time.
     pub fabric: watch::Sender<Option<AppliedFabric>>,
     stages: Mutex<BTreeMap<&'static str, Stage>>,
-    features: Mutex<Vec<Value>>,
+    features: OnceLock<Vec<Value>>,
 }
 
 /// The stages that must have applied something once before the node is ready.
@@ -73,7 +73,7 @@ impl State {
             network,
             fabric: watch::Sender::new(None),
             stages: Mutex::default(),
-            features: Mutex::default(),
+            features: OnceLock::new(),
         }
     }
 
@@ -86,9 +86,11 @@ impl State {
         change(self.stages().entry(name).or_default());
     }
 
-    /// Records the kernel's features.
-    pub fn set_features(&self, features: Vec<Value>) {
-        *self.features.lock().unwrap_or_else(PoisonError::into_inner) = features;
+    /// The kernel's features, tried when somebody asks for the first time: trying them takes
+    /// hundreds of milliseconds, which the start of a node has no use for. Blocks.
+    pub fn features(&self) -> &[Value] {
+        let value = |f: &weft_bpf::Feature| json!({"name": f.name, "ok": f.ok, "detail": f.detail});
+        self.features.get_or_init(|| weft_bpf::probe().iter().map(value).collect())
     }
 
     /// Why the agent is not ready; `None` when it is: every stage was applied once.
@@ -108,7 +110,8 @@ impl State {
         })
     }
 
-    /// The status as JSON; `ipam` and `pods` come from the CNI service.
+    /// The status as JSON; `ipam` and `pods` come from the CNI service. The features are in it
+    /// once [`Self::features`] was called.
     pub fn status(&self, snapshot_generation: u64, ipam: Value, pods: usize) -> Value {
         let reason = self.unready(snapshot_generation > 0);
         let stages: BTreeMap<&str, Value> = self
@@ -141,7 +144,7 @@ impl State {
             "stages": stages,
             "ipam": ipam,
             "pods": pods,
-            "features": *self.features.lock().unwrap_or_else(PoisonError::into_inner),
+            "features": self.features.get(),
         })
     }
 }
