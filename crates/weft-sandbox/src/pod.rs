@@ -330,7 +330,7 @@ mod tests {
     fn ids_stay_in_the_range_of_their_pod() {
         for uid in ["", "a", "2b0b2f0c-5a3f-4a1c-9c7e-000000000000"] {
             let base = host_id(uid, 0);
-            assert!(base >= ID_BASE && base < ID_BASE + ID_RANGES * IDS, "{base}");
+            assert!((ID_BASE..ID_BASE + ID_RANGES * IDS).contains(&base), "{base}");
             assert_eq!(base % IDS, 0);
             assert_eq!(host_id(uid, 1000), base + 1000);
             assert_eq!(host_id(uid, 1_000_660_000), base + IDS - 1);

@@ -1,4 +1,5 @@
 //! The stand-in as a process, over real sockets on the loopback.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Version};

@@ -1,4 +1,5 @@
 //! The sandbox against the real kernel. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod confinement;
 mod containers;
