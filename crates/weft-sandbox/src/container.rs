@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// Exit code where nobody has seen the end, as Kubernetes has it (`ContainerStatusUnknown`).
@@ -29,6 +29,8 @@ struct Inner {
     shim: Option<OwnedFd>,
     /// pidfd of the container's first process.
     init: Option<OwnedFd>,
+    /// How it ended, once seen: its files may be those of the next run of that name by now.
+    ended: OnceLock<(Exit, SystemTime)>,
 }
 
 impl Drop for Inner {
@@ -56,6 +58,7 @@ impl Container {
                     state: *state,
                     shim: Some(helper.pidfd),
                     init: fds.pop(),
+                    ended: OnceLock::new(),
                 }),
             }),
             Ok(Some((Report::Failed(failure), _))) => {
@@ -94,6 +97,7 @@ impl Container {
                 state,
                 shim: Some(shim),
                 init,
+                ended: OnceLock::new(),
             }),
         }))
     }
@@ -132,6 +136,14 @@ impl Container {
     }
 
     fn ended(&self, timeout: Option<Duration>) -> Result<Option<(Exit, SystemTime)>> {
+        if let Some(ended) = self.inner.ended.get() {
+            return Ok(Some(*ended));
+        }
+        let ended = self.look(timeout)?;
+        Ok(ended.map(|e| *self.inner.ended.get_or_init(|| e)))
+    }
+
+    fn look(&self, timeout: Option<Duration>) -> Result<Option<(Exit, SystemTime)>> {
         let shim = self.as_fd();
         if !sys::poll_readable(shim, timeout).map_err(Error::sys("poll a pidfd"))? {
             return Ok(None);

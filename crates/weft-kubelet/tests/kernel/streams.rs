@@ -130,6 +130,19 @@ pub fn exec(w: &World) {
     };
     w.wait(async { tokio::time::timeout(std::time::Duration::from_secs(20), attached).await })
         .unwrap();
+    // The end of an attached container is told although its next run has begun.
+    w.pod(
+        "ends",
+        json!({"containers": [{"name": "c", "stdin": true,
+            "command": ["sh", "-c", "read l; exit 7"]}]}),
+    );
+    w.until_ready("ends");
+    let path = format!("/attach/{NS}/ends/c?stdin=1&stdout=1");
+    let b = w.wait(stream(w, &path, "v5.channel.k8s.io", vec![b"\0x\n".to_vec()]));
+    assert_eq!(code(&b.status), 7, "{b:?}");
+    let pod = w.until("ends", "was restarted", |p| container(p, "c")["restartCount"] == 1);
+    assert_eq!(container(&pod, "c")["lastState"]["terminated"]["exitCode"], 7);
+    w.delete_and_wait("ends", 0);
     let (status, body) = w.wait(get(w, &exec_path("shell", &["ls"], "")));
     assert_eq!(status, 400, "{body}");
     let (status, body) = w.wait(get(w, &format!("/exec/{NS}/none/c?command=ls")));
@@ -181,5 +194,4 @@ pub fn logs(w: &World) {
     assert_eq!(status, 200);
     assert!(body.starts_with("one\ntwo\n"), "{body:?}");
     w.until("talks", "went away", Value::is_null);
-    let _ = container(&Value::Null, "c");
 }
