@@ -89,8 +89,7 @@ impl Renderer {
         let mut out = Vec::new();
         self.rest.extend_from_slice(bytes);
         let rest = std::mem::take(&mut self.rest);
-        let mut lines = rest.split_inclusive(|b| *b == b'\n').peekable();
-        while let Some(line) = lines.next() {
+        for line in rest.split_inclusive(|b| *b == b'\n') {
             match line.strip_suffix(b"\n") {
                 Some(l) => self.line(l, &mut out),
                 // Not complete yet, unless it never will be.
