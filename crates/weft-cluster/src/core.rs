@@ -264,10 +264,8 @@ impl Core {
                     self.due.extend(self.pending.iter().cloned());
                 }
             }
-            Delta::Node(old, new) => {
-                if !scheduler::same_to_us(old.as_ref(), new.as_ref()) {
-                    self.due.extend(self.pending.iter().cloned());
-                }
+            Delta::Node(old, new) if !scheduler::same_to_us(old.as_ref(), new.as_ref()) => {
+                self.due.extend(self.pending.iter().cloned());
             }
             _ => {}
         }

@@ -46,7 +46,7 @@ pub(crate) fn plan(world: &World, namespace: &str, name: &str, now: Timestamp) -
     {
         Ok(revision) => revision,
         Err(action) => {
-            plan.push(action);
+            plan.push(*action);
             return plan;
         }
     };

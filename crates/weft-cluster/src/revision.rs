@@ -36,7 +36,7 @@ impl History {
         owner: &Meta,
         template: &PodTemplateSpec,
         collisions: Option<i32>,
-    ) -> Result<Arc<ControllerRevision>, Action> {
+    ) -> Result<Arc<ControllerRevision>, Box<Action>> {
         let data = data(template);
         let newest = self.all.last().map_or(0, |one| one.revision);
         let same =
@@ -48,9 +48,10 @@ impl History {
                     "metadata": {"resourceVersion": held.metadata.resource_version},
                     "revision": newest + 1,
                 });
-                Err(Action::merge(Kind::ControllerRevision, &held.metadata, None, body))
+                let kind = Kind::ControllerRevision;
+                Err(Action::merge(kind, &held.metadata, None, body).into())
             }
-            None => Err(create(kind, owner, template, data, newest + 1, collisions)),
+            None => Err(create(kind, owner, template, data, newest + 1, collisions).into()),
         }
     }
 

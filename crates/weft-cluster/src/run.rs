@@ -35,7 +35,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(20);
 const WATCH_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 enum Message {
-    Change(Change),
+    Change(Box<Change>),
     Answer { key: Key, action: Box<Action>, outcome: Outcome },
 }
 
@@ -95,7 +95,7 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> R
 
 fn handle(core: &mut Core, message: Message) {
     match message {
-        Message::Change(change) => core.handle_change(change),
+        Message::Change(change) => core.handle_change(*change),
         Message::Answer { key, action, outcome } => {
             core.handle_answer(&key, &action, outcome, Timestamp::now());
         }
@@ -166,7 +166,7 @@ async fn watch<K>(
         };
         let failed = !matches!(&message, Some(change) if !matches!(change, Change::Absent(_)));
         if let Some(message) = message
-            && sender.send(Message::Change(message)).await.is_err()
+            && sender.send(Message::Change(Box::new(message))).await.is_err()
         {
             return;
         }

@@ -43,7 +43,7 @@ pub(crate) fn plan(world: &World, namespace: &str, name: &str, now: Timestamp) -
     ) {
         Ok(update) => update,
         Err(action) => {
-            plan.push(action);
+            plan.push(*action);
             return plan;
         }
     };

@@ -146,6 +146,22 @@ impl Cluster {
         }
     }
 
+    /// Waits until nothing has been written for half a second.
+    pub async fn rest(&self) {
+        let version = || async {
+            let request = http::Request::get("/api/v1/pods").body(Vec::new()).expect("a request");
+            let list: Value = self.client.request(request).await.expect("a list");
+            list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned()
+        };
+        self.until("half a second without a write", || async {
+            // Waiting is the measurement here: nothing must happen meanwhile.
+            let before = version().await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            (version().await == before).then_some(())
+        })
+        .await;
+    }
+
     /// The whole state, for the reader of a failure.
     async fn dump(&self) {
         for path in [
