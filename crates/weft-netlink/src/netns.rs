@@ -97,7 +97,7 @@ pub fn list(prefix: &str) -> Result<Vec<String>> {
 
 /// Whether a namespace is mounted at `path` (or it is a `/proc/…/ns/…` file).
 pub fn is_netns(path: &Path) -> bool {
-    statfs(path).is_ok_and(|s| s.filesystem_type().0 as i64 == NSFS_MAGIC)
+    statfs(path).is_ok_and(|s| s.filesystem_type().0 == NSFS_MAGIC)
 }
 
 /// Runs `f` inside the namespace mounted at `path`, on a thread of its own that ends with
