@@ -15,7 +15,7 @@ const ROUNDS: usize = 10;
 const APP: &str = "\
 {apiVersion: v1, kind: Pod, metadata: {name: web, labels: {app: web}}, spec: {containers: [{name: c, image: x, ports: [{containerPort: 80}]}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: client}, spec: {containers: [{name: c, image: x, command: [sleep, infinity]}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: asker}, spec: {containers: [{name: c, image: x, command: [sleep, infinity]}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, ports: [{port: 80}]}}
 ";
@@ -49,7 +49,7 @@ pub fn run() -> Result<()> {
 fn first_answer(lab: &BenchLab) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let rest = ["client", "--", "curl", "-sf", "-m", "1", "-o", "/dev/null", "http://web/"];
+        let rest = ["asker", "--", "curl", "-sf", "-m", "1", "-o", "/dev/null", "http://web/"];
         let out = sh::output("weft lab exec", &mut lab.command(&["exec"], &rest))?;
         if out.status.success() {
             return Ok(());
