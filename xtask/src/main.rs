@@ -14,6 +14,7 @@ mod tidy;
 mod vm;
 
 use anyhow::{Result, bail};
+use std::process::ExitCode;
 
 const USAGE: &str = "\
 cargo xtask COMMAND
@@ -27,10 +28,20 @@ cargo xtask COMMAND
   bpf [--check]   build the eBPF object; --check compares it with the committed one
 ";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    match words.as_slice() {
+    match dispatch(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(words: &[&str]) -> Result<()> {
+    match words {
         ["lab"] => lab::run(),
         ["test"] => test::all(),
         ["test", "--vm"] => test::finish(vm::run()?),

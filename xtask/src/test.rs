@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    setup, sh,
+    bpf, setup, sh,
     tally::{Tally, skips},
     tidy,
 };
@@ -46,6 +46,7 @@ pub fn all() -> Result<()> {
         let args = ["--log-level", "error", "check", "licenses", "bans", "sources"];
         sh::run("cargo deny", sh::command(&deny).args(args).env("CARGO", "cargo"))
     });
+    step(&mut tally, "cargo xtask bpf --check", || bpf::build(true));
     let binaries = binaries()?;
     for binary in binaries.iter().filter(|b| !b.kernel).chain(binaries.iter().filter(|b| b.kernel))
     {

@@ -19,7 +19,7 @@ use std::{
 use crate::{setup, sh, tally::Tally};
 
 /// Modules that the lab uses; their dependencies are found in modules.dep.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 12] = [
     "veth",
     "vxlan",
     "bridge",
