@@ -114,7 +114,10 @@ fn remove_entry(
 
 fn remove_item(field: &Field, items: &mut Vec<Value>, which: &Element, rest: &[Element]) {
     let position = match (which, &field.list) {
-        (Element::Value(v), _) => items.iter().position(|i| i.to_string() == *v),
+        (Element::Value(v), _) => {
+            let wanted: Option<Value> = serde_json::from_str(v).ok();
+            items.iter().position(|i| Some(i) == wanted.as_ref())
+        }
         (Element::Key(k), ListType::Map(keys)) => {
             items.iter().position(|i| item_key(keys, i) == *k)
         }
@@ -142,8 +145,10 @@ pub(crate) fn value_at<'a>(
         (Shape::One, _) => return value_at(field.type_of()?, value, rest),
         (Shape::Map, Element::Field(k)) => value.get(k)?,
         (Shape::List, Element::Value(v)) => {
-            value.as_array()?.iter().find(|i| i.to_string() == *v)?
+            let wanted: Value = serde_json::from_str(v).ok()?;
+            value.as_array()?.iter().find(|i| **i == wanted)?
         }
+
         (Shape::List, Element::Key(k)) => {
             let ListType::Map(keys) = &field.list else { return None };
             value.as_array()?.iter().find(|i| item_key(keys, i) == *k)?

@@ -7,6 +7,7 @@ pub(crate) mod reply;
 pub(crate) mod route;
 pub(crate) mod serve;
 mod watch;
+mod write;
 
 use crate::{
     ApiServer,
@@ -15,13 +16,7 @@ use crate::{
     error::ApiError,
     proxy,
     store::Key,
-    verbs::{
-        Ctx, FieldValidation, Outcome, Part,
-        delete::{DeleteOptions, Propagation},
-        from_storage, read,
-        scale::ScaleChange,
-        update::Patch,
-    },
+    verbs::{Ctx, FieldValidation, from_storage, read},
 };
 use accept::Format;
 use body::BoxError;
@@ -32,12 +27,11 @@ use hyper::body::Body;
 use params::Params;
 pub use reply::ApiBody;
 use route::{Route, Target, route};
-use serde_json::Value;
 use std::{
     convert::Infallible,
     task::{Context, Poll},
 };
-use weft_kinds::{decode, status};
+use weft_kinds::status;
 
 /// The in-process face of a server: a `tower` service that `kube::Client::new` takes.
 #[derive(Clone)]
@@ -180,49 +174,11 @@ where
     if parts.method == Method::GET || parts.method == Method::HEAD {
         return read_resource(server, target, params, format, &include);
     }
-    let headers = &parts.headers;
     let body = body::read(body).await?;
-    let outcome = match (parts.method.as_str(), &target.name, target.subresource.as_deref()) {
-        ("POST", None, None) if !kind.stored => {
-            let names = (kind.api_version(), kind.kind);
-            let decoded = body::object(headers, &body, (&names.0, names.1), Some(kind))?;
-            server.0.review(&ctx, kind, decoded.object)?
-        }
-        (_, _, _) if !kind.stored => return Err(status::method_not_allowed().into()),
-        ("POST", None, None) => {
-            let names = (kind.api_version(), kind.kind);
-            let decoded = body::object(headers, &body, (&names.0, names.1), Some(kind))?;
-            server.0.create(&mut ctx, kind, target.namespace.as_deref(), decoded)?
-        }
-        ("POST", Some(name), Some(sub)) => {
-            let key = key(target, name);
-            create_sub(server, &mut ctx, target, &key, sub, headers, &body)?
-        }
-        ("PUT", Some(name), sub) => {
-            let key = key(target, name);
-            put(server, &mut ctx, target, &key, sub, headers, &body)?
-        }
-        ("PATCH", Some(name), sub) => {
-            let key = key(target, name);
-            patch(server, &mut ctx, target, &key, sub, headers, &body, params)?
-        }
-        ("DELETE", Some(name), None) => {
-            let options = delete_options(params, headers, &body)?;
-            server.0.delete(&ctx, kind, &key(target, name), &options)?
-        }
-        ("DELETE", None, None) if kind.verbs.contains(&"deletecollection") => {
-            let options = delete_options(params, headers, &body)?;
-            let scope = read::scope(kind, target.namespace.as_deref(), params)?;
-            let gone = server.0.delete_collection(&ctx, kind, &scope, &options)?;
-            let list = read::List {
-                rv: gone.rv,
-                items: gone.items.iter().map(|(_, e)| from_storage(kind, &e.bytes)).collect(),
-                next: None,
-                remaining: None,
-            };
-            return Ok(reply::list(kind, &list, format, &include));
-        }
-        _ => return Err(status::method_not_allowed().into()),
+    let incoming = write::Incoming { target, headers: &parts.headers, body: &body, params };
+    let outcome = match write::answer(server, &mut ctx, &parts.method, &incoming)? {
+        write::Answer::Object(outcome) => outcome,
+        write::Answer::List(list) => return Ok(reply::list(kind, &list, format, &include)),
     };
     let object =
         if outcome.own_kind { from_storage(kind, &outcome.object) } else { outcome.object };
@@ -273,155 +229,10 @@ fn read_resource(
             let scale = server.0.get_scale(kind, &key(target, name))?;
             Ok(reply::bytes(200, "application/json", scale.object))
         }
-        (Some(name), Some(sub)) if part(target, sub).is_some() => {
+        (Some(name), Some(sub)) if write::part(target, sub).is_some() => {
             let object = server.0.get(kind, &key(target, name))?;
             Ok(reply::object(200, kind, object, format, include))
         }
         _ => Err(status::unknown_resource().into()),
     }
-}
-
-/// The part of an object that a subresource is.
-fn part(target: &Target, sub: &str) -> Option<Part> {
-    let listed = || target.kind.subresources.iter().any(|s| s.name == sub);
-    match sub {
-        "status" if target.kind.status => Some(Part::Status),
-        "finalize" if listed() => Some(Part::Finalize),
-        "ephemeralcontainers" | "resize" if listed() => Some(Part::Main),
-        _ => None,
-    }
-}
-
-fn create_sub(
-    server: &ApiServer,
-    ctx: &mut Ctx,
-    target: &Target,
-    key: &Key,
-    sub: &str,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<Outcome, ApiError> {
-    let kind = target.kind;
-    let Some(row) = kind.subresources.iter().find(|s| s.name == sub) else {
-        return Err(status::unknown_resource().into());
-    };
-    let version = if row.group.is_empty() {
-        row.version.to_owned()
-    } else {
-        format!("{}/{}", row.group, row.version)
-    };
-    let mut object = body::parse(headers, body)?.object;
-    if sub != "eviction" {
-        body::type_meta(&mut object, &version, row.kind)?;
-    }
-    match sub {
-        "binding" => server.0.bind(ctx, kind, key, &object),
-        "eviction" => server.0.evict(ctx, kind, key, &object),
-        "token" => server.0.token(ctx, kind, key, &object),
-        _ => Err(status::method_not_allowed().into()),
-    }
-}
-
-fn put(
-    server: &ApiServer,
-    ctx: &mut Ctx,
-    target: &Target,
-    key: &Key,
-    sub: Option<&str>,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<Outcome, ApiError> {
-    let kind = target.kind;
-    if sub == Some("scale") && kind.scale.is_some() {
-        let scale = body::object(headers, body, ("autoscaling/v1", "Scale"), None)?.object;
-        return server.0.set_scale(ctx, kind, key, &ScaleChange::Put(scale));
-    }
-    let part = match sub {
-        None => Part::Main,
-        Some(s) => part(target, s).ok_or_else(|| ApiError::from(status::unknown_resource()))?,
-    };
-    let decoded = body::object(headers, body, (&kind.api_version(), kind.kind), Some(kind))?;
-    ctx.strict(kind, decoded.strict)?;
-    server.0.update(ctx, kind, key, part, decoded.object)
-}
-
-#[allow(clippy::too_many_arguments)]
-fn patch(
-    server: &ApiServer,
-    ctx: &mut Ctx,
-    target: &Target,
-    key: &Key,
-    sub: Option<&str>,
-    headers: &HeaderMap,
-    body: &[u8],
-    params: &Params,
-) -> Result<Outcome, ApiError> {
-    let kind = target.kind;
-    let json = || -> Result<Value, ApiError> {
-        Ok(decode::json_value(body).map_err(|e| status::bad_request(e.to_string()))?.object)
-    };
-    let patch = match body::content_type(headers) {
-        "application/json-patch+json" => Patch::Json(json()?),
-        "application/merge-patch+json" => Patch::Merge(json()?),
-        "application/strategic-merge-patch+json" => Patch::Strategic(json()?),
-        "application/apply-patch+yaml" => {
-            let decoded =
-                decode::yaml_value(body).map_err(|e| status::bad_request(e.to_string()))?;
-            let part = match sub {
-                None => Part::Main,
-                Some(s) => {
-                    part(target, s).ok_or_else(|| ApiError::from(status::unknown_resource()))?
-                }
-            };
-            if params.get("fieldManager").is_none() {
-                return Err(status::failure(
-                    422,
-                    "Invalid",
-                    "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-                )
-                .into());
-            }
-            let force = params.flag("force") == Some(true);
-            return server.0.apply(ctx, kind, key, part, decoded, force);
-        }
-        _ => {
-            return Err(status::unsupported_media_type(&[
-                "application/json-patch+json",
-                "application/merge-patch+json",
-                "application/strategic-merge-patch+json",
-                "application/apply-patch+yaml",
-            ])
-            .into());
-        }
-    };
-    match sub {
-        Some("scale") if kind.scale.is_some() => {
-            server.0.set_scale(ctx, kind, key, &ScaleChange::Patch(patch))
-        }
-        None => server.0.patch(ctx, kind, key, Part::Main, &patch),
-        Some(s) => {
-            let part = part(target, s).ok_or_else(|| ApiError::from(status::unknown_resource()))?;
-            server.0.patch(ctx, kind, key, part, &patch)
-        }
-    }
-}
-
-/// DeleteOptions from the body and the query.
-fn delete_options(
-    params: &Params,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<DeleteOptions, ApiError> {
-    let object = if body.is_empty() { Value::Null } else { body::parse(headers, body)?.object };
-    let mut options = DeleteOptions::parse(&object)?;
-    if let Some(seconds) = params.get("gracePeriodSeconds") {
-        let seconds = seconds
-            .parse()
-            .map_err(|_| status::bad_request("gracePeriodSeconds must be a number"))?;
-        options.grace_seconds = Some(seconds);
-    }
-    if let Some(policy) = params.get("propagationPolicy") {
-        options.propagation = Some(Propagation::parse(policy)?);
-    }
-    Ok(options)
 }

@@ -119,7 +119,10 @@ pub(crate) fn paths() -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn to(path: &str) -> Option<(String, Option<String>, Option<String>, Option<String>)> {
+    /// Kind, namespace, name, subresource.
+    type Found = (String, Option<String>, Option<String>, Option<String>);
+
+    fn to(path: &str) -> Option<Found> {
         match route(path) {
             Route::Resource(t) => {
                 Some((t.kind.kind.to_owned(), t.namespace, t.name, t.subresource))

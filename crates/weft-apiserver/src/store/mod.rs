@@ -99,6 +99,16 @@ pub(crate) enum Write {
     Delete(Value),
 }
 
+/// One change of one object.
+pub(crate) struct Commit<'a> {
+    pub(crate) table: Table,
+    pub(crate) key: &'a Key,
+    pub(crate) expect: Expect,
+    pub(crate) write: Write,
+    /// Ends after the guard; nothing changes.
+    pub(crate) dry_run: bool,
+}
+
 /// Why a commit did not happen; nothing changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommitError<E> {
@@ -323,19 +333,15 @@ impl Store {
     }
 
     /// Commits one change. `guard` runs inside the transaction: it may look, complete the value
-    /// and refuse; what it returns is given to `done` once the change is certain. A dry run ends
-    /// after the guard.
+    /// and refuse; what it returns is given to `done` once the change is certain.
     pub(crate) fn commit<D, E>(
         &self,
-        table: Table,
-        key: &Key,
-        expect: Expect,
-        mut write: Write,
-        dry_run: bool,
+        commit: Commit<'_>,
         attrs: impl FnOnce(&Value) -> Attrs,
         guard: impl FnOnce(&View<'_>, &mut Write) -> Result<D, E>,
         done: impl FnOnce(D),
     ) -> Result<Entry, CommitError<E>> {
+        let Commit { table, key, expect, mut write, dry_run } = commit;
         let mut inner = self.write();
         let before = inner.tables[table.0].map.get(key).cloned();
         match (expect, &before) {

@@ -24,7 +24,7 @@ fn commit(
     expect: Expect,
     write: Write,
 ) -> Result<Entry, CommitError<Infallible>> {
-    s.commit(t, key, expect, write, false, attrs, |_, _| Ok(()), |()| {})
+    s.commit(Commit { table: t, key, expect, write, dry_run: false }, attrs, |_, _| Ok(()), |()| {})
 }
 
 fn put(s: &Store, t: Table, name: &str, n: u32) -> Entry {

@@ -5,7 +5,7 @@ use crate::{
     Error, alloc,
     error::ApiError,
     server::{State, attrs},
-    store::{CommitError, Expect, Key, Write},
+    store::{Commit, CommitError, Expect, Key, Write},
 };
 use serde_json::{Value, json};
 use weft_kinds::{Kind, decode::Decoded, default, status, strategy, validate};
@@ -77,11 +77,13 @@ impl State {
     ) -> Result<Outcome, CommitError<ApiError>> {
         let key = Key::new(meta(&object, "namespace"), meta(&object, "name"));
         let entry = self.store.commit(
-            self.table(kind),
-            &key,
-            Expect::Absent,
-            Write::Put(object),
-            ctx.dry_run,
+            Commit {
+                table: self.table(kind),
+                key: &key,
+                expect: Expect::Absent,
+                write: Write::Put(object),
+                dry_run: ctx.dry_run,
+            },
             |v| attrs(kind, v),
             |view, write| {
                 if kind.namespaced {

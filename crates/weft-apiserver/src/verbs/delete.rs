@@ -4,7 +4,7 @@ use super::{Ctx, Outcome, has_finalizers, meta, refused, remove_meta, time_text,
 use crate::{
     error::ApiError,
     server::{State, attrs},
-    store::{CommitError, Expect, Key, Scope, Write},
+    store::{Commit, CommitError, Expect, Key, Scope, Write},
 };
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -92,11 +92,13 @@ impl State {
                 Next::Gone => (Write::Delete(old.clone()), true),
             };
             let committed = self.store.commit(
-                self.table(kind),
-                key,
-                Expect::At(entry.rv),
-                write,
-                ctx.dry_run || options.dry_run,
+                Commit {
+                    table: self.table(kind),
+                    key,
+                    expect: Expect::At(entry.rv),
+                    write,
+                    dry_run: ctx.dry_run || options.dry_run,
+                },
                 |v| attrs(kind, v),
                 |_, write| self.allocate(kind, Some(&old), write),
                 |delta| self.allocated(delta),

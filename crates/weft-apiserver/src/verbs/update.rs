@@ -5,7 +5,7 @@ use crate::{
     alloc,
     error::ApiError,
     server::{State, attrs},
-    store::{CommitError, Expect, Key, Write},
+    store::{Commit, CommitError, Expect, Key, Write},
 };
 use serde_json::Value;
 use weft_kinds::{
@@ -134,11 +134,13 @@ impl State {
             }
             let write = if finished_deletion(&new) { Write::Delete(new) } else { Write::Put(new) };
             let committed = self.store.commit(
-                self.table(kind),
-                key,
-                Expect::At(entry.rv),
-                write,
-                ctx.dry_run,
+                Commit {
+                    table: self.table(kind),
+                    key,
+                    expect: Expect::At(entry.rv),
+                    write,
+                    dry_run: ctx.dry_run,
+                },
                 |v| attrs(kind, v),
                 |_, write| self.allocate(kind, Some(&old), write),
                 |delta| self.allocated(delta),

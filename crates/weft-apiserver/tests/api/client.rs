@@ -176,6 +176,66 @@ async fn finalizers_preconditions_and_propagation() {
 }
 
 #[tokio::test]
+async fn collections_evictions_and_dry_runs() {
+    let s = Server::start(|_| {});
+    let client = s.client().await;
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
+    for (name, app) in [("a", "x"), ("b", "x"), ("c", "y")] {
+        let mut c = config_map(name);
+        c.labels_mut().insert("app".into(), app.into());
+        maps.create(&PostParams::default(), &c).await.unwrap();
+    }
+    let dry = PostParams { dry_run: true, ..Default::default() };
+    maps.create(&dry, &config_map("d")).await.unwrap();
+    assert_eq!(code(maps.get("d").await.unwrap_err()).0, 404);
+    let selected = ListParams::default().labels("app=x");
+    let dry = DeleteParams { dry_run: true, ..Default::default() };
+    maps.delete_collection(&dry, &selected).await.unwrap();
+    assert_eq!(maps.list(&ListParams::default()).await.unwrap().items.len(), 3);
+    maps.delete_collection(&DeleteParams::default(), &selected).await.unwrap();
+    let left = maps.list(&ListParams::default()).await.unwrap();
+    assert_eq!(left.items.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["c"]);
+
+    let pods: Api<Pod> = Api::namespaced(client, "default");
+    let mut p = pod("e");
+    p.spec.as_mut().unwrap().node_name = Some("n1".into());
+    pods.create(&PostParams::default(), &p).await.unwrap();
+    pods.evict("e", &Default::default()).await.unwrap();
+    let evicted = pods.get("e").await.unwrap();
+    assert!(evicted.metadata.deletion_timestamp.is_some());
+}
+
+#[tokio::test]
+async fn many_writers_lose_nothing() {
+    let s = Server::start(|_| {});
+    let maps: Api<ConfigMap> = Api::namespaced(s.client().await, "default");
+    maps.create(&PostParams::default(), &config_map("shared")).await.unwrap();
+    // Patches without a version are all applied; updates with one retry on conflict.
+    let patched = (0..20).map(|i| {
+        let maps = maps.clone();
+        async move {
+            let p = json!({"data": {format!("p{i}"): "1"}});
+            maps.patch("shared", &PatchParams::default(), &Patch::Merge(p)).await.unwrap();
+        }
+    });
+    let updated = (0..10).map(|i| {
+        let maps = maps.clone();
+        async move {
+            loop {
+                let mut c = maps.get("shared").await.unwrap();
+                c.data.as_mut().unwrap().insert(format!("u{i}"), "1".into());
+                match maps.replace("shared", &PostParams::default(), &c).await {
+                    Ok(_) => break,
+                    Err(e) => assert_eq!(code(e).0, 409),
+                }
+            }
+        }
+    });
+    futures::join!(futures::future::join_all(patched), futures::future::join_all(updated));
+    assert_eq!(maps.get("shared").await.unwrap().data.unwrap().len(), 31);
+}
+
+#[tokio::test]
 async fn patches_and_status() {
     let s = Server::start(|_| {});
     let client = s.client().await;

@@ -1,4 +1,5 @@
 //! The server as its clients see it: kube-rs and stock kubectl over TLS on loopback.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod bad_input;
 mod client;
