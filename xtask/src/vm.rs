@@ -20,12 +20,15 @@ use crate::{setup, sh, tally::Tally};
 
 /// Modules that the lab uses; their dependencies are found in modules.dep.
 const MODULES: [&str; 12] = [
+    "crc32c_generic",
     "veth",
     "vxlan",
     "bridge",
     "nf_tables",
     "nft_reject_inet",
     "nft_ct",
+    "nft_chain_nat",
+    "nft_masq",
     "overlay",
     "virtio_pci",
     "ipv6",
