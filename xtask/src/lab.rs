@@ -39,7 +39,7 @@ pub fn run() -> Result<()> {
         "
 Look around:
   {sudo}{weft} lab status
-  {sudo}{weft} lab exec -n shop deploy-client -- curl -s http://web
+  {sudo}{weft} lab exec -n shop shopper -- curl -s http://web
   export KUBECONFIG={kubeconfig}   # then: kubectl get pods -A -o wide
   {sudo}{weft} lab down
 "

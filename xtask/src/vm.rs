@@ -76,6 +76,7 @@ mount -t devtmpfs none /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts none /dev/pts
 mount -t tmpfs none /run
+ip link set lo up
 mount -t cgroup2 none /sys/fs/cgroup
 while read m; do insmod /modules/$m; done < /modules/list
 uname -r
