@@ -65,7 +65,7 @@ fn subnet(family: IpFamily, n: u8) -> IpNet {
 /// Writes a subnet number so that it reads the same in IPv6 as in IPv4: 250 as 0x250.
 fn decimal(n: u8) -> u16 {
     let n = u16::from(n);
-    (n / 100) << 8 | (n / 10 % 10) << 4 | n % 10
+    ((n / 100) << 8) | ((n / 10 % 10) << 4) | (n % 10)
 }
 
 fn net(addr: IpAddr, len: u8) -> IpNet {
