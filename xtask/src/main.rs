@@ -5,6 +5,7 @@
 
 mod bench;
 mod bpf;
+mod kubectl;
 mod lab;
 mod setup;
 mod sh;

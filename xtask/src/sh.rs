@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result, bail};
 use std::{
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::OnceLock,
 };
 
 /// The project's root.
@@ -11,10 +13,21 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("invariant: xtask lies in the project")
 }
 
+/// PATH of the commands that follow, where it is not our own.
+static PATH: OnceLock<OsString> = OnceLock::new();
+
+/// Sets the PATH of the commands that follow; the first call counts.
+pub fn set_path(path: OsString) {
+    let _ = PATH.set(path);
+}
+
 /// A command in the project's root.
-pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut c = Command::new(program);
     c.current_dir(root());
+    if let Some(path) = PATH.get() {
+        c.env("PATH", path);
+    }
     c
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    bpf, setup, sh,
+    bpf, kubectl, setup, sh,
     tally::{Tally, skips},
     tidy,
 };
@@ -39,6 +39,7 @@ pub fn check() -> Result<()> {
 /// Everything that CI runs.
 pub fn all() -> Result<()> {
     setup::packages()?;
+    kubectl::provide()?;
     let mut tally = Tally::default();
     lints(&mut tally);
     step(&mut tally, "cargo deny", || {

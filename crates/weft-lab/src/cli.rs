@@ -158,8 +158,11 @@ pub fn run(args: LabArgs) -> Result<i32> {
             let mut failed = Vec::new();
             for name in names {
                 let paths = LabPaths::new(&root, &name);
-                let outcome = up::locked(&paths).and_then(|_lock| down::down(&paths));
-                let _ = std::fs::remove_file(paths.lock());
+                let outcome = up::locked(&paths).and_then(|_lock| {
+                    let outcome = down::down(&paths);
+                    let _ = std::fs::remove_file(paths.lock());
+                    outcome
+                });
                 if let Err(e) = outcome {
                     failed.push(format!("lab {name}: {e:#}"));
                 }

@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{Read, pipe},
     os::fd::{AsRawFd, OwnedFd},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
@@ -24,14 +24,50 @@ pub fn locked(paths: &LabPaths) -> Result<Flock<fs::File>> {
     if let Some(root) = path.parent() {
         fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
     }
-    let file = fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, e)| anyhow::Error::from(e))
-        .with_context(|| format!("lock {}", path.display()))
+    loop {
+        let file = fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, e)| anyhow::Error::from(e))
+            .with_context(|| format!("lock {}", path.display()))?;
+        // `down` removes the file while others may wait for it: a lock on a file that is not
+        // there any more protects nothing.
+        let same = |there: fs::Metadata| lock.metadata().is_ok_and(|l| l.ino() == there.ino());
+        if fs::metadata(&path).is_ok_and(same) {
+            return Ok(lock);
+        }
+    }
+}
+
+/// Oldest kernel: cgroup.kill (5.14), recursive read-only mounts (5.12), and what the socket
+/// hooks need.
+const KERNEL_MIN: (u32, u32) = (5, 15);
+
+/// Refuses, before anything is made, a machine that cannot hold a lab.
+fn preflight() -> Result<()> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read osrelease")?;
+    if version(&release).is_some_and(|v| v < KERNEL_MIN) {
+        let (major, minor) = KERNEL_MIN;
+        bail!("kernel {} is too old: weft needs {major}.{minor} or later", release.trim());
+    }
+    CgroupMounts::find()?;
+    let filesystems = fs::read_to_string("/proc/filesystems").context("read /proc/filesystems")?;
+    if !filesystems.lines().any(|l| l.split_whitespace().last() == Some("bpf")) {
+        bail!(
+            "this kernel has no bpf file system: weft needs CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
+        );
+    }
+    Ok(())
+}
+
+/// The first two numbers of a kernel release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Starts a lab, or adopts one whose supervisor died. On failure nothing new is left.
 pub fn up(paths: &LabPaths, config: Config) -> Result<()> {
+    preflight()?;
     let _lock = locked(paths)?;
     let existing = LabState::read(paths)?;
     let adopting = match &existing {
@@ -55,6 +91,7 @@ pub fn up(paths: &LabPaths, config: Config) -> Result<()> {
             return Err(e);
         }
         let cleaned = down::down(paths);
+        let _ = fs::remove_file(paths.lock());
         return match cleaned {
             Ok(()) => Err(e),
             Err(left) => Err(e.context(format!("and cleaning up failed: {left:#}"))),
@@ -133,4 +170,17 @@ fn supervisor_cgroup(paths: &LabPaths) -> Result<Vec<OwnedFd>> {
 fn last_line(paths: &LabPaths) -> String {
     let log = fs::read_to_string(paths.log()).unwrap_or_default();
     log.lines().last().unwrap_or("(none)").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_releases_are_compared_by_number() {
+        assert_eq!(version("6.1.0-56-amd64\n"), Some((6, 1)));
+        assert!(version("5.9.16").expect("numbers") < KERNEL_MIN);
+        assert!(version("5.15.0-generic").expect("numbers") >= KERNEL_MIN);
+        assert_eq!(version("strange"), None);
+    }
 }

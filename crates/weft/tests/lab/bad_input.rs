@@ -184,3 +184,23 @@ fn broken_manifests_name_object_and_field_and_change_nothing() {
     }
     lab.down();
 }
+
+/// A machine without cgroup2: the mount is taken away in a mount namespace of the test's own.
+#[test]
+fn a_missing_kernel_feature_is_refused_in_one_sentence() {
+    if !root_or_skip("a_missing_kernel_feature_is_refused_in_one_sentence") {
+        return;
+    }
+    let mounts = fs::read_to_string("/proc/mounts").expect("mounts");
+    let line = mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2")).expect("cgroup2");
+    let at = line.split(' ').nth(1).expect("mount point");
+    let name = Lab::name("nocgroup");
+    let script = format!("umount -l {at} && exec {WEFT} lab up --name {name}");
+    let out = std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]).output();
+    let out = out.expect("run unshare");
+    let error = text(&out.stderr);
+    assert!(!out.status.success() && error.contains("no cgroup2 hierarchy is mounted"), "{error}");
+    assert_eq!(error.trim().lines().count(), 1, "{error}");
+    let left = leftovers(&name);
+    assert!(left.is_empty(), "{left:?}");
+}

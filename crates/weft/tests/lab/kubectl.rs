@@ -109,6 +109,9 @@ fn a_session_of_stock_kubectl() {
     cat.stdin.take().expect("stdin").write_all(b"through the pod\n").expect("write");
     let out = cat.wait_with_output().expect("kubectl's output");
     assert_eq!(text(&out.stdout), "through the pod\n");
+    // With a terminal: the command sees one, and so its own prompt would show.
+    let said = lab.run(&["exec"], &["-t", "-n", "play", &pod, "--", "sh", "-c", "tty; exit 0"]);
+    assert!(said.contains("/dev/pts/"), "{said}");
     // A watch prints what changes while it runs.
     let mut watch = lab
         .kubectl()
