@@ -44,6 +44,7 @@ mod quantity;
 mod record;
 mod server;
 mod sources;
+mod spdy;
 mod start;
 mod state;
 mod status;

@@ -1,15 +1,13 @@
-//! `kubectl exec` and `kubectl attach` over WebSocket.
+//! `kubectl exec` and `kubectl attach`.
 
-use super::channels::{self, ERROR, Incoming, PROTOCOLS, STDERR, STDOUT};
+use super::channels::{self, STDERR, STDOUT};
+use super::peer::{Input, Peer, Wanted, accept};
 use super::{Failure, Params, find, waiting};
 use crate::ctx::{ContainerEntry, Ctx};
 use crate::logs::{LINE_BYTES_MAX, parse, tail_offset};
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::Value;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,60 +24,8 @@ const BLOCK: usize = 32 << 10;
 /// After the command's end a pipe that somebody else holds open is left when it is this long
 /// silent.
 const SILENCE_MS: u8 = 100;
-/// Longest message taken from a client.
-const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// How often an attached container's log and state are looked at.
 const POLL: Duration = Duration::from_millis(20);
-
-/// What the client wants connected.
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    stdin: bool,
-    stdout: bool,
-    stderr: bool,
-    tty: bool,
-}
-
-impl Wanted {
-    fn of(p: &Params) -> Self {
-        let tty = p.flag("tty", "tty");
-        Self {
-            stdin: p.flag("stdin", "input"),
-            stdout: p.flag("stdout", "output"),
-            // A terminal has one stream for both.
-            stderr: p.flag("stderr", "error") && !tty,
-            tty,
-        }
-    }
-}
-
-/// What cannot be upgraded, with the reason.
-fn upgrade(
-    ws: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
-    headers: &HeaderMap,
-) -> Result<WebSocketUpgrade, Failure> {
-    let spdy = headers
-        .get("upgrade")
-        .and_then(|v| v.to_str().ok())
-        .is_some_and(|v| v.to_ascii_uppercase().starts_with("SPDY/"));
-    if spdy {
-        return Err(Failure::bad(
-            "SPDY is not served: use kubectl 1.31 or newer, or `weft lab exec` (WebSocket, \
-             v5.channel.k8s.io)",
-        ));
-    }
-    let ws = ws.map_err(|e| Failure::bad(format!("a WebSocket upgrade is needed: {e}")))?;
-    let asked = headers.contains_key("sec-websocket-protocol");
-    let ws = ws.protocols(PROTOCOLS).max_message_size(MESSAGE_BYTES_MAX);
-    if asked && ws.selected_protocol().is_none() {
-        return Err(Failure::new(
-            StatusCode::FORBIDDEN,
-            "Forbidden",
-            format!("none of the subprotocols is served; there are {}", PROTOCOLS.join(", ")),
-        ));
-    }
-    Ok(ws)
-}
 
 fn running(
     ctx: &Ctx,
@@ -101,8 +47,7 @@ pub async fn exec(
     State(ctx): State<Arc<Ctx>>,
     Path(path): Path<(String, String, String)>,
     params: Params,
-    headers: HeaderMap,
-    ws: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+    request: Request,
 ) -> Result<Response, Failure> {
     let wanted = Wanted::of(&params);
     let argv = params.all("command");
@@ -110,7 +55,6 @@ pub async fn exec(
         return Err(Failure::bad("you must specify at least 1 command for the container"));
     }
     let (entry, container) = running(&ctx, &path)?;
-    let ws = upgrade(ws, &headers)?;
     let mut env = entry.env.clone();
     if wanted.tty && !env.iter().any(|(k, _)| k == "TERM") {
         env.push(("TERM".into(), "xterm".into()));
@@ -122,43 +66,25 @@ pub async fn exec(
         tty: wanted.tty,
         stdin: wanted.stdin,
     };
-    Ok(ws.on_upgrade(move |socket| async move {
-        let started = tokio::task::spawn_blocking(move || container.exec(&spec)).await;
-        let mut socket = socket;
-        match started {
-            Ok(Ok(exec)) => run(socket, exec, wanted).await,
+    accept(request, wanted, async move |mut peer: Peer| {
+        match tokio::task::spawn_blocking(move || container.exec(&spec)).await {
+            Ok(Ok(exec)) => run(peer, exec, wanted).await,
             Ok(Err(weft_sandbox::Error::Program { program, source })) => {
                 let text = format!("exec: {program:?}: {source}\n");
-                let _ = send(&mut socket, STDERR, text.as_bytes()).await;
+                peer.send(STDERR, text.as_bytes()).await;
                 // As a shell says it: not found, or not executable.
                 let missing = source.kind() == std::io::ErrorKind::NotFound;
-                let code = if missing { 127 } else { 126 };
-                end(&mut socket, &channels::exit_status(code)).await;
+                peer.end(&channels::exit_status(if missing { 127 } else { 126 })).await;
             }
-            Ok(Err(e)) => end(&mut socket, &channels::failure(&e.to_string())).await,
-            Err(e) => end(&mut socket, &channels::failure(&e.to_string())).await,
+            Ok(Err(e)) => peer.end(&channels::failure(&e.to_string())).await,
+            Err(e) => peer.end(&channels::failure(&e.to_string())).await,
         }
-    }))
-}
-
-async fn send(socket: &mut WebSocket, channel: u8, data: &[u8]) -> Result<(), axum::Error> {
-    socket.send(Message::Binary(channels::message(channel, data).into())).await
-}
-
-/// Sends the final status and closes.
-async fn end(socket: &mut WebSocket, status: &Value) {
-    let _ = send(socket, ERROR, status.to_string().as_bytes()).await;
-    let frame = CloseFrame { code: close_code::NORMAL, reason: "".into() };
-    let _ = socket.send(Message::Close(Some(frame))).await;
-    // The client answers the close; a connection cut before might lose the status on its way.
-    let _ = tokio::time::timeout(Duration::from_secs(1), async {
-        while let Some(Ok(_)) = socket.recv().await {}
     })
-    .await;
+    .await
 }
 
 /// Copies a pipe to the client until it ends, or until it is silent after the command's end.
-fn pump(fd: OwnedFd, channel: u8, out: mpsc::Sender<Vec<u8>>, over: Arc<AtomicBool>) {
+fn pump(fd: OwnedFd, channel: u8, out: mpsc::Sender<(u8, Vec<u8>)>, over: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         let mut file = File::from(fd);
         let mut buf = vec![0; BLOCK];
@@ -176,7 +102,7 @@ fn pump(fd: OwnedFd, channel: u8, out: mpsc::Sender<Vec<u8>>, over: Arc<AtomicBo
                 // A terminal whose last user is gone gives EIO.
                 Ok(0) | Err(_) => return,
                 Ok(n) => {
-                    if out.blocking_send(channels::message(channel, &buf[..n])).is_err() {
+                    if out.blocking_send((channel, buf[..n].to_vec())).is_err() {
                         return;
                     }
                 }
@@ -225,7 +151,7 @@ async fn ended(exec: &Arc<Mutex<weft_sandbox::Exec>>) -> Result<weft_sandbox::Ex
 
 /// The client's side of a running command.
 struct Session {
-    socket: WebSocket,
+    peer: Peer,
     exec: Arc<Mutex<weft_sandbox::Exec>>,
     stdin: Option<mpsc::Sender<Vec<u8>>>,
     /// Input that does not fit into the command's pipe yet. While there is some, nothing more is
@@ -234,9 +160,9 @@ struct Session {
 }
 
 /// Connects a command with the client until it ends. A client that goes away takes it along.
-async fn run(socket: WebSocket, mut exec: weft_sandbox::Exec, wanted: Wanted) {
+async fn run(peer: Peer, mut exec: weft_sandbox::Exec, wanted: Wanted) {
     let over = Arc::new(AtomicBool::new(false));
-    let (tx, mut output) = mpsc::channel::<Vec<u8>>(QUEUE);
+    let (tx, mut output) = mpsc::channel::<(u8, Vec<u8>)>(QUEUE);
     let mut stdin = None;
     if let Some(pty) = exec.pty.take() {
         stdin = pty.try_clone().ok().filter(|_| wanted.stdin).map(feed);
@@ -251,9 +177,7 @@ async fn run(socket: WebSocket, mut exec: weft_sandbox::Exec, wanted: Wanted) {
         }
     }
     drop(tx);
-    let mut s = Session { socket, exec: Arc::new(Mutex::new(exec)), stdin, pending: None };
-    // Tells the client that the streams stand, as Kubernetes does.
-    let _ = send(&mut s.socket, STDOUT, b"").await;
+    let mut s = Session { peer, exec: Arc::new(Mutex::new(exec)), stdin, pending: None };
     let exec = Arc::clone(&s.exec);
     let finished = ended(&exec);
     tokio::pin!(finished);
@@ -265,9 +189,9 @@ async fn run(socket: WebSocket, mut exec: weft_sandbox::Exec, wanted: Wanted) {
                 exit = Some(e);
             }
             data = output.recv(), if !drained => match data {
-                Some(data) => {
-                    let on = if data[0] == STDERR { wanted.stderr } else { wanted.stdout };
-                    if on && s.socket.send(Message::Binary(data.into())).await.is_err() {
+                Some((channel, data)) => {
+                    let on = if channel == STDERR { wanted.stderr } else { wanted.stdout };
+                    if on && !s.peer.send(channel, &data).await {
                         return s.kill();
                     }
                 }
@@ -281,8 +205,8 @@ async fn run(socket: WebSocket, mut exec: weft_sandbox::Exec, wanted: Wanted) {
         }
     }
     match exit {
-        Some(Ok(e)) => end(&mut s.socket, &channels::exit_status(e.code)).await,
-        Some(Err(m)) => end(&mut s.socket, &channels::failure(&m)).await,
+        Some(Ok(e)) => s.peer.end(&channels::exit_status(e.code)).await,
+        Some(Err(m)) => s.peer.end(&channels::failure(&m)).await,
         None => {}
     }
 }
@@ -311,24 +235,19 @@ impl Session {
             }
             return true;
         }
-        let data = match self.socket.recv().await {
-            Some(Ok(Message::Binary(b))) => b,
-            Some(Ok(Message::Text(t))) => t.into(),
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return true,
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
-        };
-        match channels::parse(&data) {
-            Incoming::Stdin(data) if self.stdin.is_some() && !data.is_empty() => {
-                self.pending = Some(data.to_vec());
+        match self.peer.recv().await {
+            Some(Input::Stdin(data)) if self.stdin.is_some() && !data.is_empty() => {
+                self.pending = Some(data);
             }
-            Incoming::CloseStdin => self.stdin = None,
-            Incoming::Resize(columns, rows) => {
+            Some(Input::CloseStdin) => self.stdin = None,
+            Some(Input::Resize(columns, rows)) => {
                 let exec = self.exec.lock().expect("invariant: no panic under this lock");
                 if let Err(e) = exec.resize(columns, rows) {
                     tracing::debug!("resize: {e}");
                 }
             }
-            _ => {}
+            Some(_) => {}
+            None => return false,
         }
         true
     }
@@ -341,25 +260,24 @@ pub async fn attach(
     State(ctx): State<Arc<Ctx>>,
     Path(path): Path<(String, String, String)>,
     params: Params,
-    headers: HeaderMap,
-    ws: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+    request: Request,
 ) -> Result<Response, Failure> {
     let wanted = Wanted::of(&params);
     let (entry, container) = running(&ctx, &path)?;
-    let ws = upgrade(ws, &headers)?;
-    Ok(ws.on_upgrade(move |mut socket| async move {
-        let status = match follow(&mut socket, &entry, &container, wanted).await {
+    accept(request, wanted, async move |mut peer: Peer| {
+        let status = match follow(&mut peer, &entry, &container, wanted).await {
             Ok(Some(code)) => channels::exit_status(code),
             Ok(None) => return,
             Err(e) => channels::failure(&e.to_string()),
         };
-        end(&mut socket, &status).await;
-    }))
+        peer.end(&status).await;
+    })
+    .await
 }
 
 /// Copies log and input until the container ends (its exit code) or the client goes away.
 async fn follow(
-    socket: &mut WebSocket,
+    peer: &mut Peer,
     entry: &ContainerEntry,
     container: &weft_sandbox::Container,
     wanted: Wanted,
@@ -375,7 +293,6 @@ async fn follow(
         let file = std::fs::OpenOptions::new().read(true).write(true).open(fifo)?;
         stdin = Some(feed(file.into()));
     }
-    let _ = send(socket, STDOUT, b"").await;
     let mut rest = Vec::new();
     let mut buf = vec![0; BLOCK];
     let mut tick = tokio::time::interval(POLL);
@@ -397,7 +314,7 @@ async fn follow(
                     text.push(b'\n');
                 }
                 let channel = if e.stderr && !wanted.tty { STDERR } else { STDOUT };
-                if on && send(socket, channel, &text).await.is_err() {
+                if on && !peer.send(channel, &text).await {
                     return Ok(None);
                 }
             }
@@ -410,16 +327,13 @@ async fn follow(
         }
         tokio::select! {
             _ = tick.tick() => {}
-            m = socket.recv() => match m {
-                Some(Ok(Message::Binary(b))) => match channels::parse(&b) {
-                    Incoming::Stdin(data) => {
-                        if let Some(tx) = &stdin { let _ = tx.send(data.to_vec()).await; }
-                    }
-                    Incoming::CloseStdin => stdin = None,
-                    _ => {}
-                },
-                Some(Ok(Message::Close(_))) | Some(Err(_)) | None => return Ok(None),
-                _ => {}
+            m = peer.recv() => match m {
+                Some(Input::Stdin(data)) => {
+                    if let Some(tx) = &stdin { let _ = tx.send(data).await; }
+                }
+                Some(Input::CloseStdin) => stdin = None,
+                Some(_) => {}
+                None => return Ok(None),
             }
         }
     }

@@ -4,12 +4,14 @@
 mod channels;
 mod exec;
 mod logs;
+mod peer;
+mod port_forward;
 
 use crate::ctx::{ContainerEntry, Ctx, PodEntry};
 use anyhow::Context;
 use axum::Json;
 use axum::Router;
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use http::StatusCode;
@@ -42,7 +44,7 @@ pub async fn serve(ctx: Arc<Ctx>, listener: UnixListener) {
         .route("/containerLogs/{ns}/{pod}/{container}", get(logs::logs))
         .route("/exec/{ns}/{pod}/{container}", any(exec::exec))
         .route("/attach/{ns}/{pod}/{container}", any(exec::attach))
-        .route("/portForward/{ns}/{pod}", any(port_forward))
+        .route("/portForward/{ns}/{pod}", any(port_forward::port_forward))
         .fallback(async |uri: http::Uri| {
             Failure::new(StatusCode::NOT_FOUND, "NotFound", format!("no such path: {}", uri.path()))
         })
@@ -59,16 +61,6 @@ async fn pods(State(ctx): State<Arc<Ctx>>) -> Json<Value> {
     let items: Vec<_> =
         items.iter().map(|p| serde_json::to_value(&**p).unwrap_or_default()).collect();
     Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
-}
-
-async fn port_forward(UrlPath((ns, pod)): UrlPath<(String, String)>) -> Failure {
-    Failure::new(
-        StatusCode::NOT_IMPLEMENTED,
-        "NotImplemented",
-        format!(
-            "port-forward to {ns}/{pod}: this lab cannot do it yet; use `weft lab exec client`"
-        ),
-    )
 }
 
 /// An error as the API's clients read it: a `Status`.

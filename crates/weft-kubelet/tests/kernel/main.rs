@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod pods;
+mod spdy;
 mod streams;
 mod world;
 
@@ -28,6 +29,7 @@ const TESTS: &[Test] = &[
     ("a_stand_in_learns_new_ports", pods::stand_in_ports),
     ("exec_and_attach", streams::exec),
     ("logs", streams::logs),
+    ("older_kubectl_and_port_forward_speak_spdy", spdy::spdy),
     ("a_killed_kubelet_adopts_what_runs", pods::adoption),
 ];
 
