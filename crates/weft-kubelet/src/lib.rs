@@ -24,6 +24,7 @@
 mod args;
 mod atomic;
 mod backoff;
+mod beneath;
 mod check;
 mod cni;
 mod ctx;

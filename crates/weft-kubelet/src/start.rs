@@ -79,13 +79,12 @@ pub async fn prepare(ctx: &Arc<Ctx>, r: Request) -> Result<Prepared> {
         }
         let mut mounts = Vec::new();
         for v in &wanted {
-            let dir = volumes::prepare(&ctx, &view, v, &contents, &tokens)?;
+            let place = volumes::prepare(&ctx, &view, v, &contents, &tokens)?;
             for m in r.container.volume_mounts.iter().flatten().filter(|m| m.name == v.name) {
-                mounts.push(volumes::mount(&dir, v, m, &env, volumes::owner(&r.pod))?);
+                mounts.push(volumes::mount(&place, &r.pod, v, m, &env)?);
             }
             if v.name == volumes::ACCOUNT_VOLUME {
-                let target = PathBuf::from(volumes::ACCOUNT_DIR);
-                mounts.push(Mount { source: dir, target, read_only: true });
+                mounts.push(place.mount(volumes::ACCOUNT_DIR, true));
             }
         }
         for m in r.container.volume_mounts.iter().flatten() {
@@ -134,7 +133,7 @@ fn etc(ctx: &Ctx, r: &Request, mounts: &mut Vec<Mount>) -> Result<()> {
         }
         let target = Path::new("/etc").join(name);
         if source.exists() && !mounts.iter().any(|m| m.target == target) {
-            mounts.push(Mount { source, target, read_only: false });
+            mounts.push(Mount { source, beneath: None, target, read_only: false });
         }
     }
     let term = termination_file(ctx, uid, &r.container.name);
@@ -145,7 +144,7 @@ fn etc(ctx: &Ctx, r: &Request, mounts: &mut Vec<Mount>) -> Result<()> {
     fs::set_permissions(&term, fs::Permissions::from_mode(0o666)).map_err(file("open", &term))?;
     let path = r.container.termination_message_path.as_deref().filter(|p| !p.is_empty());
     let target = PathBuf::from(path.unwrap_or(TERMINATION_LOG));
-    mounts.push(Mount { source: term, target, read_only: false });
+    mounts.push(Mount { source: term, beneath: None, target, read_only: false });
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Volumes on disk, and the mounts of a container.
 
 use crate::atomic::{self, Owner};
+use crate::beneath::Root;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result, file};
 use crate::fields::View;
@@ -8,8 +9,7 @@ use crate::payload::{self, TOKEN_SECONDS, Tokens};
 use crate::sources::{self, Sources};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume, VolumeMount};
 use serde_json::json;
-use std::fs;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use weft_sandbox::Mount;
 
@@ -54,20 +54,48 @@ pub fn owner(pod: &Pod) -> Owner {
 }
 
 /// Where a volume lies on the machine.
-fn place(ctx: &Ctx, pod: &Pod, v: &Volume) -> Result<PathBuf> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// A directory that containers cannot replace.
+    root: PathBuf,
+    /// The volume, relative to it. Of a hostPath every part may be a container's work.
+    path: PathBuf,
+}
+
+impl Place {
+    /// In the machine's view.
+    pub fn full(&self) -> PathBuf {
+        // `join("")` would add a slash.
+        if self.path.as_os_str().is_empty() {
+            self.root.clone()
+        } else {
+            self.root.join(&self.path)
+        }
+    }
+
+    /// The mount of it.
+    pub fn mount(self, target: impl Into<PathBuf>, read_only: bool) -> Mount {
+        let source = self.full();
+        Mount { source, beneath: Some(self.root), target: target.into(), read_only }
+    }
+}
+
+fn place(ctx: &Ctx, pod: &Pod, v: &Volume) -> Result<Place> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let ns = pod.metadata.namespace.as_deref().unwrap_or("default");
     if let Some(h) = &v.host_path {
-        return under(&ctx.args.dir.join("hostroot"), h.path.trim_start_matches('/'));
+        let path = h.path.trim_start_matches('/');
+        // None: the node's whole root.
+        let path = if path.is_empty() { Ok(PathBuf::new()) } else { payload::inside(path) };
+        return Ok(Place { root: ctx.args.dir.join("hostroot"), path: path? });
     }
     // A claim is a directory of the node, shared by the pods here that name it.
     if let Some(c) = &v.persistent_volume_claim {
-        return under(&ctx.args.dir.join("volumes"), &format!("{ns}_{}", c.claim_name));
-    }
-    if v.ephemeral.is_some() {
-        return under(&ctx.pod_dir(uid).join("volumes"), &v.name);
+        let path = name(&format!("{ns}_{}", c.claim_name))?;
+        return Ok(Place { root: ctx.args.dir.join("volumes"), path });
     }
     let known = v.empty_dir.is_some()
+        || v.ephemeral.is_some()
         || v.config_map.is_some()
         || v.secret.is_some()
         || v.projected.is_some()
@@ -75,12 +103,34 @@ fn place(ctx: &Ctx, pod: &Pod, v: &Volume) -> Result<PathBuf> {
     if !known {
         return Err(Error::Config(format!("volume \"{}\" is of a kind the lab has not", v.name)));
     }
-    under(&ctx.pod_dir(uid).join("volumes"), &v.name)
+    Ok(Place { root: ctx.pod_dir(uid).join("volumes"), path: name(&v.name)? })
 }
 
-/// A path below a directory; an empty one is the directory itself.
-fn under(dir: &Path, path: &str) -> Result<PathBuf> {
-    if path.is_empty() { Ok(dir.to_owned()) } else { Ok(dir.join(payload::inside(path)?)) }
+/// A single name: with a slash in it, a volume would lie in another one.
+fn name(name: &str) -> Result<PathBuf> {
+    let path = payload::inside(name)?;
+    match path.components().count() {
+        1 => Ok(path),
+        _ => Err(Error::Config(format!("{name:?} is not the name of a volume"))),
+    }
+}
+
+/// Says where a path of a volume went wrong.
+fn refused<E: std::fmt::Display>(pod: &Pod, v: &Volume, path: &str) -> impl FnOnce(E) -> Error {
+    let (ns, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
+    let pod = format!("{}/{}", ns.unwrap_or("default"), name.unwrap_or_default());
+    let place = format!("pod {pod}: volume \"{}\": path {path:?}", v.name);
+    move |e| Error::Config(format!("{place}: {e}"))
+}
+
+/// The words for what containers can cause; the kernel's for the rest.
+fn explain(e: std::io::Error) -> String {
+    match e.raw_os_error() {
+        Some(libc::ELOOP) => "a symbolic link is in the way, which volumes do not follow".into(),
+        Some(libc::EXDEV) => "it leaves the volume".into(),
+        Some(libc::ENOTDIR) => "a part of it is not a directory".into(),
+        _ => e.to_string(),
+    }
 }
 
 /// Makes a volume, or brings its files up to date. Returns where it lies.
@@ -90,53 +140,48 @@ pub fn prepare(
     v: &Volume,
     sources: &Sources,
     tokens: &Tokens,
-) -> Result<PathBuf> {
-    let dir = place(ctx, view.pod, v)?;
+) -> Result<Place> {
+    let shown = v.host_path.as_ref().map_or(v.name.as_str(), |h| h.path.as_str());
+    let place = place(ctx, view.pod, v).map_err(refused(view.pod, v, shown))?;
     let owner = owner(view.pod);
     if let Some(files) = payload::files(v, view, sources, tokens)? {
-        atomic::write(&dir, &files, owner)?;
-        return Ok(dir);
+        atomic::write(&place.full(), &files, owner)?;
+        return Ok(place);
     }
-    if let Some(h) = &v.host_path {
-        host_path(&dir, h.type_.as_deref().unwrap_or_default(), &h.path)?;
-        return Ok(dir);
-    }
-    if !dir.exists() {
-        fs::create_dir_all(&dir).map_err(file("create", &dir))?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).map_err(file("open", &dir))?;
-        let _ = chown(&dir, Some(owner.uid), Some(owner.gid));
-    }
-    Ok(dir)
+    let root = Root::open(&place.root).map_err(file("open", &place.root))?;
+    let done = match &v.host_path {
+        Some(h) => host_path(&root, &place.path, h.type_.as_deref().unwrap_or_default()),
+        None => {
+            root.directory(&place.path, Some((owner.uid, owner.gid))).map(drop).map_err(explain)
+        }
+    };
+    done.map_err(refused(view.pod, v, shown))?;
+    Ok(place)
 }
 
 /// Checks or makes what a hostPath volume names, by its type.
-fn host_path(path: &Path, kind: &str, shown: &str) -> Result<()> {
-    let meta = fs::metadata(path).ok();
-    let wrong = |what: &str| Err(Error::Config(format!("hostPath {shown} is not {what}")));
-    let dir = |p: &Path| fs::create_dir_all(p).map_err(file("create", p));
+fn host_path(root: &Root, path: &Path, kind: &str) -> Result<(), String> {
+    let meta = root.find(path).map_err(explain)?;
     match (kind, meta) {
-        ("", None) | ("DirectoryOrCreate", None) => dir(path),
+        ("" | "DirectoryOrCreate", None) => root.directory(path, None).map(drop).map_err(explain),
         ("", Some(_)) => Ok(()),
-        ("FileOrCreate", None) => {
-            path.parent().map_or(Ok(()), dir)?;
-            fs::write(path, "").map_err(file("create", path))
-        }
+        ("FileOrCreate", None) => root.file(path, None).map_err(explain),
         ("Directory" | "DirectoryOrCreate", Some(m)) if m.is_dir() => Ok(()),
         ("File" | "FileOrCreate", Some(m)) if m.is_file() => Ok(()),
         ("Socket", Some(m)) if m.file_type().is_socket() => Ok(()),
         ("CharDevice", Some(m)) if m.file_type().is_char_device() => Ok(()),
         ("BlockDevice", Some(m)) if m.file_type().is_block_device() => Ok(()),
-        (kind, _) => wrong(&format!("a {kind}")),
+        (kind, _) => Err(format!("hostPath is not a {kind}")),
     }
 }
 
 /// The mount of one `volumeMount`. `env` serves `subPathExpr`.
 pub fn mount(
-    dir: &Path,
+    place: &Place,
+    pod: &Pod,
     v: &Volume,
     m: &VolumeMount,
     env: &[(String, String)],
-    owner: Owner,
 ) -> Result<Mount> {
     let sub = match (&m.sub_path, &m.sub_path_expr) {
         (_, Some(e)) if !e.is_empty() => {
@@ -145,32 +190,41 @@ pub fn mount(
         (Some(s), _) => s.clone(),
         _ => String::new(),
     };
-    let mut source = dir.to_owned();
-    if !sub.is_empty() {
-        source = dir.join(payload::inside(&sub)?);
-        if !source.exists() {
-            fs::create_dir_all(&source).map_err(file("create", &source))?;
-            let _ = fs::set_permissions(&source, fs::Permissions::from_mode(0o777));
-            let _ = chown(&source, Some(owner.uid), Some(owner.gid));
-        }
-        // A container may have put a link there: what it names must lie in the volume.
-        let real = source.canonicalize().map_err(file("resolve", &source))?;
-        let root = dir.canonicalize().map_err(file("resolve", dir))?;
-        if !real.starts_with(&root) {
-            return Err(Error::Config(format!("subPath {sub:?} leaves volume \"{}\"", v.name)));
-        }
-        source = real;
-    }
     let filled = v.config_map.is_some()
         || v.secret.is_some()
         || v.projected.is_some()
         || v.downward_api.is_some();
-    Ok(Mount {
-        source,
-        target: PathBuf::from(&m.mount_path),
-        // Files that the kubelet writes are not the container's to change.
-        read_only: m.read_only.unwrap_or(false) || filled,
-    })
+    let mut place = place.clone();
+    if !sub.is_empty() {
+        let inner = payload::inside(&sub).map_err(refused(pod, v, &sub))?;
+        let path = place.path.join(&inner);
+        place.path = match filled.then(|| resolve(&place, &inner)).flatten() {
+            Some(real) => real,
+            None => {
+                sub_path(&place.root, &path, owner(pod)).map_err(refused(pod, v, &sub))?;
+                path
+            }
+        };
+    }
+    // Files that the kubelet writes are not the container's to change.
+    Ok(place.mount(&m.mount_path, m.read_only.unwrap_or(false) || filled))
+}
+
+/// What a subPath names: anything that is there, else a new directory.
+fn sub_path(root: &Path, path: &Path, owner: Owner) -> Result<(), String> {
+    let root = Root::open(root).map_err(explain)?;
+    match root.find(path).map_err(explain)? {
+        Some(_) => Ok(()),
+        None => root.directory(path, Some((owner.uid, owner.gid))).map(drop).map_err(explain),
+    }
+}
+
+/// Where a file lies that [`atomic`] has written: it makes links of its own, and no container
+/// can write there. Relative to the place's root.
+fn resolve(place: &Place, inner: &Path) -> Option<PathBuf> {
+    let dir = place.full().canonicalize().ok()?;
+    let real = dir.join(inner).canonicalize().ok()?;
+    Some(place.path.join(real.strip_prefix(dir).ok()?))
 }
 
 /// The volumes that a container mounts, with the added one.
@@ -210,33 +264,82 @@ mod tests {
         serde_json::from_value(v).unwrap()
     }
 
+    fn pod() -> Pod {
+        serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "p"}})).unwrap()
+    }
+
     #[test]
-    fn sub_paths_stay_inside() {
+    fn sub_paths_follow_no_link_and_make_nothing_elsewhere() {
         let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
+        let at = |p: &str| dir.path().join(p);
+        std::fs::create_dir_all(at("outside")).unwrap();
+        std::fs::create_dir_all(at("volumes/v")).unwrap();
+        std::os::unix::fs::symlink(at("outside"), at("volumes/v/out")).unwrap();
+        std::os::unix::fs::symlink("../../outside", at("volumes/v/up")).unwrap();
         let v: Volume = serde_json::from_value(json!({"name": "v", "emptyDir": {}})).unwrap();
-        let owner = Owner { uid: 0, gid: 0, group: false };
         let env = [("POD".to_owned(), "p1".to_owned())];
-        let go = |m| mount(dir.path(), &v, &vm(m), &env, owner);
+        let place = Place { root: at("volumes"), path: "v".into() };
+        let go = |m| mount(&place, &pod(), &v, &vm(m), &env);
         let m = go(json!({"name": "v", "mountPath": "/m", "subPathExpr": "logs/$(POD)"})).unwrap();
-        assert_eq!(m.source, dir.path().canonicalize().unwrap().join("logs/p1"));
-        assert!(!m.read_only);
-        assert!(go(json!({"name": "v", "mountPath": "/m", "subPath": "../x"})).is_err());
-        assert!(go(json!({"name": "v", "mountPath": "/m", "subPath": "out"})).is_err());
+        assert_eq!((m.source, m.beneath), (at("volumes/v/logs/p1"), Some(at("volumes"))));
+        assert!(!m.read_only && at("volumes/v/logs/p1").is_dir());
+        for bad in ["../x", "out", "out/new", "up", "up/new/deep", "/outside"] {
+            let refused = go(json!({"name": "v", "mountPath": "/m", "subPath": bad}));
+            if bad.starts_with('/') {
+                assert!(refused.is_err(), "{bad}");
+                continue;
+            }
+            let e = refused.unwrap_err().to_string();
+            assert!(e.contains("ns/p") && e.contains("\"v\"") && e.contains(bad), "{e}");
+        }
+        assert_eq!(std::fs::read_dir(at("outside")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn sub_paths_of_written_files_follow_the_writers_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { root: dir.path().into(), path: "cm".into() };
+        let files = [("k".into(), (b"text".to_vec(), 0o644))].into();
+        let me = std::os::unix::fs::MetadataExt::uid(&dir.path().metadata().unwrap());
+        atomic::write(&place.full(), &files, Owner { uid: me, gid: me, group: false }).unwrap();
+        let v = json!({"name": "cm", "configMap": {"name": "cm"}});
+        let v: Volume = serde_json::from_value(v).unwrap();
+        let m = vm(json!({"name": "cm", "mountPath": "/k", "subPath": "k"}));
+        let m = mount(&place, &pod(), &v, &m, &[]).unwrap();
+        assert!(m.read_only && m.source.symlink_metadata().unwrap().is_file());
+        let root = Root::open(m.beneath.as_deref().unwrap()).unwrap();
+        let rest = m.source.strip_prefix(dir.path()).unwrap();
+        assert!(root.find(rest).unwrap().is_some(), "no link is left on the way");
     }
 
     #[test]
     fn host_path_types() {
         let dir = tempfile::tempdir().unwrap();
-        let p = |n: &str| dir.path().join(n);
-        assert!(host_path(&p("a"), "Directory", "/a").is_err());
-        host_path(&p("a"), "DirectoryOrCreate", "/a").unwrap();
-        host_path(&p("a"), "Directory", "/a").unwrap();
-        assert!(host_path(&p("a"), "File", "/a").is_err());
-        host_path(&p("d/f"), "FileOrCreate", "/d/f").unwrap();
-        host_path(&p("d/f"), "File", "/d/f").unwrap();
-        host_path(&p("any"), "", "/any").unwrap();
-        assert!(p("any").is_dir());
+        let p = |n: &str| dir.path().join("root").join(n);
+        let root = Root::open(&p("")).unwrap();
+        let host_path = |path: &str, kind| host_path(&root, Path::new(path), kind);
+        assert!(host_path("a", "Directory").is_err());
+        host_path("a", "DirectoryOrCreate").unwrap();
+        host_path("a", "Directory").unwrap();
+        assert!(host_path("a", "File").is_err());
+        host_path("d/f", "FileOrCreate").unwrap();
+        host_path("d/f", "File").unwrap();
+        host_path("any", "").unwrap();
+        host_path("", "").unwrap();
+        let mode = |n| std::os::unix::fs::MetadataExt::mode(&p(n).metadata().unwrap()) & 0o7777;
+        assert_eq!(
+            [mode("a"), mode("d"), mode("any")],
+            [0o777; 3],
+            "containers' users write there"
+        );
+        assert_eq!(mode("d/f"), 0o666);
+        std::os::unix::fs::symlink(dir.path(), p("out")).unwrap();
+        for kind in ["", "DirectoryOrCreate", "FileOrCreate", "Directory", "File"] {
+            let e = host_path("out/new", kind).unwrap_err();
+            assert!(e.contains("symbolic link"), "{e}");
+            assert!(host_path("out", kind).is_err());
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

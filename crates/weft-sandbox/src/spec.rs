@@ -28,6 +28,11 @@ pub struct PodSpec {
 pub struct Mount {
     /// What to bind, in the host's view: inside the node's private directory.
     pub source: PathBuf,
+    /// Where containers can write on the way to `source`: the directory above it that they
+    /// cannot replace. From there on a symbolic link is an error, never followed, since it is the
+    /// machine's root that looks at it.
+    #[serde(default)]
+    pub beneath: Option<PathBuf>,
     /// Absolute path in the container.
     pub target: PathBuf,
     /// Recursively read-only.

@@ -17,6 +17,9 @@ pub(crate) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 const OPEN_TREE_CLONE: u32 = 1;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x4;
 const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
+const RESOLVE_NO_MAGICLINKS: u64 = 0x2;
+const RESOLVE_NO_SYMLINKS: u64 = 0x4;
+const RESOLVE_BENEATH: u64 = 0x8;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
 /// -1 means errno.
@@ -156,17 +159,32 @@ pub(crate) fn poll_readable(
 
 /// A private copy of the mount at `path` (and of what is mounted below it).
 pub(crate) fn clone_tree(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
-    let path = cstring(path)?;
-    let mut flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
-    if recursive {
-        flags |= libc::AT_RECURSIVE as u32;
-    }
+    open_tree(libc::AT_FDCWD, &cstring(path)?, if recursive { libc::AT_RECURSIVE } else { 0 })
+}
+
+/// The same, with what is mounted below, of what an open descriptor stands for.
+pub(crate) fn clone_tree_of(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    open_tree(fd.as_raw_fd(), c"", libc::AT_EMPTY_PATH | libc::AT_RECURSIVE)
+}
+
+fn open_tree(dir: RawFd, path: &CStr, flags: i32) -> io::Result<OwnedFd> {
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | flags as u32;
     // SAFETY: the path lives through the call.
-    owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags) })
 }
 
 /// Sets attributes on a (detached) mount.
 pub(crate) fn set_attr(tree: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
+    change_attr(tree, set, 0, recursive)
+}
+
+/// Sets and clears attributes on a (detached) mount.
+pub(crate) fn change_attr(
+    tree: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    recursive: bool,
+) -> io::Result<()> {
     #[repr(C)]
     struct MountAttr {
         set: u64,
@@ -174,7 +192,7 @@ pub(crate) fn set_attr(tree: BorrowedFd<'_>, set: u64, recursive: bool) -> io::R
         propagation: u64,
         userns_fd: u64,
     }
-    let attr = MountAttr { set, clear: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    let attr = MountAttr { set, clear, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     let mut flags = libc::AT_EMPTY_PATH;
     if recursive {
         flags |= libc::AT_RECURSIVE;
@@ -211,6 +229,16 @@ pub(crate) fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result
 
 /// `O_PATH` of `path` with `root` as the root of every symbolic link.
 pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    open_path(root, path, RESOLVE_IN_ROOT)
+}
+
+/// `O_PATH` of a relative `path` below `root`; a symbolic link anywhere in it is `ELOOP`.
+pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    open_path(root, path, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+}
+
+fn open_path(root: BorrowedFd<'_>, path: &Path, resolve: u64) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct OpenHow {
         flags: u64,
@@ -218,11 +246,7 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &Path) -> io::Result<Owne
         resolve: u64,
     }
     let path = cstring(path)?;
-    let how = OpenHow {
-        flags: (libc::O_PATH | libc::O_CLOEXEC) as u64,
-        mode: 0,
-        resolve: RESOLVE_IN_ROOT,
-    };
+    let how = OpenHow { flags: (libc::O_PATH | libc::O_CLOEXEC) as u64, mode: 0, resolve };
     loop {
         // SAFETY: path and structure live through the call, the size is the structure's.
         let ret = owned(unsafe {

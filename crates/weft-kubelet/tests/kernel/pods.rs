@@ -163,7 +163,7 @@ pub fn volumes(w: &World) {
         grep -q '10.244.1.5.*files' /etc/hosts; grep -q 'foo.local' /etc/hosts
         cd /var/run/secrets/kubernetes.io/serviceaccount
         [ $(cat ca.crt) = certificate ]; [ $(cat namespace) = default ]; [ -s token ]
-        echo ok >/data/ok; ! echo x >/cm/k";
+        echo ok >/data/ok; ln -s $OUT /data/out; ! echo x >/cm/k";
     w.pod(
         "files",
         json!({"restartPolicy": "Never",
@@ -174,17 +174,13 @@ pub fn volumes(w: &World) {
             "containers": [{"name": "c", "command": ["sh", "-c", script],
                 "env": [{"name": "FROM", "valueFrom":
                         {"configMapKeyRef": {"name": "cm", "key": "k"}}},
-                    {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+                    {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                    {"name": "OUT", "value": w.dir}],
                 "securityContext": {"runAsUser": 0},
                 "volumeMounts": [{"name": "cm", "mountPath": "/cm"},
                     {"name": "cm", "mountPath": "/one", "subPath": "x"},
                     {"name": "s", "mountPath": "/s"},
                     {"name": "h", "mountPath": "/data"}]}]}),
-    );
-    let _ = std::fs::create_dir_all(w.dir.join("hostroot/data"));
-    let _ = std::fs::set_permissions(
-        w.dir.join("hostroot/data"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o777),
     );
     let over = |p: &Value| matches!(p["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     let pod = w.until("files", "ended", over);
@@ -194,6 +190,21 @@ pub fn volumes(w: &World) {
     assert_eq!(pod["status"]["phase"], "Succeeded", "{log}");
     assert!(w.dir.join("hostroot/data/ok").exists(), "hostPath lies in the node's directory");
     w.delete_and_wait("files", 0);
+    // The link that the container has left there leads the kubelet nowhere.
+    assert!(w.dir.join("hostroot/data/out").is_symlink());
+    w.pod(
+        "led",
+        json!({"volumes": [{"name": "h", "hostPath": {"path": "/data"}}],
+            "containers": [{"name": "c", "command": ["sleep", "1000"], "volumeMounts":
+                [{"name": "h", "mountPath": "/m", "subPath": "out/made"}]}]}),
+    );
+    let waiting = |p: &Value| container(p, "c")["state"]["waiting"]["message"].clone();
+    let pod = w.until("led", "is refused", |p| waiting(p).is_string());
+    let message = waiting(&pod);
+    let message = message.as_str().unwrap();
+    assert!(message.contains("default/led") && message.contains("symbolic link"), "{message}");
+    assert!(message.contains("out/made") && !w.dir.join("made").exists(), "{message}");
+    w.delete_and_wait("led", 0);
 }
 
 pub fn stand_in_ports(w: &World) {

@@ -8,13 +8,15 @@
 
 use super::target::Root;
 use super::{At, Step};
+use crate::spec::Mount;
 use crate::sys::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 use crate::wire::{Stage, Start};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use std::fs;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown, symlink};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, symlink};
 use std::path::Path;
 
 /// Trees of the machine with a writable layer. Their top belongs to the container's root, so
@@ -276,8 +278,10 @@ fn volumes(start: &Start, owner: u32) -> Step<()> {
     let top = fs::File::open("root").at(Stage::Mount, "/")?;
     let root = Root { fd: top.as_fd(), owner };
     for volume in &start.spec.mounts {
-        let found = fs::metadata(&volume.source).at(Stage::Mount, &volume.source)?;
-        let tree = sys::clone_tree(&volume.source, true).at(Stage::Mount, &volume.source)?;
+        // Looked up once: what is bound is what was examined.
+        let source = fs::File::from(source(volume).at(Stage::Mount, &volume.source)?);
+        let found = source.metadata().at(Stage::Mount, &volume.source)?;
+        let tree = sys::clone_tree_of(source.as_fd()).at(Stage::Mount, &volume.source)?;
         let mut attributes = 0;
         if !start.spec.privileged {
             attributes |= MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
@@ -285,12 +289,29 @@ fn volumes(start: &Start, owner: u32) -> Step<()> {
         if volume.read_only {
             attributes |= MOUNT_ATTR_RDONLY;
         }
-        sys::set_attr(tree.as_fd(), attributes, true).at(Stage::Mount, &volume.source)?;
+        // The node's directory lies on /run, which distributions mount noexec; programs in
+        // volumes are to run. Where the mount is locked they cannot, and the rest still works.
+        sys::change_attr(tree.as_fd(), attributes, MOUNT_ATTR_NOEXEC, true)
+            .or_else(|_| sys::set_attr(tree.as_fd(), attributes, true))
+            .at(Stage::Mount, &volume.source)?;
         let target =
             root.ensure(&volume.target, found.is_dir()).at(Stage::Mount, &volume.target)?;
         sys::attach(tree.as_fd(), target.as_fd()).at(Stage::Mount, &volume.target)?;
     }
     Ok(())
+}
+
+/// `O_PATH` of what a mount binds.
+fn source(volume: &Mount) -> io::Result<OwnedFd> {
+    let path_only = |path: &Path| {
+        let flags = libc::O_PATH | libc::O_CLOEXEC;
+        fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
+    };
+    let Some(root) = &volume.beneath else { return Ok(path_only(&volume.source)?.into()) };
+    let rest = volume.source.strip_prefix(root);
+    let rest = rest.map_err(|_| io::Error::from_raw_os_error(libc::EXDEV))?;
+    let root = path_only(root)?;
+    sys::open_beneath(root.as_fd(), rest)
 }
 
 /// The new root on top of the old one, and the old one away (pivot_root(2), "pivot_root(".", ".")").

@@ -2,6 +2,7 @@
 //! program, and as a command that was executed in it.
 
 use crate::support::*;
+use nix::mount::MsFlags;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
@@ -341,7 +342,8 @@ fn volumes_and_resolv_conf() {
         (&volume, "/ro", true),
         (&volume, "/usr/share/nginx/html", true),
     ] {
-        spec.mounts.push(Mount { source: source.clone(), target: target.into(), read_only });
+        let (source, target) = (source.clone(), target.into());
+        spec.mounts.push(Mount { source, beneath: None, target, read_only });
     }
     let (exit, log) = pod.run(&spec);
     assert_eq!(exit.code, 0, "{log}");
@@ -356,6 +358,66 @@ fn volumes_and_resolv_conf() {
     spec.program = weft_sandbox::Program::Command(["sh", "-c", script].map(str::to_owned).to_vec());
     let (exit, log) = pod.run(&spec);
     assert_eq!(exit.code, 0, "{log}");
+}
+
+/// What a container leaves in a volume never leads a mount of the next one out of it.
+#[test]
+fn a_mount_follows_no_link_of_a_container() {
+    if skip("a_mount_follows_no_link_of_a_container") {
+        return;
+    }
+    let pod = TestPod::new();
+    let volumes = pod.scratch.join("volumes");
+    std::fs::create_dir_all(volumes.join("v/dir")).unwrap();
+    std::fs::write(volumes.join("v/dir/file"), "content\n").unwrap();
+    std::os::unix::fs::symlink("/etc", volumes.join("v/out")).unwrap();
+    std::os::unix::fs::symlink("dir", volumes.join("v/in")).unwrap();
+    let start = |name: &str, source: std::path::PathBuf| {
+        let mut spec = pod.spec(name, &["cat", "/m/file"]);
+        let (beneath, target) = (Some(volumes.clone()), "/m".into());
+        spec.mounts.push(Mount { source, beneath, target, read_only: false });
+        pod.pod.start(&spec)
+    };
+    for (n, path) in ["v/out", "v/out/ssl", "v/in", "../volumes/v/dir"].iter().enumerate() {
+        let refused = start(&format!("bad{n}"), volumes.join(path));
+        assert!(refused.is_err(), "{path}");
+    }
+    assert!(start("outside", "/etc".into()).is_err());
+    let exit = start("good", volumes.join("v/dir")).unwrap().wait_timeout(PATIENCE).unwrap();
+    assert_eq!((exit.unwrap().code, pod.log("good").as_str()), (0, "content\n"));
+}
+
+#[test]
+fn programs_in_volumes_run_though_the_machine_has_them_on_noexec() {
+    if skip("programs_in_volumes_run_though_the_machine_has_them_on_noexec") {
+        return;
+    }
+    let spec = spec();
+    let base = spec.dir.parent().unwrap().to_owned();
+    std::fs::create_dir_all(&base).unwrap();
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    nix::mount::mount(Some("test"), &base, Some("tmpfs"), flags, None::<&str>).unwrap();
+    let pod = TestPod::with(spec);
+    let source = pod.scratch.join("volume");
+    std::fs::create_dir(&source).unwrap();
+    let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&source, open).unwrap();
+    let run = |name: &str, script: &str| {
+        let mut spec = pod.spec(name, &["sh", "-ec", script]);
+        spec.mounts.push(Mount {
+            source: source.clone(),
+            beneath: Some(pod.scratch.clone()),
+            target: "/work".into(),
+            read_only: false,
+        });
+        let (exit, log) = pod.run(&spec);
+        assert_eq!(exit.code, 0, "{log}");
+        log
+    };
+    run("init", "printf '#!/bin/sh\\necho it runs\\n' >/work/run; chmod +x /work/run");
+    assert_eq!(run("app", "/work/run"), "it runs\n");
+    let options = run("options", "grep ' /work ' /proc/self/mounts");
+    assert!(options.contains("nosuid,nodev") && !options.contains("noexec"), "{options}");
 }
 
 #[test]

@@ -74,6 +74,7 @@ impl TestPod {
             cwd: None,
             mounts: vec![Mount {
                 source: helper().into(),
+                beneath: None,
                 target: "/probe".into(),
                 read_only: true,
             }],
@@ -152,6 +153,8 @@ impl Drop for TestPod {
         } else {
             self.pod.destroy().unwrap();
         }
+        // A test may have mounted a file system of its own there.
+        let _ = nix::mount::umount2(&self.scratch, nix::mount::MntFlags::MNT_DETACH);
         let _ = std::fs::remove_dir_all(&self.scratch);
         // The last of several tests succeeds.
         let _ = std::fs::remove_dir("/run/weft-sandbox-test");
