@@ -58,12 +58,20 @@ pub use args::Args;
 pub use error::Error;
 
 use anyhow::Context;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Sandboxes and containers that are made at the same time.
 const SLOTS: usize = 4;
+
+/// The kubelet before this one gets so long to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the kubelet of one node until SIGTERM; containers go on running without it.
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -74,6 +82,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         told(info);
         std::process::exit(101);
     }));
+    // Held until the process ends, however it ends.
+    let _lock = lock(&args.dir, LOCK_PATIENCE)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -143,10 +153,48 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     }
 }
 
+/// Makes this the only kubelet of its directory: two would take each other's sandboxes for those
+/// of pods that are gone.
+fn lock(dir: &Path, patience: Duration) -> anyhow::Result<Flock<File>> {
+    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    let path = dir.join("kubelet.lock");
+    let mut file = File::options().create(true).truncate(false).write(true).open(&path);
+    let start = Instant::now();
+    loop {
+        let open = file.with_context(|| format!("open {}", path.display()))?;
+        file = match Flock::lock(open, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((open, Errno::EAGAIN | Errno::EINTR)) if start.elapsed() < patience => Ok(open),
+            Err((_, Errno::EAGAIN)) => {
+                anyhow::bail!("another kubelet runs in {}: it holds kubelet.lock", dir.display())
+            }
+            Err((_, e)) => return Err(e).with_context(|| format!("lock {}", path.display())),
+        };
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Makes a directory that only root enters.
-fn private(dir: &std::path::Path) -> anyhow::Result<()> {
+fn private(dir: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
         .with_context(|| format!("set the mode of {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_kubelet_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path(), Duration::ZERO).unwrap();
+        let e = lock(dir.path(), Duration::from_millis(30)).unwrap_err().to_string();
+        assert!(e.contains("another kubelet") && e.contains(dir.path().to_str().unwrap()), "{e}");
+        let path = dir.path().to_owned();
+        let next = std::thread::spawn(move || lock(&path, Duration::from_secs(20)).map(drop));
+        drop(first);
+        next.join().unwrap().unwrap();
+    }
 }
