@@ -24,7 +24,8 @@ impl Tally {
         Some(Self {
             passed: count("passed")?.saturating_sub(skipped),
             failed: count("failed")?,
-            skipped: skipped + count("ignored")?,
+            // A process that a test starts from its own binary is marked so; it is no test.
+            skipped: skipped + count("ignored")?.saturating_sub(helpers(output)),
         })
     }
 
@@ -41,6 +42,11 @@ impl Tally {
     }
 }
 
+/// Entries of the kind `#[ignore = "run by …"]`.
+fn helpers(output: &str) -> usize {
+    output.lines().filter(|l| l.contains(" ... ignored, run by ")).count()
+}
+
 /// The lines `SKIP name: why`.
 pub fn skips(output: &str) -> impl Iterator<Item = &str> {
     output.lines().filter(|l| l.starts_with("SKIP "))
@@ -55,6 +61,8 @@ mod tests {
         let output = "running 3 tests\nSKIP a: needs root\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
         let t = Tally::of_libtest(output).expect("a result line");
         assert_eq!(t, Tally { passed: 2, failed: 0, skipped: 2 });
+        let with_helper = output.replace("running", "test h ... ignored, run by a\nrunning");
+        assert_eq!(Tally::of_libtest(&with_helper).map(|t| t.skipped), Some(1));
         assert_eq!(Tally::of_libtest("killed"), None);
     }
 }

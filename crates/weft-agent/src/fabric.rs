@@ -48,6 +48,10 @@ pub fn observe_underlay(netlink: &Netlink, node: &Node) -> nl::Result<Option<Und
 /// What the kernel has, within what Weft owns; sysctls are read as far as `desired` names
 /// them.
 pub fn observe(netlink: &Netlink, desired: &FabricTables) -> nl::Result<Observed> {
+    // Routes before links: a CNI ADD may run meanwhile. The other way round, the route of a
+    // pod link made between the two dumps had a link without a name, was taken for an orphan
+    // of the fabric, and removed.
+    let routes = netlink.routes()?;
     let links = netlink.links()?;
     let names: BTreeMap<u32, &str> = links.iter().map(|l| (l.index, l.name.as_str())).collect();
     let name = |index: Option<u32>| Some((*names.get(&index?)?).to_owned());
@@ -70,7 +74,11 @@ pub fn observe(netlink: &Netlink, desired: &FabricTables) -> nl::Result<Observed
     let on_lo = addresses.into_iter().filter(|a| Some(a.index) == lo);
     // Kernels before 5.18 keep no mark on IPv6 addresses: those that we want count as ours.
     observed.addresses = on_lo.filter(|a| a.owned || own_cidr(&a.net)).map(|a| a.net).collect();
-    for route in netlink.routes()?.into_iter().filter(|r| r.protocol == nl::PROTOCOL) {
+    for route in routes.into_iter().filter(|r| r.protocol == nl::PROTOCOL) {
+        let link = name(route.oif);
+        if route.oif.is_some() && link.is_none() {
+            continue; // its link has gone since, and the route with it
+        }
         let key = (route.dst, route.metric.unwrap_or(0));
         let remote = route.encap.as_ref().filter(|e| e.id == VNI).map(|e| e.remote);
         let route = Route {
@@ -79,7 +87,7 @@ pub fn observe(netlink: &Netlink, desired: &FabricTables) -> nl::Result<Observed
                 nl::RouteKind::Local => RouteKind::Local,
                 nl::RouteKind::Unreachable => RouteKind::Unreachable,
             },
-            link: name(route.oif),
+            link,
             gateway: route.gateway,
             onlink: route.onlink,
             source: route.prefsrc,

@@ -41,9 +41,12 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Document>> {
         if path.as_os_str() == "-" {
             let mut text = String::new();
             std::io::stdin()
-                .take(FILE_BYTES_MAX)
+                .take(FILE_BYTES_MAX + 1)
                 .read_to_string(&mut text)
                 .context("read standard input")?;
+            if text.len() as u64 > FILE_BYTES_MAX {
+                return Err(LabError::input("standard input: larger than 32 MiB").into());
+            }
             documents.extend(parse("standard input", &text)?);
             continue;
         }

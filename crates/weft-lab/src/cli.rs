@@ -134,7 +134,7 @@ struct UpArgs {
 
 /// Runs `weft lab …`; the exit status is 0 only where everything asked for holds.
 pub fn run(args: LabArgs) -> Result<i32> {
-    let root = args.state_dir;
+    let root = absolute(&args.state_dir)?;
     match args.command {
         LabCommand::Up(up_args) => {
             require_root("up")?;
@@ -195,10 +195,16 @@ pub fn run(args: LabArgs) -> Result<i32> {
         LabCommand::Exec { lab, namespace, container, tty, stdin, target, command } => {
             let paths = state::choose(&root, lab.name.as_deref())?;
             match exec::Target::parse(&target, namespace, container) {
-                exec::Target::Pod(pod) => runtime()?.block_on(async {
-                    let client = client(&paths).await?;
-                    exec::in_pod(client, pod, command, stdin, tty).await
-                }),
+                exec::Target::Pod(pod) => {
+                    let runtime = runtime()?;
+                    let outcome = runtime.block_on(async {
+                        let client = client(&paths).await?;
+                        exec::in_pod(client, pod, command, stdin, tty).await
+                    });
+                    // A read of standard input cannot be cancelled: do not wait for it.
+                    runtime.shutdown_background();
+                    outcome
+                }
                 exec::Target::Place(part) => {
                     require_root("exec")?;
                     exec::in_place(&paths, &part, &command)
@@ -232,6 +238,24 @@ impl UpArgs {
             allow_privileged: self.allow_privileged.then_some(true),
             ..LabFile::default()
         }
+    }
+}
+
+/// The state directory without links or relative parts: the supervisor runs in another
+/// directory, and mounts are found by their real paths.
+fn absolute(dir: &std::path::Path) -> Result<PathBuf> {
+    match dir.canonicalize() {
+        Ok(real) => Ok(real),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let name = dir.file_name().context("--state-dir: name a directory")?;
+            let parent = match dir.parent() {
+                Some(p) if !p.as_os_str().is_empty() => p.canonicalize(),
+                _ => std::env::current_dir(),
+            };
+            let parent = parent.with_context(|| format!("--state-dir {}", dir.display()))?;
+            Ok(parent.join(name))
+        }
+        Err(e) => Err(e).with_context(|| format!("--state-dir {}", dir.display())),
     }
 }
 

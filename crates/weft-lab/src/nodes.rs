@@ -72,6 +72,12 @@ pub fn detach(command: &mut Command, cgroup_procs: Vec<OwnedFd>, keep: OwnedFd) 
             nix::unistd::write(procs.as_fd(), b"0")?;
         }
         nix::unistd::setsid()?;
+        // Descriptors that the caller happened to hold (a lock, a pipe of its shell) are none
+        // of a daemon's. SAFETY: a plain system call on no memory.
+        if unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) } < 0
+        {
+            return Err(std::io::Error::last_os_error());
+        }
         nix::fcntl::fcntl(
             keep.as_fd(),
             nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),

@@ -27,10 +27,13 @@ impl LabState {
     /// Reads a lab's state; `None` where there is no such lab.
     pub fn read(paths: &LabPaths) -> Result<Option<Self>> {
         match fs::read(paths.state()) {
-            Ok(bytes) => Ok(Some(
-                serde_json::from_slice(&bytes)
-                    .with_context(|| format!("{} is damaged", paths.state().display()))?,
-            )),
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| {
+                let (file, lab) = (paths.state(), paths.name());
+                format!(
+                    "{} is damaged: remove the lab with `weft lab down --name {lab}`",
+                    file.display()
+                )
+            })?)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).with_context(|| format!("read {}", paths.state().display())),
         }

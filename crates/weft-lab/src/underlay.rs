@@ -25,7 +25,11 @@ const MTU: u32 = 1500;
 pub fn build(paths: &LabPaths, topology: &Topology) -> Result<()> {
     let name = paths.netns_name("underlay");
     let underlay = netns::create_named(&name).with_context(|| format!("make namespace {name}"))?;
-    forward(&underlay)?;
+    let v6 = topology.api.iter().any(IpAddr::is_ipv6);
+    if v6 && !Path::new("/proc/sys/net/ipv6").exists() {
+        anyhow::bail!("IPv6 is off in this kernel: use --ip-family ipv4");
+    }
+    forward(&underlay, v6)?;
     let router = Netlink::open_in(&underlay).context("open netlink in the underlay")?;
     router.set_up("lo").context("underlay: set lo up")?;
     for api in &topology.api {
@@ -49,17 +53,20 @@ pub fn build(paths: &LabPaths, topology: &Topology) -> Result<()> {
 }
 
 /// The underlay forwards between zones; what one kernel shares must not filter it.
-fn forward(underlay: &Path) -> Result<()> {
+fn forward(underlay: &Path, v6: bool) -> Result<()> {
     sysctl::write_in(
         underlay,
         &[
             ("net/ipv4/ip_forward", "1"),
-            ("net/ipv6/conf/all/forwarding", "1"),
             ("net/ipv4/conf/all/rp_filter", "0"),
             ("net/ipv4/conf/default/rp_filter", "0"),
         ],
     )
     .context("underlay: forwarding")?;
+    if v6 {
+        sysctl::write_in(underlay, &[("net/ipv6/conf/all/forwarding", "1")])
+            .context("underlay: IPv6 forwarding")?;
+    }
     // Present only where br_netfilter is loaded; a new namespace starts with 1.
     for key in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
         netns::run_in(underlay, || match sysctl::read(key) {
@@ -75,6 +82,15 @@ fn forward(underlay: &Path) -> Result<()> {
 fn plug_in(paths: &LabPaths, router: &Netlink, host: &Host, bridge: &str) -> Result<()> {
     let name = paths.netns_name(&host.name);
     let path = netns::create_named(&name)?;
+    // hostNetwork containers have no capability over the node's namespace: as in pods, ports
+    // below 1024 and ping are open to all.
+    sysctl::write_in(
+        &path,
+        &[
+            ("net/ipv4/ip_unprivileged_port_start", "0"),
+            ("net/ipv4/ping_group_range", "0 2147483647"),
+        ],
+    )?;
     router.create_veth(&VethSpec {
         name: &host.port,
         peer_name: "eth0",

@@ -6,13 +6,18 @@ use std::{
     fs,
     io::{Read, pipe},
     os::fd::{AsRawFd, OwnedFd},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
 
 use crate::{
-    config::Config, down, error::LabError, paths::LabPaths, proc::CgroupMounts, state::LabState,
+    config::Config,
+    down,
+    error::LabError,
+    paths::LabPaths,
+    proc::{CgroupMounts, cgroup_pids},
+    state::LabState,
 };
 
 /// Environment variable with the descriptor on which the supervisor reports.
@@ -70,6 +75,11 @@ pub fn up(paths: &LabPaths, config: Config) -> Result<()> {
     preflight()?;
     let _lock = locked(paths)?;
     let existing = LabState::read(paths)?;
+    if existing.is_none() && !lab_pids(paths)?.is_empty() {
+        // Another state directory holds a lab of this name: its namespaces and cgroups are
+        // called alike, and must not be taken from it.
+        bail!(LabError::Running(paths.name().to_string()));
+    }
     let adopting = match &existing {
         Some(state) if state.running() => bail!(LabError::Running(paths.name().to_string())),
         Some(state) if state.ready && state.config == config => true,
@@ -100,10 +110,17 @@ pub fn up(paths: &LabPaths, config: Config) -> Result<()> {
     Ok(())
 }
 
+/// Processes in the cgroups that bear the lab's name.
+fn lab_pids(paths: &LabPaths) -> Result<Vec<i32>> {
+    let dirs = CgroupMounts::find()?.all(&paths.cgroup());
+    Ok(dirs.iter().flat_map(|d| cgroup_pids(d)).collect())
+}
+
 fn start(paths: &LabPaths, config: Config, existing: Option<LabState>) -> Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o755);
-    builder.create(paths.dir()).with_context(|| format!("make {}", paths.dir().display()))?;
+    fs::create_dir_all(paths.dir()).with_context(|| format!("make {}", paths.dir().display()))?;
+    // Whatever the caller's umask: the kubeconfig in it belongs to the user behind sudo.
+    fs::set_permissions(paths.dir(), fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("open {} to its readers", paths.dir().display()))?;
     let mut state = existing.unwrap_or(LabState {
         config,
         supervisor: None,

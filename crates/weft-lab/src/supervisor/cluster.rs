@@ -8,7 +8,7 @@ use k8s_openapi::api::{core::v1::Node, core::v1::Service, discovery::v1::Endpoin
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
-    runtime::watcher,
+    runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
 use std::{collections::BTreeMap, net::IpAddr};
@@ -62,8 +62,8 @@ pub async fn follow_nodes(
     let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
     let mut published = BTreeMap::new();
     let mut routed: BTreeMap<IpNet, IpAddr> = BTreeMap::new();
-    let mut events =
-        std::pin::pin!(watcher(Api::<Node>::all(client.clone()), watcher::Config::default()));
+    let watched = watcher(Api::<Node>::all(client.clone()), watcher::Config::default());
+    let mut events = std::pin::pin!(watched.default_backoff());
     loop {
         match events.try_next().await {
             Ok(Some(watcher::Event::Apply(n) | watcher::Event::InitApply(n))) => {
@@ -81,17 +81,23 @@ pub async fn follow_nodes(
         for family in families.list() {
             let endpoints = dns_endpoints(&nodes, *family);
             if published.get(family) != Some(&endpoints) {
-                publish(&client, *family, &endpoints).await?;
-                published.insert(*family, endpoints);
+                match publish(&client, *family, &endpoints).await {
+                    Ok(()) => drop(published.insert(*family, endpoints)),
+                    // Tried again with the next event; nodes renew their status.
+                    Err(e) => tracing::warn!("{e:#}"),
+                }
             }
         }
         if let Some(paths) = &routes {
             for (pods, node) in pod_routes(&nodes) {
                 if routed.get(&pods) != Some(&node) {
                     let p = paths.clone();
-                    tokio::task::spawn_blocking(move || underlay::route_pods(&p, pods, node))
-                        .await??;
-                    routed.insert(pods, node);
+                    let route = move || underlay::route_pods(&p, pods, node);
+                    match tokio::task::spawn_blocking(route).await? {
+                        Ok(()) => drop(routed.insert(pods, node)),
+                        // Any user may make a Node object with any address.
+                        Err(e) => tracing::warn!("{e:#}"),
+                    }
                 }
             }
         }
@@ -129,7 +135,9 @@ fn dns_endpoints(
         let net = pod_cidrs(node).find(|n| IpFamily::of(n.addr()) == family)?;
         let labels = node.metadata.labels.as_ref();
         let zone = labels.and_then(|l| l.get("topology.kubernetes.io/zone").cloned());
-        Some((name.clone(), zone, nth(net, 1), is_ready(node)))
+        // A range of one address, in a Node that somebody made, has no second one.
+        (net.prefix_len() < family.host_bits())
+            .then(|| (name.clone(), zone, nth(net, 1), is_ready(node)))
     };
     nodes.iter().filter_map(of_node).collect()
 }

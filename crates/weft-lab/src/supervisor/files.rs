@@ -32,7 +32,7 @@ pub fn mount_bpf(at: &Path) -> Result<()> {
         at,
         Some("bpf"),
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-        None::<&str>,
+        Some("mode=0700"),
     )
     .with_context(|| {
         format!("mount bpffs on {} (the kernel needs CONFIG_BPF_SYSCALL)", at.display())

@@ -122,16 +122,18 @@ async fn keep(job: Job, cancel: CancellationToken) -> Result<()> {
     }
     loop {
         let started = Instant::now();
-        let mut child =
-            job.start().with_context(|| format!("start {} of {}", job.role, job.node))?;
-        let status = tokio::select! {
-            () = cancel.cancelled() => return Ok(()),
-            status = child.wait() => status.context("wait for a node's process")?,
+        let ended = match job.start() {
+            Ok(mut child) => tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                status = child.wait() => status.map_or_else(|e| e.to_string(), |s| s.to_string()),
+            },
+            // A full disk, say: the lab goes on, and so do we.
+            Err(e) => format!("not started: {e:#}"),
         };
         if started.elapsed() > HEALTHY_AFTER {
             pause = RESTART_PAUSE;
         }
-        tracing::warn!(node = job.node, role = job.role, %status, ?pause, "ended; starting again");
+        tracing::warn!(node = job.node, role = job.role, ended, ?pause, "starting again");
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
             () = tokio::time::sleep(pause) => {}

@@ -118,7 +118,9 @@ fn node_at(node: &Node) -> Option<(String, Vec<IpAddr>)> {
     // The node's router address: the first of its pod CIDR, source of what it sends to
     // remote pods through a tunnel.
     let cidrs = node.spec.iter().flat_map(|s| s.pod_cidrs.iter().flatten());
-    ips.extend(cidrs.filter_map(|c| Some(crate::config::nth(c.parse().ok()?, 1))));
+    let hosts = |net: &ipnet::IpNet| net.prefix_len() < net.max_prefix_len();
+    let nets = cidrs.filter_map(|c| c.parse().ok()).filter(hosts);
+    ips.extend(nets.map(|net| crate::config::nth(net, 1)));
     Some((name, ips))
 }
 

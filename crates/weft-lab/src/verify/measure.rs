@@ -31,8 +31,15 @@ impl Stand<'_> {
 
 /// Runs every check. A probe that cannot be started is an error: nothing can be said then.
 pub fn measure(paths: &LabPaths, cluster: &Cluster) -> Result<Vec<Check>> {
+    let outcome = measure_all(paths, cluster);
+    remove_probe_cgroups(paths, cluster);
+    outcome
+}
+
+fn measure_all(paths: &LabPaths, cluster: &Cluster) -> Result<Vec<Check>> {
     let mut stands = Vec::new();
-    for pod in &cluster.pods {
+    // A pod may have ended since it was listed.
+    for pod in cluster.pods.iter().filter(|p| p.place.netns.exists()) {
         let mut probe = Probe::start(&pod.place)?;
         let ports = probe
             .listen(pod.ips.clone())
@@ -51,9 +58,6 @@ pub fn measure(paths: &LabPaths, cluster: &Cluster) -> Result<Vec<Check>> {
     checks.extend(node_to_local_pod(cluster, &mut nodes, &stands)?);
     checks.extend(localhost(cluster)?);
     checks.extend(services(cluster, &mut nodes, &mut stands)?);
-    drop(stands);
-    drop(nodes);
-    remove_probe_cgroups(paths, cluster);
     Ok(checks)
 }
 
