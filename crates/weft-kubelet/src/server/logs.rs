@@ -10,6 +10,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,6 +113,8 @@ pub async fn copy(
     loop {
         // Asked before reading: what was written before the end is then still read.
         let over = !live();
+        // Asked before reading as well: nobody writes to a file that has been replaced.
+        let next = if follow { replaced(&path, &file) } else { None };
         loop {
             let n = file.read(&mut buf)?;
             if n == 0 {
@@ -125,6 +128,10 @@ pub async fn copy(
                 return Ok(());
             }
         }
+        if let Some(next) = next {
+            file = next;
+            continue;
+        }
         if !follow || over {
             return Ok(());
         }
@@ -132,5 +139,46 @@ pub async fn copy(
             () = out.closed() => return Ok(()),
             () = tokio::time::sleep(POLL) => {}
         }
+    }
+}
+
+/// The file that lies at a path where the log has been rotated since.
+fn replaced(path: &std::path::Path, old: &File) -> Option<File> {
+    let inode = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).ok();
+    let new = File::open(path).ok()?;
+    (inode(&new)? != inode(old)?).then_some(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_followed_log_goes_on_after_its_rotation() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("0.log"), dir.path().join("0.log.1"));
+        let entry = |text: &str| format!("2026-01-01T00:00:00Z stdout F {text}\n");
+        std::fs::write(&path, entry("one")).unwrap();
+        let (live, (tx, mut rx)) = (AtomicBool::new(true), mpsc::channel(4));
+        let options = Options { follow: true, ..Options::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let wait = Duration::from_secs(20);
+        let work = async {
+            let follower = async {
+                copy(path.clone(), options, || live.load(Ordering::Relaxed), &tx).await.unwrap();
+            };
+            let writer = async {
+                assert_eq!(rx.recv().await.unwrap().unwrap(), "one\n");
+                std::fs::write(&path, entry("one") + &entry("last")).unwrap();
+                std::fs::rename(&path, &old).unwrap();
+                std::fs::write(&path, entry("two")).unwrap();
+                assert_eq!(rx.recv().await.unwrap().unwrap(), "last\n");
+                assert_eq!(rx.recv().await.unwrap().unwrap(), "two\n");
+                live.store(false, Ordering::Relaxed);
+            };
+            tokio::join!(follower, writer)
+        };
+        runtime.block_on(async { tokio::time::timeout(wait, work).await }).unwrap();
     }
 }
