@@ -26,6 +26,11 @@ impl Root {
         Ok(Root(std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?))
     }
 
+    /// Opens the directory itself to everybody, as what is made below it is.
+    pub fn share(&self) -> io::Result<()> {
+        Ok(give(&self.0, 0o777, None)?)
+    }
+
     /// What lies at a relative path; `None`: nothing.
     pub fn find(&self, path: &Path) -> io::Result<Option<Metadata>> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };

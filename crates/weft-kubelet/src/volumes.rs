@@ -162,6 +162,10 @@ pub fn prepare(
 /// Checks or makes what a hostPath volume names, by its type.
 fn host_path(root: &Root, path: &Path, kind: &str) -> Result<(), String> {
     let meta = root.find(path).map_err(explain)?;
+    if path.as_os_str().is_empty() {
+        // The node's whole root. The lab makes it for root alone, whom no container has.
+        root.share().map_err(explain)?;
+    }
     match (kind, meta) {
         ("" | "DirectoryOrCreate", None) => root.directory(path, None).map(drop).map_err(explain),
         ("", Some(_)) => Ok(()),
@@ -317,6 +321,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let p = |n: &str| dir.path().join("root").join(n);
         let root = Root::open(&p("")).unwrap();
+        std::fs::set_permissions(p(""), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .unwrap();
         let host_path = |path: &str, kind| host_path(&root, Path::new(path), kind);
         assert!(host_path("a", "Directory").is_err());
         host_path("a", "DirectoryOrCreate").unwrap();
@@ -332,7 +338,7 @@ mod tests {
             [0o777; 3],
             "containers' users write there"
         );
-        assert_eq!(mode("d/f"), 0o666);
+        assert_eq!((mode("d/f"), mode("")), (0o666, 0o777));
         std::os::unix::fs::symlink(dir.path(), p("out")).unwrap();
         for kind in ["", "DirectoryOrCreate", "FileOrCreate", "Directory", "File"] {
             let e = host_path("out/new", kind).unwrap_err();
