@@ -19,6 +19,7 @@
 
 pub mod decode;
 mod defaults;
+mod depth;
 mod kind;
 pub mod openapi;
 pub mod patch;
@@ -32,6 +33,7 @@ pub mod table;
 pub mod validate;
 
 pub use defaults::default;
+pub use depth::{DEPTH_MAX, deeper_than};
 pub use kind::{
     Generation, Kind, NameRule, Scale, Subresource, VERBS_ALL, VERBS_CREATE, VERBS_GET_UPDATE,
 };

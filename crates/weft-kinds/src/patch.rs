@@ -8,6 +8,7 @@ mod strategic;
 use serde_json::Value;
 
 use crate::Kind;
+use crate::depth::{DEPTH_MAX, Measured, measure};
 use crate::schema;
 
 /// Operations in one JSON patch, as the real API limits them.
@@ -15,6 +16,8 @@ const OPERATIONS_MAX: usize = 10_000;
 /// What the `copy` operations of one JSON patch may copy together; without a limit, each
 /// could double the object.
 const COPIED_BYTES_MAX: usize = 3 << 20;
+/// Values that the depth check of one JSON patch looks at; many moves of much would take long.
+const MEASURED_MAX: usize = 20_000_000;
 
 /// Why a patch cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +46,11 @@ pub fn json(object: &Value, patch: &Value) -> Result<Value, PatchError> {
     }
     let mut result = object.clone();
     let mut copied = 0;
+    let mut budget = MEASURED_MAX;
     for operation in operations {
+        // Before it is done: each `copy` below itself would double the depth, and what walks or
+        // drops a value recurses.
+        shallow(&result, &operation, &mut budget)?;
         if let PatchOperation::Copy(copy) = &operation {
             let source = result.pointer(copy.from.as_str());
             copied += source.map_or(0, |value| value.to_string().len());
@@ -55,6 +62,35 @@ pub fn json(object: &Value, patch: &Value) -> Result<Value, PatchError> {
             .map_err(|error| PatchError::Unprocessable(error.to_string()))?;
     }
     Ok(result)
+}
+
+/// Refuses an operation whose result would be nested too deeply.
+fn shallow(
+    object: &Value,
+    operation: &json_patch::PatchOperation,
+    budget: &mut usize,
+) -> Result<(), PatchError> {
+    use json_patch::PatchOperation as Op;
+    let (value, to) = match operation {
+        Op::Add(add) => (Some(&add.value), &add.path),
+        Op::Replace(replace) => (Some(&replace.value), &replace.path),
+        Op::Copy(copy) => (object.pointer(copy.from.as_str()), &copy.path),
+        Op::Move(from) => (object.pointer(from.from.as_str()), &from.path),
+        Op::Remove(_) | Op::Test(_) => return Ok(()),
+    };
+    let above = to.as_str().matches('/').count();
+    let Some(value) = value else { return Ok(()) };
+    let measured = match DEPTH_MAX.checked_sub(above) {
+        Some(left) => measure(value, left, budget),
+        None => Measured::Deeper,
+    };
+    match measured {
+        Measured::Within => Ok(()),
+        Measured::Deeper => Err(PatchError::Unprocessable(format!(
+            "the patch nests values deeper than {DEPTH_MAX}"
+        ))),
+        Measured::Costly => Err(PatchError::TooLarge("the patch moves too much".to_owned())),
+    }
 }
 
 /// RFC 7396.

@@ -141,6 +141,11 @@ impl Stream {
                 while let Some((change, event)) = self.watch.try_next() {
                     out.extend_from_slice(&self.batch(change, &event));
                 }
+                // A watcher that was cut off has missed events up to this version: no bookmark,
+                // and the stream ends at the next step.
+                if self.watch.ended() {
+                    return (!out.is_empty()).then(|| out.into());
+                }
                 self.rv = self.rv.max(rv);
                 out.extend_from_slice(&self.form.bookmark(self.rv, false));
                 Some(out.into())

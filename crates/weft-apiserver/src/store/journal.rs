@@ -2,7 +2,8 @@
 //!
 //! A record is `length u32 | crc u32 | payload`, little endian; the payload is
 //! `op u8 | rv u64 | table | namespace | name | object`, each text with a u16 length. A torn tail
-//! is cut off: its write was never acknowledged. Compaction writes the live objects to a new file
+//! is cut off: its write was never acknowledged. Damage before the tail is an error: cutting there
+//! would take acknowledged writes along. Compaction writes the live objects to a new file
 //! and renames it over the old one.
 
 use super::{Key, crc::crc32};
@@ -47,7 +48,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Opens or creates the journal in `dir` and reads what is there, in order.
-    pub(crate) fn open(dir: &Path, sync: bool) -> io::Result<(Self, Vec<Record>)> {
+    pub(crate) fn open(dir: &Path, sync: bool) -> io::Result<(Self, Vec<(u64, Record)>)> {
         std::fs::create_dir_all(dir)?;
         let path = dir.join(FILE);
         let mut options = OpenOptions::new();
@@ -61,11 +62,17 @@ impl Journal {
         let mut file = options.open(&path)?;
         let mut data = Vec::new();
         file.read_to_end(&mut data)?;
-        let (records, good) = if data.is_empty() {
+        let (records, good) = if MAGIC.starts_with(&data) {
+            file.seek(SeekFrom::Start(0))?;
             file.write_all(MAGIC)?;
+            if sync {
+                file.sync_data()?;
+                sync_dir(dir)?;
+            }
             (Vec::new(), MAGIC.len() as u64)
         } else if data.starts_with(MAGIC) {
             decode_all(&Bytes::from(data))
+                .map_err(|offset| damaged(&path, offset, "the checksum or the length is wrong"))?
         } else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -100,9 +107,19 @@ impl Journal {
         Ok(())
     }
 
-    /// The file to fdatasync before a write is acknowledged, if that was asked for.
-    pub(super) fn sync_handle(&self) -> Option<Arc<File>> {
-        self.sync.then(|| self.file.clone())
+    /// The error for a record that is whole and yet cannot be used.
+    pub(super) fn damaged(&self, offset: u64, why: &str) -> io::Error {
+        damaged(&self.path, offset, why)
+    }
+
+    /// Whether a write is on disk before it is acknowledged.
+    pub(super) fn syncs(&self) -> bool {
+        self.sync
+    }
+
+    /// The file to fdatasync.
+    pub(super) fn file(&self) -> Arc<File> {
+        self.file.clone()
     }
 
     pub(super) fn compaction_due(&self) -> bool {
@@ -141,9 +158,32 @@ impl Journal {
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_data()?;
         std::fs::rename(&tmp, &self.path)?;
+        if self.sync
+            && let Some(dir) = self.path.parent()
+            && let Err(error) = sync_dir(dir)
+        {
+            tracing::warn!(%error, "the directory of the journal could not be synced");
+        }
         (self.file, self.len, self.live_len) = (Arc::new(file), len, len);
         Ok(())
     }
+}
+
+/// Makes a new or renamed name in the directory durable.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn damaged(path: &Path, offset: u64, why: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "{}: the record at offset {offset} is damaged ({why}); restore the file, or cut it \
+             there (truncate -s {offset}) to go on with what is before, or move it away to begin \
+             empty",
+            path.display()
+        ),
+    )
 }
 
 fn frame(buf: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
@@ -178,35 +218,63 @@ fn encode(r: &Record, buf: &mut Vec<u8>) {
     });
 }
 
-/// All whole records and the length of the file up to the end of the last one.
-fn decode_all(data: &Bytes) -> (Vec<Record>, u64) {
+/// All whole records with their offsets, and the length of the file up to the end of the last
+/// one; the offset of a record that is damaged and not just torn.
+fn decode_all(data: &Bytes) -> Result<(Vec<(u64, Record)>, u64), u64> {
     let mut at = MAGIC.len();
     let mut records = Vec::new();
-    while let Some((record, len)) = decode(&data.slice(at..)) {
-        records.extend(record);
-        at += len;
+    loop {
+        let rest = data.slice(at..);
+        match decode(&rest) {
+            Some((record, len)) => {
+                records.push((at as u64, record));
+                at += len;
+            }
+            None if torn(&rest) => return Ok((records, at as u64)),
+            None => return Err(at as u64),
+        }
     }
-    (records, at as u64)
 }
 
-/// The record at the start, `None` where it is torn or damaged.
-fn decode(data: &Bytes) -> Option<(Option<Record>, usize)> {
+/// Whether what cannot be decoded is the rest of one interrupted write: it reaches the end of the
+/// file and no whole record follows. A file system may leave zeros where it had no time to write.
+fn torn(rest: &[u8]) -> bool {
+    if rest.iter().all(|b| *b == 0) {
+        return true;
+    }
+    let Some((len, _)) = header(rest) else { return true };
+    len <= RECORD_LEN_MAX
+        && 8 + len as usize >= rest.len()
+        && payload(rest).is_none()
+        && !(1..rest.len()).any(|i| payload(&rest[i..]).is_some())
+}
+
+/// Length and checksum of the frame at the start.
+fn header(data: &[u8]) -> Option<(u32, u32)> {
     let word = |i: usize| Some(u32::from_le_bytes(data.get(i..i + 4)?.try_into().ok()?));
-    let (len, crc) = (word(0)?, word(4)?);
+    Some((word(0)?, word(4)?))
+}
+
+/// The payload of the frame at the start, `None` where it is torn or damaged.
+fn payload(data: &[u8]) -> Option<&[u8]> {
+    let (len, crc) = header(data)?;
     if len > RECORD_LEN_MAX {
         return None;
     }
-    let end = 8 + len as usize;
-    let p = data.get(8..end)?;
-    if crc32(p) != crc {
-        return None;
-    }
+    let p = data.get(8..8 + len as usize)?;
+    // The cheap test first: `torn` asks this of every byte.
+    (matches!(p.first()?, &OP_PUT | &OP_DELETE | &OP_VERSION) && crc32(p) == crc).then_some(p)
+}
+
+/// The record at the start, `None` where it is torn or damaged.
+fn decode(data: &[u8]) -> Option<(Record, usize)> {
+    let p = payload(data)?;
+    let end = 8 + p.len();
     let op = *p.first()?;
     let rv = u64::from_le_bytes(p.get(1..9)?.try_into().ok()?);
     if op == OP_VERSION {
         let table = String::new();
-        let version = Record { table, key: Key::new("", ""), rv, object: None };
-        return Some((Some(version), end));
+        return Some((Record { table, key: Key::new("", ""), rv, object: None }, end));
     }
     let mut at = 9;
     let mut text = || {
@@ -219,5 +287,5 @@ fn decode(data: &Bytes) -> Option<(Option<Record>, usize)> {
     // Its own copy: a slice would keep the whole file in memory.
     let object = (op == OP_PUT).then(|| Bytes::copy_from_slice(&p[at..]));
     let key = Key::new(&namespace, &name);
-    Some((Some(Record { table, key, rv, object }), end))
+    Some((Record { table, key, rv, object }, end))
 }

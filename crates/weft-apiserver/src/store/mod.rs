@@ -21,12 +21,16 @@ use std::{
     sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use weft_kinds::{DEPTH_MAX, deeper_than};
+
 pub(crate) use journal::{Journal, Record};
 pub(crate) use ring::{Change, Event, Expired, Scope, Watch, line as ring_line};
 use ring::{Ring, Watcher};
 
 /// Events a watcher may lag behind before it is cut off; it then watches again from its version.
 const WATCHER_BACKLOG: usize = 1024;
+/// An encoded object may not be longer; patches could make one grow past what a body may hold.
+pub(crate) const OBJECT_BYTES_MAX: usize = 3 << 20;
 
 /// A table of objects: the index of its interned name, such as `apps/deployments`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,6 +122,12 @@ pub(crate) enum CommitError<E> {
     /// The caller's guard refused.
     #[error("refused")]
     Refused(E),
+    /// Encoded, the object is longer than [`OBJECT_BYTES_MAX`].
+    #[error("the object is too large")]
+    TooLarge,
+    /// The object is nested deeper than [`DEPTH_MAX`].
+    #[error("the object is nested too deeply")]
+    TooDeep,
     /// The journal could not be written.
     #[error("journal: {0}")]
     Journal(#[source] std::io::Error),
@@ -183,20 +193,22 @@ impl Store {
         let store = Self::in_memory(ring_len_max);
         let (mut journal, records) = Journal::open(dir, sync)?;
         let mut rv = 1;
-        let mut live: HashMap<String, BTreeMap<Key, (u64, Bytes)>> = HashMap::new();
-        for r in records {
+        let mut live: HashMap<String, BTreeMap<Key, (u64, Bytes, u64)>> = HashMap::new();
+        for (offset, r) in records {
             rv = rv.max(r.rv);
             let map = live.entry(r.table).or_default();
             match r.object {
-                Some(bytes) => map.insert(r.key, (r.rv, bytes)),
+                Some(bytes) => map.insert(r.key, (r.rv, bytes, offset)),
                 None => map.remove(&r.key),
             };
         }
         for (name, map) in live {
             let table = store.table(&name);
             let mut inner = store.write();
-            for (key, (rv, bytes)) in map {
-                let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { continue };
+            for (key, (rv, bytes, offset)) in map {
+                // Going on without it would lose the object and what it owns.
+                let value = serde_json::from_slice::<Value>(&bytes)
+                    .map_err(|error| journal.damaged(offset, &error.to_string()))?;
                 journal.count_live(&name, &key, &bytes);
                 let entry = Entry { rv, bytes, attrs: Arc::new(attrs(&name, &value)) };
                 inner.tables[table.0].map.insert(key, entry);
@@ -354,13 +366,22 @@ impl Store {
             Write::Put(v) => (false, v),
             Write::Delete(v) => (true, v),
         };
+        if !delete && deeper_than(&value, DEPTH_MAX) {
+            return Err(CommitError::TooDeep);
+        }
         if dry_run {
-            let bytes = value.to_string().into();
+            let bytes = Bytes::from(value.to_string());
+            if !delete && bytes.len() > OBJECT_BYTES_MAX {
+                return Err(CommitError::TooLarge);
+            }
             return Ok(Entry { rv: inner.rv, bytes, attrs: Arc::new(attrs(&value)) });
         }
         let rv = inner.rv + 1;
         value["metadata"]["resourceVersion"] = Value::String(rv.to_string());
         let bytes = Bytes::from(serde_json::to_vec(&value).expect("invariant: a Value encodes"));
+        if !delete && bytes.len() > OBJECT_BYTES_MAX {
+            return Err(CommitError::TooLarge);
+        }
         let entry = Entry { rv, bytes, attrs: Arc::new(attrs(&value)) };
         let after = (!delete).then(|| entry.clone());
         let Inner { journal, tables, .. } = &mut *inner;
@@ -412,13 +433,19 @@ impl Store {
     /// Makes version `rv` durable, if the journal is synced at all; one fdatasync serves all
     /// writers that wait for it.
     fn sync(&self, rv: u64) -> std::io::Result<()> {
-        let Some(file) = self.read().journal.as_ref().and_then(Journal::sync_handle) else {
+        if !self.read().journal.as_ref().is_some_and(Journal::syncs) {
             return Ok(());
-        };
+        }
         let mut synced = self.synced_rv.lock().expect("invariant: nothing panics while it syncs");
         if *synced < rv {
-            let upto = self.rv();
-            file.sync_data()?;
+            // File and version together: a compaction between them would sync the old file.
+            let (file, upto) = {
+                let inner = self.read();
+                (inner.journal.as_ref().map(Journal::file), inner.rv)
+            };
+            if let Some(file) = file {
+                file.sync_data()?;
+            }
             *synced = upto;
         }
         Ok(())

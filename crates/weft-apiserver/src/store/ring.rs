@@ -9,6 +9,9 @@ use std::{
 };
 use tokio::sync::mpsc;
 
+/// Bytes of objects that one ring keeps, whatever their number.
+const RING_BYTES_MAX: usize = 64 << 20;
+
 /// The version asked for is not kept any more (or not yet known); becomes 410 Gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too old resource version: {requested} ({oldest})")]
@@ -94,6 +97,12 @@ impl Event {
         Self { rv, key, before, after, object, lines: Default::default() }
     }
 
+    /// Bytes that it keeps alive: the object, and as much again for its watch line. What was
+    /// before belongs to the event before.
+    fn cost(&self) -> usize {
+        2 * self.object.len()
+    }
+
     /// The line of the watch stream.
     pub(crate) fn line(&self, change: Change) -> Bytes {
         self.lines[change as usize].get_or_init(|| line(change.as_str(), &self.object)).clone()
@@ -117,6 +126,8 @@ pub(super) struct Ring {
     /// The table's name, for the journal.
     pub(super) name: Arc<str>,
     events: VecDeque<Arc<Event>>,
+    /// What `events` hold together.
+    bytes: usize,
     /// Everything after this version is in `events`.
     floor: u64,
 }
@@ -124,15 +135,17 @@ pub(super) struct Ring {
 impl Ring {
     pub(super) fn forget_until(&mut self, rv: u64) {
         self.events.clear();
+        self.bytes = 0;
         self.floor = rv;
     }
 
     pub(super) fn push(&mut self, event: Arc<Event>, len_max: usize) {
+        self.bytes += event.cost();
         self.events.push_back(event);
-        while self.events.len() > len_max {
-            if let Some(old) = self.events.pop_front() {
-                self.floor = old.rv;
-            }
+        while self.events.len() > len_max || self.bytes > RING_BYTES_MAX {
+            let Some(old) = self.events.pop_front() else { break };
+            self.bytes -= old.cost();
+            self.floor = old.rv;
         }
     }
 
@@ -206,5 +219,11 @@ impl Watch {
     /// The next event that is already there.
     pub(crate) fn try_next(&mut self) -> Option<(Change, Arc<Event>)> {
         self.missed.pop_front().or_else(|| self.live.try_recv().ok())
+    }
+
+    /// Whether the watcher was cut off and everything before that was read: events are missing
+    /// from here on.
+    pub(crate) fn ended(&self) -> bool {
+        self.missed.is_empty() && self.live.is_closed() && self.live.is_empty()
     }
 }

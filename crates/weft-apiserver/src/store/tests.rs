@@ -80,7 +80,8 @@ fn a_slow_watcher_is_cut_off_and_nobody_else() {
     }
     assert_eq!(got, WATCHER_BACKLOG);
     assert!(slow.live.is_closed(), "after the backlog the stream ends");
-    assert!(!quick.live.is_closed());
+    assert!(slow.ended(), "and says so");
+    assert!(!quick.live.is_closed() && !quick.ended());
 }
 
 #[test]
@@ -189,7 +190,13 @@ proptest! {
             data[i] ^= 0x55;
         }
         std::fs::write(&path, &data).unwrap();
-        let s = open();
+        let s = match Store::open(dir.path(), false, 10, |_, v| attrs(v)) {
+            Ok(s) => s,
+            Err(e) => {
+                prop_assert!(flip.is_some() && e.to_string().contains("offset"), "{}", e);
+                return Ok(());
+            }
+        };
         let t = s.table("g/t");
         let l = s.list(t, &Scope::default(), None, None, 0).unwrap();
         let expected = states.iter().rev().find(|(rv, _)| *rv <= l.rv).map(|(_, m)| m.clone()).unwrap_or_default();
@@ -235,4 +242,72 @@ fn a_foreign_file_is_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("objects.journal"), "something else").unwrap();
     assert!(Store::open(dir.path(), false, 10, |_, v| attrs(v)).is_err());
+}
+
+#[test]
+fn damage_before_the_tail_is_an_error_and_a_tear_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.journal");
+    let open = || Store::open(dir.path(), true, 10, |_, v| attrs(v));
+    {
+        let s = open().unwrap();
+        let t = s.table("g/t");
+        (0..3).for_each(|n| drop(put(&s, t, &format!("o{n}"), n)));
+    }
+    let whole = std::fs::read(&path).unwrap();
+    // The payload, then the length of the first record.
+    for (at, flip) in [(30, 1), (8, 1), (10, 1), (11, 0x80)] {
+        let mut data = whole.clone();
+        data[at] ^= flip;
+        std::fs::write(&path, &data).unwrap();
+        let e = open().err().expect("refused").to_string();
+        assert!(e.contains("objects.journal") && e.contains("offset 8 "), "{e}");
+        assert_eq!(std::fs::read(&path).unwrap(), data, "not touched");
+    }
+    for tail in [&[0u8; 100][..], &[200, 0, 0, 0, 1, 2, 3, 4, 1], &[1]] {
+        std::fs::write(&path, [&whole[..], tail].concat()).unwrap();
+        let s = open().unwrap();
+        assert_eq!(
+            s.list(s.table("g/t"), &Scope::default(), None, None, 0).unwrap().items.len(),
+            3
+        );
+    }
+    let (mut j, _) = Journal::open(dir.path(), false).unwrap();
+    let (table, key) = ("g/t".to_owned(), Key::new("ns", "bad"));
+    let offset = std::fs::metadata(&path).unwrap().len();
+    j.append(&Record { table, key, rv: 9, object: Some(Bytes::from_static(b"{")) }).unwrap();
+    let e = open().err().expect("refused").to_string();
+    assert!(e.contains(&format!("offset {offset} ")), "{e}");
+}
+
+#[test]
+fn objects_too_large_or_too_deep_are_not_journalled() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = Store::open(dir.path(), false, 10, |_, v| attrs(v)).unwrap();
+    let (t, key) = (s.table("g/t"), Key::new("ns", "a"));
+    let mut deep = json!({});
+    (0..DEPTH_MAX).for_each(|_| deep = json!({"a": deep.take()}));
+    deep["metadata"] = json!({"name": "a"});
+    let refused = commit(&s, t, &key, Expect::Absent, Write::Put(deep));
+    assert!(matches!(refused, Err(CommitError::TooDeep)));
+    let large = json!({"metadata": {"name": "a"}, "x": "x".repeat(OBJECT_BYTES_MAX)});
+    let refused = commit(&s, t, &key, Expect::Absent, Write::Put(large));
+    assert!(matches!(refused, Err(CommitError::TooLarge)));
+    assert_eq!(std::fs::metadata(dir.path().join("objects.journal")).unwrap().len(), 8);
+    assert_eq!(s.rv(), 1);
+}
+
+#[test]
+fn large_events_push_older_ones_out() {
+    let s = Store::in_memory(1000);
+    let t = s.table("t");
+    let key = Key::new("ns", "a");
+    let mut rvs = Vec::new();
+    for n in 0..40 {
+        let expect = s.get(t, &key).map_or(Expect::Absent, |e| Expect::At(e.rv));
+        let large = json!({"metadata": {"name": "a"}, "n": n, "x": "x".repeat(2 << 20)});
+        rvs.push(commit(&s, t, &key, expect, Write::Put(large)).unwrap().rv);
+    }
+    assert!(s.watch(t, Scope::default(), rvs[5]).is_err(), "410 for the oldest");
+    assert!(s.watch(t, Scope::default(), rvs[30]).is_ok());
 }

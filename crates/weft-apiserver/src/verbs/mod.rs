@@ -14,12 +14,12 @@ use crate::{
     auth::Identity,
     error::ApiError,
     server::State,
-    store::{CommitError, Entry, Key, View},
+    store::{CommitError, Entry, Key, OBJECT_BYTES_MAX, View},
 };
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
-use weft_kinds::{Kind, lookup, status};
+use weft_kinds::{DEPTH_MAX, Kind, lookup, status};
 
 pub(crate) use events::{from_storage, to_storage};
 
@@ -159,6 +159,11 @@ pub(crate) fn refused(e: CommitError<ApiError>, kind: &Kind, name: &str) -> ApiE
     match e {
         CommitError::Refused(e) => e,
         CommitError::Raced => status::conflict(kind, name).into(),
+        CommitError::TooLarge => status::too_large(OBJECT_BYTES_MAX).into(),
+        CommitError::TooDeep => {
+            let why = format!("{name:?} is nested deeper than {DEPTH_MAX}");
+            status::bad_request(why).into()
+        }
         CommitError::Journal(e) => {
             tracing::error!(error = %e, "the journal cannot be written");
             status::internal(format_args!("cannot write the journal: {e}")).into()

@@ -213,3 +213,22 @@ proptest! {
         let _ = json(&object, &patch);
     }
 }
+
+#[test]
+fn copies_below_themselves_do_not_double_the_depth() {
+    let mut path = "/x".to_owned();
+    let patch: Vec<Value> = (0..26)
+        .map(|n: u32| {
+            let step = json!({"op": "copy", "from": "/x", "path": format!("{path}/a")});
+            path.push_str(&"/a".repeat(1 << n.min(8)));
+            step
+        })
+        .collect();
+    let refused = json(&json!({"x": {"a": {}}}), &patch.into());
+    assert!(matches!(refused, Err(PatchError::Unprocessable(_))), "{refused:?}");
+    let chain: Vec<Value> = (0..200)
+        .map(|_| json!({"op": "add", "path": "", "value": {"x": {}}}))
+        .chain([json!({"op": "move", "from": "/x", "path": format!("/x{}", "/a".repeat(200))})])
+        .collect();
+    assert!(json(&json!({}), &chain.into()).is_err());
+}
