@@ -22,6 +22,22 @@ pub(crate) struct Identity {
     pub(crate) groups: Vec<String>,
 }
 
+/// The audience of tokens for this server: Kubernetes' default, its issuer.
+pub(crate) const AUDIENCE: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// The objects that a service account's token lives with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Bound<'a> {
+    pub(crate) namespace: &'a str,
+    /// Name and uid.
+    pub(crate) account: (&'a str, &'a str),
+    /// Name and uid, of a token for a pod.
+    pub(crate) pod: Option<(&'a str, &'a str)>,
+}
+
+/// Whether the objects still exist.
+pub(crate) type Alive<'a> = &'a dyn Fn(&Bound<'_>) -> bool;
+
 pub(crate) struct Authenticator {
     /// SHA-256 of each token and its bearer: equal-length digests compare without telling where
     /// they differ, and the tokens themselves are not kept.
@@ -44,7 +60,13 @@ impl Authenticator {
     }
 
     /// The identity of a request, `None` for 401.
-    pub(crate) fn identify(&self, peer: Peer, headers: &HeaderMap, now: i64) -> Option<Identity> {
+    pub(crate) fn identify(
+        &self,
+        peer: Peer,
+        headers: &HeaderMap,
+        now: i64,
+        alive: Alive<'_>,
+    ) -> Option<Identity> {
         if peer == Peer::InProcess {
             return Some(Identity {
                 user: "system:apiserver".into(),
@@ -53,11 +75,18 @@ impl Authenticator {
         }
         let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| self.bearer(token.trim(), now)).flatten()
+        let bearer = || self.bearer(token.trim(), now, &[AUDIENCE], alive);
+        scheme.eq_ignore_ascii_case("bearer").then(bearer).flatten()
     }
 
-    /// The bearer of a token, also for TokenReview.
-    pub(crate) fn bearer(&self, token: &str, now: i64) -> Option<Identity> {
+    /// The bearer of a token for one of the audiences, also for TokenReview.
+    pub(crate) fn bearer(
+        &self,
+        token: &str,
+        now: i64,
+        audiences: &[&str],
+        alive: Alive<'_>,
+    ) -> Option<Identity> {
         let given = digest(token.as_bytes());
         let mut found = None;
         for (known, identity) in &self.tokens {
@@ -65,14 +94,14 @@ impl Authenticator {
                 found = Some(identity.clone());
             }
         }
-        found.or_else(|| self.service_account(token, now))
+        found.or_else(|| self.service_account(token, now, audiences, alive))
     }
 
     /// A token for a service account: a JWT signed with HMAC-SHA-256.
     pub(crate) fn issue(&self, namespace: &str, name: &str, claims: Value) -> String {
         let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
         let mut payload = json!({
-            "iss": "https://kubernetes.default.svc.cluster.local",
+            "iss": AUDIENCE,
             "sub": format!("system:serviceaccount:{namespace}:{name}"),
         });
         if let (Some(to), Value::Object(from)) = (payload.as_object_mut(), claims) {
@@ -83,7 +112,13 @@ impl Authenticator {
         format!("{signed}.{mac}")
     }
 
-    fn service_account(&self, token: &str, now: i64) -> Option<Identity> {
+    fn service_account(
+        &self,
+        token: &str,
+        now: i64,
+        audiences: &[&str],
+        alive: Alive<'_>,
+    ) -> Option<Identity> {
         let (signed, mac) = token.rsplit_once('.')?;
         let mac = BASE64_URL_SAFE_NO_PAD.decode(mac).ok()?;
         if !equal(&hmac(&self.key, signed.as_bytes()), mac.as_slice().try_into().ok()?) {
@@ -91,11 +126,24 @@ impl Authenticator {
         }
         let payload = BASE64_URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok()?;
         let claims: Value = serde_json::from_slice(&payload).ok()?;
-        if claims["exp"].as_i64()? < now {
+        if claims["exp"].as_i64()? < now || claims["nbf"].as_i64()? > now {
+            return None;
+        }
+        let meant = |a: &Value| a.as_str().is_some_and(|a| audiences.contains(&a));
+        if !claims["aud"].as_array()?.iter().any(meant) {
             return None;
         }
         let user = claims["sub"].as_str()?.to_owned();
-        let namespace = user.strip_prefix("system:serviceaccount:")?.split(':').next()?;
+        let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        let bound = &claims["kubernetes.io"];
+        let pod = match &bound["pod"] {
+            Value::Null => None,
+            pod => Some((pod["name"].as_str()?, pod["uid"].as_str()?)),
+        };
+        let account = (name, bound["serviceaccount"]["uid"].as_str()?);
+        if !alive(&Bound { namespace, account, pod }) {
+            return None;
+        }
         let groups = vec![
             "system:serviceaccounts".to_owned(),
             format!("system:serviceaccounts:{namespace}"),
@@ -146,28 +194,39 @@ mod tests {
         let ask = |value: &str| {
             let mut h = HeaderMap::new();
             h.insert(header::AUTHORIZATION, value.parse().unwrap());
-            a.identify(Peer::Network, &h, 0)
+            a.identify(Peer::Network, &h, 0, &|_| true)
         };
         assert_eq!(ask("Bearer secret").unwrap().user, "admin");
         assert_eq!(ask("bearer secret").unwrap().user, "admin");
         for bad in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic secret", "secret"] {
             assert_eq!(ask(bad), None, "{bad}");
         }
-        assert_eq!(a.identify(Peer::Network, &HeaderMap::new(), 0), None);
-        assert!(a.identify(Peer::InProcess, &HeaderMap::new(), 0).is_some());
+        assert_eq!(a.identify(Peer::Network, &HeaderMap::new(), 0, &|_| true), None);
+        assert!(a.identify(Peer::InProcess, &HeaderMap::new(), 0, &|_| true).is_some());
     }
 
     #[test]
     fn service_account_tokens_expire_and_cannot_be_forged() {
         let a = authenticator();
-        let t = a.issue("ns", "web", json!({"exp": 100}));
-        let who = a.bearer(&t, 99).unwrap();
+        let claims = |aud: &str| {
+            json!({"exp": 100, "nbf": 10, "aud": [aud], "kubernetes.io": {
+                "serviceaccount": {"name": "web", "uid": "u1"}, "pod": {"name": "p", "uid": "u2"}}})
+        };
+        let t = a.issue("ns", "web", claims(AUDIENCE));
+        let ask = |a: &Authenticator, t: &str, now| a.bearer(t, now, &[AUDIENCE], &|_| true);
+        let who = ask(&a, &t, 99).unwrap();
         assert_eq!(who.user, "system:serviceaccount:ns:web");
         assert!(who.groups.contains(&"system:serviceaccounts:ns".to_owned()));
-        assert_eq!(a.bearer(&t, 101), None);
-        assert_eq!(authenticator().bearer(&t, 99), None, "another server's key");
-        let forged = format!("{}x", t);
-        assert_eq!(a.bearer(&forged, 99), None);
+        assert_eq!(ask(&a, &t, 101), None);
+        assert_eq!(ask(&a, &t, 9), None, "not yet");
+        assert_eq!(ask(&authenticator(), &t, 99), None, "another server's key");
+        assert_eq!(ask(&a, &format!("{t}x"), 99), None);
+        let other = a.issue("ns", "web", claims("vault"));
+        assert_eq!(ask(&a, &other, 99), None, "for somebody else");
+        assert!(a.bearer(&other, 99, &["vault"], &|_| true).is_some());
+        let bound = Bound { namespace: "ns", account: ("web", "u1"), pod: Some(("p", "u2")) };
+        assert!(a.bearer(&t, 99, &[AUDIENCE], &|b| *b == bound).is_some());
+        assert_eq!(a.bearer(&t, 99, &[AUDIENCE], &|_| false), None);
     }
 
     #[test]

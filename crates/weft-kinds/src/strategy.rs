@@ -38,7 +38,7 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value) {
     let next = match kind.generation {
         Generation::Never => None,
         Generation::Spec if same_but_metadata_and_status(new, old) => generation,
-        Generation::Spec => Some(generation.unwrap_or(0) + 1),
+        Generation::Spec => Some(generation.unwrap_or(0).saturating_add(1)),
     };
     if let Some(Value::Object(metadata)) = new.get_mut("metadata") {
         match next {

@@ -70,14 +70,19 @@ pub(crate) fn object(
     headers: &HeaderMap,
     body: &[u8],
     (api_version, name): (&str, &str),
-    kind: Option<&'static Kind>,
+    kind: &'static Kind,
 ) -> Result<Decoded, ApiError> {
     let mut decoded = parse(headers, body)?;
     type_meta(&mut decoded.object, api_version, name)?;
-    if let Some(kind) = kind {
-        decode::conform(kind, &mut decoded).map_err(|e| status::undecodable(kind, e))?;
-    }
+    decode::conform(kind, &mut decoded).map_err(|e| status::undecodable(kind, e))?;
     Ok(decoded)
+}
+
+/// A body that is no row's object, along its type; what the type does not have is dropped.
+pub(crate) fn conform_named(type_name: &str, mut decoded: Decoded) -> Result<Value, ApiError> {
+    decode::conform_named(type_name, &mut decoded)
+        .map_err(|e| status::bad_request(e.to_string()))?;
+    Ok(decoded.object)
 }
 
 /// Checks apiVersion and kind, and fills them in where they are absent.

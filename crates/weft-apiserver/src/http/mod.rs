@@ -11,7 +11,7 @@ mod write;
 
 use crate::{
     ApiServer,
-    auth::{Identity, Peer},
+    auth::{Bound, Identity, Peer},
     discovery,
     error::ApiError,
     proxy,
@@ -95,7 +95,10 @@ where
 {
     let now = jiff::Timestamp::now();
     let route = route(request.uri().path());
-    let identity = server.0.auth.identify(peer, request.headers(), now.as_second());
+    let identity = {
+        let alive = |bound: &Bound<'_>| server.0.alive(bound);
+        server.0.auth.identify(peer, request.headers(), now.as_second(), &alive)
+    };
     // As in kube-apiserver, health and version are for everybody.
     if identity.is_none() && !matches!(route, Route::Health | Route::Version) {
         return Err(status::unauthorized().into());

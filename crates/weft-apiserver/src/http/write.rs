@@ -81,7 +81,7 @@ impl Incoming<'_> {
     /// The body as an object of the target's kind.
     fn object(&self) -> Result<Decoded> {
         let kind = self.target.kind;
-        body::object(self.headers, self.body, (&kind.api_version(), kind.kind), Some(kind))
+        body::object(self.headers, self.body, (&kind.api_version(), kind.kind), kind)
     }
 
     fn part(&self, sub: Option<&str>) -> Result<Part> {
@@ -119,11 +119,18 @@ impl Incoming<'_> {
         } else {
             format!("{}/{}", row.group, row.version)
         };
-        let mut object = body::parse(self.headers, self.body)?.object;
+        let type_name = match sub {
+            "binding" => "core.v1.Binding",
+            "eviction" => "policy.v1.Eviction",
+            "token" => "authentication.v1.TokenRequest",
+            _ => return Err(status::method_not_allowed().into()),
+        };
+        let mut decoded = body::parse(self.headers, self.body)?;
         // Evictions come as policy/v1 and, from old clients, as policy/v1beta1.
         if sub != "eviction" {
-            body::type_meta(&mut object, &version, row.kind)?;
+            body::type_meta(&mut decoded.object, &version, row.kind)?;
         }
+        let object = body::conform_named(type_name, decoded)?;
         match sub {
             "binding" => server.0.bind(ctx, kind, key, &object),
             "eviction" => server.0.evict(ctx, kind, key, &object),
@@ -141,9 +148,9 @@ impl Incoming<'_> {
     ) -> Result<Outcome> {
         let kind = self.target.kind;
         if self.is_scale(sub) {
-            let names = ("autoscaling/v1", "Scale");
-            let scale = body::object(self.headers, self.body, names, None)?.object;
-            return server.0.set_scale(ctx, kind, key, &ScaleChange::Put(scale));
+            let mut decoded = body::parse(self.headers, self.body)?;
+            body::type_meta(&mut decoded.object, "autoscaling/v1", "Scale")?;
+            return server.0.set_scale(ctx, kind, key, &ScaleChange::Put(decoded.object));
         }
         let part = self.part(sub)?;
         let decoded = self.object()?;
@@ -209,7 +216,8 @@ impl Incoming<'_> {
         let object = if self.body.is_empty() {
             Value::Null
         } else {
-            body::parse(self.headers, self.body)?.object
+            let decoded = body::parse(self.headers, self.body)?;
+            body::conform_named("meta.v1.DeleteOptions", decoded)?
         };
         let mut options = DeleteOptions::parse(&object)?;
         if let Some(seconds) = self.params.get("gracePeriodSeconds") {

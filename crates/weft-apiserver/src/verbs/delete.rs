@@ -1,12 +1,11 @@
 //! Delete: at once, gracefully, or when the last finalizer goes.
 
-use super::{Ctx, Outcome, has_finalizers, meta, refused, remove_meta, time_text, update};
+use super::{Ctx, Outcome, has_finalizers, later, meta, refused, remove_meta, time_text, update};
 use crate::{
     error::ApiError,
     server::{State, attrs},
     store::{Commit, CommitError, Expect, Key, Scope, Write},
 };
-use jiff::SignedDuration;
 use serde_json::{Value, json};
 use weft_kinds::{Kind, status};
 
@@ -14,6 +13,30 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 /// `terminationGracePeriodSeconds` of a pod that says nothing.
 const GRACE_DEFAULT_SECONDS: i64 = 30;
+/// Longest grace; longer periods are cut to it.
+const GRACE_MAX_SECONDS: i64 = 1 << 31;
+/// Namespaces that every cluster has; kube-apiserver refuses to delete them, too.
+const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+/// Group and kind of what the garbage collector watches, and so works finalizers off.
+const COLLECTED: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "Namespace",
+            "Node",
+            "Pod",
+            "Service",
+            "Endpoints",
+            "ServiceAccount",
+            "ConfigMap",
+            "Secret",
+        ],
+    ),
+    ("apps", &["ReplicaSet", "Deployment", "StatefulSet", "DaemonSet", "ControllerRevision"]),
+    ("batch", &["Job"]),
+    ("discovery.k8s.io", &["EndpointSlice"]),
+    ("coordination.k8s.io", &["Lease"]),
+];
 const RACES_MAX: usize = 50;
 
 /// `metav1.DeleteOptions`.
@@ -81,6 +104,10 @@ impl State {
         options: &DeleteOptions,
     ) -> Result<Outcome, ApiError> {
         let kind = kind.storage();
+        if kind.kind == "Namespace" && IMMORTAL.contains(&&*key.name) {
+            let why = "this namespace may not be deleted";
+            return Err(status::forbidden(kind, &key.name, why).into());
+        }
         for _ in 0..RACES_MAX {
             let entry = self.existing(kind, key)?;
             let old = entry.value();
@@ -188,7 +215,7 @@ enum Next {
 /// `rest.BeforeDelete` and `markAsDeleting` of kube-apiserver.
 fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: jiff::Timestamp) -> Next {
     let mut new = old.clone();
-    set_gc_finalizers(&mut new, options.propagation);
+    set_gc_finalizers(kind, &mut new, options.propagation);
     let deleting = old["metadata"]["deletionTimestamp"].as_str();
     let grace = if kind.graceful { grace_seconds(old, options) } else { 0 };
     let keeps = has_finalizers(&new)
@@ -210,18 +237,18 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: jiff::Timestamp)
                 return Next::Gone;
             }
             if was > grace {
-                let end = since.parse().unwrap_or(now) - SignedDuration::from_secs(was - grace);
+                let end = later(since.parse().unwrap_or(now), grace.saturating_sub(was));
                 new["metadata"]["deletionTimestamp"] = time_text(end).into();
                 new["metadata"]["deletionGracePeriodSeconds"] = grace.into();
             }
         }
         None if grace == 0 && !keeps => return Next::Gone,
         None => {
-            let end = now + SignedDuration::from_secs(grace);
+            let end = later(now, grace);
             new["metadata"]["deletionTimestamp"] = time_text(end).into();
             new["metadata"]["deletionGracePeriodSeconds"] = grace.into();
             if let Some(g) = old["metadata"]["generation"].as_i64() {
-                new["metadata"]["generation"] = (g + 1).into();
+                new["metadata"]["generation"] = g.saturating_add(1).into();
             }
             if kind.kind == "Namespace" {
                 new["status"]["phase"] = "Terminating".into();
@@ -249,12 +276,16 @@ fn grace_seconds(pod: &Value, options: &DeleteOptions) -> i64 {
         .or_else(|| pod["spec"]["terminationGracePeriodSeconds"].as_i64())
         .unwrap_or(GRACE_DEFAULT_SECONDS);
     // A negative period means at once, by way of the kubelet.
-    if grace < 0 { 1 } else { grace }
+    if grace < 0 { 1 } else { grace.min(GRACE_MAX_SECONDS) }
 }
 
-/// Orphan and Foreground are finalizers that the garbage collector works off.
-fn set_gc_finalizers(object: &mut Value, propagation: Option<Propagation>) {
-    let Some(policy) = propagation else { return };
+/// Orphan and Foreground are finalizers that the garbage collector works off; on a kind that it
+/// does not watch nobody would.
+fn set_gc_finalizers(kind: &Kind, object: &mut Value, propagation: Option<Propagation>) {
+    let Some(mut policy) = propagation else { return };
+    if !COLLECTED.iter().any(|(group, kinds)| *group == kind.group && kinds.contains(&kind.kind)) {
+        policy = Propagation::Background;
+    }
     let mut list: Vec<Value> = object
         .pointer("/metadata/finalizers")
         .and_then(Value::as_array)
@@ -312,6 +343,49 @@ mod tests {
             plan(pods, &pod(json!({"status": {"phase": "Failed"}})), &with(None), at()),
             Next::Gone
         );
+    }
+
+    #[test]
+    fn no_grace_overflows() {
+        let pods = kind("pods");
+        for grace in [i64::MAX, i64::MIN, 1 << 40] {
+            let Next::Marked(m) = plan(pods, &pod(json!({})), &with(Some(grace)), at()) else {
+                panic!()
+            };
+            let given = m["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap();
+            assert!((1..=GRACE_MAX_SECONDS).contains(&given));
+            let own = pod(json!({"spec": {"terminationGracePeriodSeconds": grace}}));
+            assert!(matches!(plan(pods, &own, &with(None), at()), Next::Marked(_)));
+            assert!(matches!(plan(pods, &m, &with(Some(0)), at()), Next::Gone));
+        }
+        assert_eq!(later(at(), i64::MAX), jiff::Timestamp::MAX);
+    }
+
+    #[test]
+    fn only_what_is_collected_waits_for_the_collector() {
+        let foreground =
+            DeleteOptions { propagation: Some(Propagation::Foreground), ..Default::default() };
+        let v = json!({"kind": "PersistentVolumeClaim", "metadata": {"name": "c"}});
+        let claims = kind("persistentvolumeclaims");
+        assert_eq!(plan(claims, &v, &foreground, at()), Next::Gone);
+        // The collector's own table.
+        let source = include_str!("../../../weft-cluster/src/kinds.rs");
+        let (_, rows) = source.split_once("\nkinds! {\n").unwrap();
+        let mut watched: Vec<&str> = rows
+            .lines()
+            .take_while(|l| *l != "}")
+            .filter_map(|l| l.split_whitespace().next())
+            .collect();
+        let mut ours: Vec<&str> = COLLECTED.iter().flat_map(|(_, k)| k.iter().copied()).collect();
+        watched.sort();
+        ours.sort();
+        assert_eq!(watched, ours);
+        for (group, kinds) in COLLECTED {
+            for name in *kinds {
+                let known = |k: &Kind| k.group == *group && k.kind == *name;
+                assert!(weft_kinds::kinds().iter().any(known), "{group}/{name}");
+            }
+        }
     }
 
     #[test]

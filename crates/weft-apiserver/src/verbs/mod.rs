@@ -81,6 +81,12 @@ pub(crate) fn time_text(t: Timestamp) -> String {
     t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// `seconds` after `t` (before, when negative), or the end of time.
+pub(crate) fn later(t: Timestamp, seconds: i64) -> Timestamp {
+    let end = if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    t.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(end)
+}
+
 /// An answer that is one object.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {

@@ -1,14 +1,14 @@
 //! Subresources of pods and service accounts that are only created: binding, eviction, token.
 
-use super::{Ctx, Outcome, Part, delete::DeleteOptions, meta};
-use crate::{error::ApiError, server::State, store::Key};
-use jiff::SignedDuration;
+use super::{Ctx, Outcome, Part, delete::DeleteOptions, later, meta, update};
+use crate::{auth::Bound, error::ApiError, server::State, store::Key};
 use serde_json::{Value, json};
 use weft_kinds::{Kind, lookup, status};
 
 /// Kubernetes' default life of a requested token, and the least that it accepts.
 const TOKEN_SECONDS: i64 = 3600;
 const TOKEN_SECONDS_MIN: i64 = 600;
+const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 
 impl State {
     /// POST `pods/{name}/binding`: puts an unassigned pod onto a node.
@@ -30,7 +30,7 @@ impl State {
             return Err(status::invalid(kind, &key.name, &[missing]).into());
         }
         let now = ctx.now_text();
-        self.change(ctx, kind, key, Part::Binding, |_, old| {
+        self.change(ctx, kind, key, Part::Binding, |ctx, old| {
             let uid = meta(binding, "uid");
             if !uid.is_empty() && uid != meta(old, "uid") {
                 return Err(
@@ -55,7 +55,7 @@ impl State {
                 }
             }
             set_condition(&mut pod, "PodScheduled", &now);
-            Ok(pod)
+            update::conform(ctx, kind, pod)
         })?;
         let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(Outcome::value(201, &done))
@@ -73,6 +73,17 @@ impl State {
         self.delete(ctx, kind, key, &options)?;
         let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(Outcome::value(201, &done))
+    }
+
+    /// Whether the service account of a token and the pod that it is bound to are still those
+    /// that it was made for.
+    pub(crate) fn alive(&self, bound: &Bound<'_>) -> bool {
+        let same = |plural: &str, (name, uid): (&str, &str)| {
+            let kind = lookup("", "v1", plural).expect("invariant: a row");
+            let entry = self.store.get(self.table(kind), &Key::new(bound.namespace, name));
+            entry.is_some_and(|e| meta(&e.value(), "uid") == uid)
+        };
+        same("serviceaccounts", bound.account) && bound.pod.is_none_or(|pod| same("pods", pod))
     }
 
     /// POST `serviceaccounts/{name}/token`.
@@ -93,7 +104,15 @@ impl State {
             )
             .into());
         }
-        let until = ctx.now + SignedDuration::from_secs(seconds);
+        if seconds > TOKEN_SECONDS_MAX {
+            return Err(status::failure(
+                422,
+                "Invalid",
+                format!("TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Too long: may not specify a duration larger than 2^32 seconds, got {seconds}"),
+            )
+            .into());
+        }
+        let until = later(ctx.now, seconds);
         let mut bound = json!({
             "namespace": &*key.namespace,
             "serviceaccount": {"name": &*key.name, "uid": meta(&account, "uid")},
@@ -107,7 +126,7 @@ impl State {
         }
         let audiences = match &request["spec"]["audiences"] {
             Value::Array(a) if !a.is_empty() => a.clone(),
-            _ => vec![json!("https://kubernetes.default.svc.cluster.local")],
+            _ => vec![json!(crate::auth::AUDIENCE)],
         };
         let claims = json!({
             "aud": audiences,

@@ -1,7 +1,11 @@
 //! Questions that are answered and forgotten: may I, who am I.
 
 use super::{Ctx, Outcome};
-use crate::{error::ApiError, server::State};
+use crate::{
+    auth::{AUDIENCE, Bound},
+    error::ApiError,
+    server::State,
+};
 use serde_json::{Value, json};
 use weft_kinds::{Kind, status};
 
@@ -26,8 +30,15 @@ impl State {
             "SelfSubjectReview" => json!({"userInfo": user}),
             "TokenReview" => {
                 let token = object["spec"]["token"].as_str().unwrap_or_default();
-                match self.auth.bearer(token, ctx.now.as_second()) {
-                    Some(who) => json!({"authenticated": true,
+                let wanted: Vec<&str> = match object["spec"]["audiences"].as_array() {
+                    Some(list) if !list.is_empty() => {
+                        list.iter().filter_map(Value::as_str).collect()
+                    }
+                    _ => vec![AUDIENCE],
+                };
+                let alive = |bound: &Bound<'_>| self.alive(bound);
+                match self.auth.bearer(token, ctx.now.as_second(), &wanted, &alive) {
+                    Some(who) => json!({"authenticated": true, "audiences": wanted,
                         "user": {"username": who.user, "groups": who.groups}}),
                     None => json!({"user": {}, "error": "the token is not known"}),
                 }

@@ -1,9 +1,9 @@
 //! The scale subresource: `autoscaling/v1` Scale over a kind's own fields.
 
-use super::{Ctx, Outcome, Part, meta, update::Patch};
-use crate::{error::ApiError, server::State, store::Key};
+use super::{Ctx, Outcome, Part, meta, update, update::Patch};
+use crate::{error::ApiError, http::body, server::State, store::Key};
 use serde_json::{Value, json};
-use weft_kinds::{Kind, Scale, patch, status};
+use weft_kinds::{Kind, Scale, decode::Decoded, patch, status};
 
 impl State {
     pub(crate) fn get_scale(&self, kind: &'static Kind, key: &Key) -> Result<Outcome, ApiError> {
@@ -20,7 +20,7 @@ impl State {
         change: &ScaleChange,
     ) -> Result<Outcome, ApiError> {
         let paths = paths(kind)?;
-        let outcome = self.change(ctx, kind, key, Part::Main, |_, old| {
+        let outcome = self.change(ctx, kind, key, Part::Main, |ctx, old| {
             let scale = scale_of(paths, old);
             let wanted = match change {
                 ScaleChange::Put(s) => s.clone(),
@@ -32,7 +32,7 @@ impl State {
                     patch::merge(&scale, p).map_err(|e| status::bad_request(e.to_string()))?
                 }
             };
-            let replicas = wanted.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+            let (wanted, replicas) = checked(wanted, matches!(change, ScaleChange::Put(_)))?;
             if replicas < 0 {
                 let error = weft_kinds::FieldError {
                     field: "spec.replicas".into(),
@@ -45,11 +45,28 @@ impl State {
             let mut new = old.clone();
             new["metadata"]["resourceVersion"] = wanted["metadata"]["resourceVersion"].clone();
             set(&mut new, paths.spec_replicas, replicas.into());
-            Ok(new)
+            update::conform(ctx, kind, new)
         })?;
         let object = serde_json::from_slice(&outcome.object).unwrap_or_default();
         Ok(Outcome::value(outcome.code, &scale_of(paths, &object)))
     }
+}
+
+/// The Scale along its type, and its replicas. Go clients leave `replicas` out of a PUT where it
+/// is 0; to remove it from the Scale that is there, or to send no `spec`, is a mistake.
+fn checked(scale: Value, zero_left_out: bool) -> Result<(Value, i64), ApiError> {
+    let spec = scale.get("spec").and_then(Value::as_object);
+    let given = spec.is_some_and(|s| match s.get("replicas") {
+        None => zero_left_out,
+        Some(replicas) => !replicas.is_null(),
+    });
+    let decoded = Decoded { object: scale, strict: Vec::new() };
+    let scale = body::conform_named("autoscaling.v1.Scale", decoded)?;
+    if !given {
+        return Err(status::bad_request("spec.replicas: Required value").into());
+    }
+    let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+    Ok((scale, replicas))
 }
 
 /// What is asked of a Scale.
@@ -120,6 +137,20 @@ fn set(object: &mut Value, pointer: &str, value: Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replicas_are_a_number_of_32_bits_or_an_error() {
+        let put = |spec: Value| checked(json!({"spec": spec}), true).map(|(_, n)| n);
+        assert_eq!(put(json!({"replicas": 3})).unwrap(), 3);
+        assert_eq!(put(json!({})).unwrap(), 0, "as Go writes 0");
+        for bad in [json!("3"), json!(1u64 << 31), json!(u64::MAX), json!(1.5), Value::Null] {
+            assert_eq!(put(json!({"replicas": bad})).unwrap_err().code(), 400, "{bad}");
+        }
+        for bad in [json!({}), json!({"spec": null}), json!({"spec": 5}), json!([])] {
+            assert_eq!(checked(bad, true).unwrap_err().code(), 400);
+        }
+        assert_eq!(checked(json!({"spec": {}}), false).unwrap_err().code(), 400);
+    }
 
     #[test]
     fn selectors_become_text() {

@@ -27,6 +27,9 @@ async fn ask(
 }
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const BINDING: &str = "/api/v1/namespaces/default/pods/p/binding";
+const EVICTION: &str = "/api/v1/namespaces/default/pods/p/eviction";
+const TOKEN: &str = "/api/v1/namespaces/default/serviceaccounts/s/token";
 const JSON: &str = "application/json";
 
 #[tokio::test]
@@ -65,6 +68,22 @@ async fn every_refusal_is_a_status_with_the_right_code() {
         ("POST", "/api/v1/configmaps", JSON, r#"{"metadata":{"name":"a"}}"#.into(), 405),
         ("POST", "/api/v1/nothings", JSON, "{}".into(), 404),
         ("POST", "/healthz", JSON, "{}".into(), 405),
+        ("DELETE", "/api/v1/namespaces/default", JSON, "".into(), 403),
+        ("DELETE", "/api/v1/namespaces/kube-node-lease", JSON, "".into(), 403),
+        ("DELETE", MAPS, JSON, r#"{"gracePeriodSeconds":"1"}"#.into(), 400),
+        ("DELETE", MAPS, JSON, r#"{"preconditions":5}"#.into(), 400),
+        ("DELETE", MAPS, JSON, "[]".into(), 400),
+        ("POST", BINDING, JSON, r#"{"target":{"name":5}}"#.into(), 400),
+        (
+            "POST",
+            BINDING,
+            JSON,
+            r#"{"metadata":{"annotations":{"a":5}},"target":{"name":"n"}}"#.into(),
+            400,
+        ),
+        ("POST", EVICTION, JSON, r#"{"deleteOptions":{"gracePeriodSeconds":1.5}}"#.into(), 400),
+        ("POST", TOKEN, JSON, r#"{"spec":{"audiences":"a"}}"#.into(), 400),
+        ("POST", TOKEN, JSON, r#"{"spec":{"expirationSeconds":"600"}}"#.into(), 400),
         (
             "PUT",
             "/api/v1/namespaces/default/configmaps/a",
@@ -204,4 +223,29 @@ async fn forms_of_an_answer() {
     assert_eq!(get("application/json", "/apis/apps/v1").await.1["kind"], "APIResourceList");
     assert_eq!(get("application/vnd.kubernetes.protobuf", "/api/v1/namespaces").await.0, 406);
     assert_eq!(get("*/*", "/version").await.1["gitVersion"], "v1.35.0");
+}
+
+#[tokio::test]
+async fn no_number_overflows() {
+    let api = ApiServer::new(Config::default()).unwrap();
+    let account = r#"{"metadata":{"name":"s"}}"#;
+    let path = "/api/v1/namespaces/default/serviceaccounts";
+    assert_eq!(ask(&api, "POST", path, JSON, account).await.0, 201);
+    for (seconds, code) in [(i64::MAX, 422), ((1 << 32) + 1, 422), (1 << 32, 201), (i64::MIN, 422)]
+    {
+        let body = json!({"spec": {"expirationSeconds": seconds}}).to_string();
+        assert_eq!(ask(&api, "POST", TOKEN, JSON, body).await.0, code, "{seconds}");
+    }
+    let pod = |grace: i64| {
+        json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n",
+            "terminationGracePeriodSeconds": grace,
+            "containers": [{"name": "c", "image": "i"}]}})
+        .to_string()
+    };
+    let pods = "/api/v1/namespaces/default/pods";
+    assert_eq!(ask(&api, "POST", pods, JSON, pod(i64::MAX)).await.0, 422);
+    assert_eq!(ask(&api, "POST", pods, JSON, pod(1 << 30)).await.0, 201);
+    let options = json!({"gracePeriodSeconds": i64::MAX}).to_string();
+    let path = "/api/v1/namespaces/default/pods/p";
+    assert_eq!(ask(&api, "DELETE", path, JSON, options).await.0, 200);
 }

@@ -433,6 +433,14 @@ async fn reviews_tokens_and_events() {
     let config = kube::Config::from_custom_kubeconfig(as_robot, &Default::default()).await.unwrap();
     let robot: Api<ServiceAccount> = Api::namespaced(Client::try_from(config).unwrap(), "default");
     assert_eq!(robot.get("robot").await.unwrap().name_any(), "robot");
+    // A token ends with its account, also when there is another of that name.
+    accounts.delete("robot", &Default::default()).await.unwrap();
+    assert_eq!(code(robot.get("default").await.unwrap_err()).0, 401);
+    accounts
+        .create(&PostParams::default(), &from(json!({"metadata": {"name": "robot"}})))
+        .await
+        .unwrap();
+    assert_eq!(code(robot.get("robot").await.unwrap_err()).0, 401);
 
     // One Event, two API groups.
     let new: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(client.clone(), "default");

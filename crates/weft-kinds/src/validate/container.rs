@@ -273,6 +273,10 @@ fn running(e: &mut Errors, container: &Value, at: &str) {
             let field = format!("{at}.terminationGracePeriodSeconds");
             e.invalid(field, seconds, "must be greater than 0");
         }
+        if let Some(seconds) = grace.filter(|s| *s > i64::from(i32::MAX)) {
+            let field = format!("{at}.terminationGracePeriodSeconds");
+            e.invalid(field, seconds, format!("must be less than or equal to {}", i32::MAX));
+        }
         let successes = integer(probe, "successThreshold");
         if name == "readinessProbe" {
             if let Some(seconds) = grace {

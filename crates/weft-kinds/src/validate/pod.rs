@@ -56,6 +56,11 @@ fn spec(e: &mut Errors, spec: &Value, path: &str) {
         let detail = format!("must be between 1 and {}, inclusive", i32::MAX);
         e.invalid(at("activeDeadlineSeconds"), seconds, detail);
     }
+    let grace = spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64);
+    if let Some(seconds) = grace.filter(|s| *s > i64::from(i32::MAX)) {
+        let detail = format!("must be less than or equal to {}", i32::MAX);
+        e.invalid(at("terminationGracePeriodSeconds"), seconds, detail);
+    }
     e.one_of(at("restartPolicy"), string(spec, "restartPolicy"), &["Always", "OnFailure", "Never"]);
     e.one_of(
         at("dnsPolicy"),

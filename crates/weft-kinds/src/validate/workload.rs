@@ -215,6 +215,11 @@ fn job_spec(e: &mut Errors, spec: &Value, path: &str) {
     for key in ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit"] {
         e.not_negative(format!("{path}.{key}"), spec.get(key));
     }
+    let deadline = spec.get("activeDeadlineSeconds").and_then(Value::as_i64);
+    if let Some(seconds) = deadline.filter(|s| *s > i64::from(i32::MAX)) {
+        let detail = format!("must be less than or equal to {}", i32::MAX);
+        e.invalid(format!("{path}.activeDeadlineSeconds"), seconds, detail);
+    }
     e.not_negative(format!("{path}.ttlSecondsAfterFinished"), spec.get("ttlSecondsAfterFinished"));
     let empty = Value::Null;
     let template = spec.get("template").unwrap_or(&empty);
