@@ -371,7 +371,7 @@ impl Store {
         }
         if dry_run {
             let bytes = Bytes::from(value.to_string());
-            if !delete && bytes.len() > OBJECT_BYTES_MAX {
+            if !delete && bytes.len() > bytes_max(&value) {
                 return Err(CommitError::TooLarge);
             }
             return Ok(Entry { rv: inner.rv, bytes, attrs: Arc::new(attrs(&value)) });
@@ -379,7 +379,7 @@ impl Store {
         let rv = inner.rv + 1;
         value["metadata"]["resourceVersion"] = Value::String(rv.to_string());
         let bytes = Bytes::from(serde_json::to_vec(&value).expect("invariant: a Value encodes"));
-        if !delete && bytes.len() > OBJECT_BYTES_MAX {
+        if !delete && bytes.len() > bytes_max(&value) {
             return Err(CommitError::TooLarge);
         }
         let entry = Entry { rv, bytes, attrs: Arc::new(attrs(&value)) };
@@ -450,6 +450,13 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// The longest encoding of this object. One that is being deleted gets room for the marks of that:
+/// otherwise it could never go.
+fn bytes_max(object: &Value) -> usize {
+    let deleting = object["metadata"]["deletionTimestamp"].is_string();
+    OBJECT_BYTES_MAX + if deleting { 64 << 10 } else { 0 }
 }
 
 struct Page {

@@ -293,6 +293,11 @@ fn objects_too_large_or_too_deep_are_not_journalled() {
     let large = json!({"metadata": {"name": "a"}, "x": "x".repeat(OBJECT_BYTES_MAX)});
     let refused = commit(&s, t, &key, Expect::Absent, Write::Put(large));
     assert!(matches!(refused, Err(CommitError::TooLarge)));
+    let mut dying = json!({"metadata": {"name": "a"}, "x": "x".repeat(OBJECT_BYTES_MAX)});
+    dying["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    let memory = Store::in_memory(10);
+    let marked = commit(&memory, memory.table("t"), &key, Expect::Absent, Write::Put(dying));
+    assert!(marked.is_ok(), "what is large can be deleted");
     assert_eq!(std::fs::metadata(dir.path().join("objects.journal")).unwrap().len(), 8);
     assert_eq!(s.rv(), 1);
 }

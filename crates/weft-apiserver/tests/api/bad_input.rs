@@ -249,3 +249,29 @@ async fn no_number_overflows() {
     let path = "/api/v1/namespaces/default/pods/p";
     assert_eq!(ask(&api, "DELETE", path, JSON, options).await.0, 200);
 }
+
+#[tokio::test]
+async fn patches_cannot_grow_an_object_without_end() {
+    let api = ApiServer::new(Config::default()).unwrap();
+    let half = "x".repeat(2 << 20);
+    let map = |key: &str| json!({"metadata": {"name": "a"}, "data": {key: half}}).to_string();
+    // A ConfigMap ends at 1 MiB of data; what has no limit of its own ends at 3 MiB.
+    let path = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    let made =
+        json!({"metadata": {"name": "a"}, "revision": 1, "data": {"x": {"a": {}}, "y": half}});
+    assert_eq!(ask(&api, "POST", path, JSON, made.to_string()).await.0, 201);
+    let one = format!("{path}/a");
+    let merge = "application/merge-patch+json";
+    let (code, status) = ask(&api, "PATCH", &one, merge, map("z")).await;
+    assert_eq!((code, &status["reason"]), (413, &json!("RequestEntityTooLarge")), "{status}");
+    let steps: Vec<Value> = (0..14)
+        .map(|n| {
+            let to = format!("/data/x{}", "/a".repeat(1 << n));
+            json!({"op": "copy", "from": "/data/x", "path": to})
+        })
+        .collect();
+    let json_patch = "application/json-patch+json";
+    let (code, status) = ask(&api, "PATCH", &one, json_patch, Value::from(steps).to_string()).await;
+    assert_eq!(code, 422, "{status}");
+    assert_eq!(ask(&api, "GET", &one, JSON, "").await.0, 200);
+}
