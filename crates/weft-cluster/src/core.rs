@@ -5,6 +5,7 @@
 //! due again afterwards.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -68,6 +69,8 @@ pub(crate) struct Core {
     assumed: Assumed,
     /// Pods that wait for a node.
     pending: BTreeSet<Key>,
+    /// Since when the node of a pod is missing.
+    missing: HashMap<Key, Timestamp>,
     side: Vec<Action>,
 }
 
@@ -84,6 +87,7 @@ impl Core {
             running: HashMap::new(),
             assumed: Assumed::default(),
             pending: BTreeSet::new(),
+            missing: HashMap::new(),
             side: Vec::new(),
         }
     }
@@ -168,7 +172,7 @@ impl Core {
                 }
                 self.held.remove(&key);
             }
-            let mut plan = self.plan(&key, &mut round, now);
+            let Some(mut plan) = self.plan_or_hold(&key, &mut round, now) else { continue };
             // Nothing new in a namespace that ends; the API would refuse it.
             plan.actions.retain(|action| {
                 !matches!(action.verb, Verb::Create(_))
@@ -209,9 +213,42 @@ impl Core {
         self.due.is_empty() && self.running.is_empty()
     }
 
+    /// A planner that panics is a bug, but one of one object: it must not stop the others, also
+    /// because the object that brought it about is stored and would do so after every start.
+    fn plan_or_hold(
+        &mut self,
+        key: &Key,
+        round: &mut scheduler::Round,
+        now: Timestamp,
+    ) -> Option<Plan> {
+        // Planners only read the world; what they do change is put right below.
+        let planned = catch_unwind(AssertUnwindSafe(|| self.plan(key, round, now)));
+        let panic = match planned {
+            Ok(plan) => return Some(plan),
+            Err(panic) => panic,
+        };
+        let reason = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        tracing::error!(
+            controller = ?key.controller, kind = key.kind.name(), namespace = key.namespace,
+            name = key.name, reason, "a planner panicked; this object waits, the others go on"
+        );
+        *round = scheduler::Round::default();
+        if key.controller == Controller::Scheduler {
+            self.assumed.release(&key.namespace, &key.name);
+        }
+        self.hold(key, REFUSED_MS, now);
+        None
+    }
+
     fn plan(&mut self, key: &Key, round: &mut scheduler::Round, now: Timestamp) -> Plan {
         let (world, config) = (&self.world, &self.config);
         let (namespace, name) = (key.namespace.as_str(), key.name.as_str());
+        #[cfg(test)]
+        assert_ne!(name, crate::tests::POISON, "a planner with a bug");
         match key.controller {
             Controller::Namespace => namespace::plan(world, config, name, now),
             Controller::NodeCidr => cidr::plan(world, config, now),
@@ -237,7 +274,16 @@ impl Core {
             Controller::Endpoints => endpoints::plan(world, namespace, name, now),
             Controller::Mirror => mirror::plan(world, namespace, name),
             Controller::Garbage => gc::plan(world, key.kind, namespace, name),
-            Controller::PodGarbage => podgc::plan(world, config, namespace, name, now),
+            Controller::PodGarbage => {
+                let since = match podgc::missing_node(world, namespace, name) {
+                    Some(_) => *self.missing.entry(key.clone()).or_insert(now),
+                    None => {
+                        self.missing.remove(key);
+                        now
+                    }
+                };
+                podgc::plan(world, config, since, namespace, name, now)
+            }
         }
     }
 
@@ -275,13 +321,7 @@ impl Core {
     fn finish(&mut self, key: &Key, now: Timestamp) {
         let Some(running) = self.running.remove(key) else { return };
         if running.failed || running.conflict {
-            let failures = self.failures.entry(key.clone()).or_default();
-            let first = if running.failed { REFUSED_MS } else { CONFLICT_MS };
-            let pause = (first << (*failures).min(16)).min(PAUSE_MS_MAX);
-            *failures += 1;
-            let until = now + SignedDuration::from_millis(pause);
-            self.held.insert(key.clone(), until);
-            self.set_timer(key.clone(), until);
+            self.hold(key, if running.failed { REFUSED_MS } else { CONFLICT_MS }, now);
         } else {
             self.failures.remove(key);
             // Always look again: the answers changed the world.
@@ -290,6 +330,17 @@ impl Core {
         if running.dirty {
             self.due.insert(key.clone());
         }
+    }
+
+    /// Leaves a key alone for a while, longer each time in a row.
+    fn hold(&mut self, key: &Key, first_ms: i64, now: Timestamp) {
+        let failures = self.failures.entry(key.clone()).or_default();
+        let pause = (first_ms << (*failures).min(16)).min(PAUSE_MS_MAX);
+        *failures = failures.saturating_add(1);
+        let pause = SignedDuration::from_millis(pause);
+        let until = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+        self.held.insert(key.clone(), until);
+        self.set_timer(key.clone(), until);
     }
 
     fn set_timer(&mut self, key: Key, at: Timestamp) {

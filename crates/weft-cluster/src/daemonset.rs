@@ -15,11 +15,11 @@ use crate::action::{About, Action, Plan, Severity};
 use crate::claim::claim;
 use crate::deployment::share;
 use crate::kinds::{Kind, World};
-use crate::pods;
 use crate::replicaset::count;
 use crate::revision::{HASH, History, hash_of};
 use crate::scheduler::{daemon_may_run, daemon_may_stay};
 use crate::store::Object;
+use crate::{pods, revision};
 
 /// Conditions of a node that a daemon outlives, with the effect of their taints.
 const TOLERATED: [(&str, &str); 6] = [
@@ -40,16 +40,20 @@ pub(crate) fn plan(world: &World, namespace: &str, name: &str, now: Timestamp) -
     if !actions.is_empty() {
         return actions.into();
     }
+    let adoptions = revision::adopt(world, Kind::DaemonSet, &set.metadata, &spec.selector);
+    if !adoptions.is_empty() {
+        return adoptions.into();
+    }
     let history = History::of(world, &set.metadata);
     let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-    let revision = match history.current(Kind::DaemonSet, &set.metadata, &spec.template, collisions)
-    {
-        Ok(revision) => revision,
-        Err(action) => {
-            plan.push(*action);
-            return plan;
-        }
-    };
+    let revision =
+        match history.current(world, Kind::DaemonSet, &set.metadata, &spec.template, collisions) {
+            Ok(revision) => revision,
+            Err(action) => {
+                plan.push(*action);
+                return plan;
+            }
+        };
     let round = Round::new(world, set, spec, hash_of(&revision), &own, now);
     round.place(&mut plan);
     if plan.actions.is_empty() {

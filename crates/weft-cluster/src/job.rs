@@ -21,6 +21,8 @@ const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 /// Pause before the pod after the first failure; doubles up to [`PAUSE_S_MAX`].
 const PAUSE_S: i64 = 10;
 const PAUSE_S_MAX: i64 = 360;
+/// Pods made in one round.
+const BURST: usize = 500;
 
 /// One step of one Job.
 pub(crate) fn plan(world: &World, namespace: &str, name: &str, now: Timestamp) -> Plan {
@@ -93,13 +95,14 @@ impl Round<'_> {
     fn verdict(&self, plan: &mut Plan) -> Option<Verdict> {
         let failed = i32::try_from(self.in_phase("Failed").count()).unwrap_or(i32::MAX);
         let restarts = self.own.iter().filter(|pod| pods::active(pod)).map(|pod| restarts(pod));
-        let failed = failed.saturating_add(restarts.sum());
+        let failed = restarts.fold(failed, i32::saturating_add);
         if failed > self.spec.backoff_limit.unwrap_or(6) {
             let message = "Job has reached the specified backoff limit";
             return Some(("Failed", "BackoffLimitExceeded", message));
         }
         if let (Some(seconds), Some(start)) = (self.spec.active_deadline_seconds, self.start()) {
-            let end = start + SignedDuration::from_secs(seconds);
+            let end =
+                start.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX);
             if end <= self.now {
                 let message = "Job was active longer than specified deadline";
                 return Some(("Failed", "DeadlineExceeded", message));
@@ -151,7 +154,7 @@ impl Round<'_> {
             }
             return;
         }
-        let missing = wanted.saturating_sub(active + going);
+        let missing = wanted.saturating_sub(active + going).min(BURST);
         if missing == 0 {
             return;
         }
@@ -281,7 +284,7 @@ impl Round<'_> {
 
 fn restarts(pod: &Pod) -> i32 {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    statuses.into_iter().flatten().map(|one| one.restart_count).sum()
+    statuses.into_iter().flatten().map(|one| one.restart_count).fold(0, i32::saturating_add)
 }
 
 fn finished_at(pod: &Pod) -> Option<Timestamp> {

@@ -202,7 +202,8 @@ fn pod(world: &World, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>, keys: &mut
     }
     keys.push(Key::of(Controller::Scheduler, Kind::Pod, &any.metadata));
     keys.push(Key::of(Controller::PodGarbage, Kind::Pod, &any.metadata));
-    // A pod that comes to a node with a NoExecute taint does not stay for ever.
+    // A pod that comes to a node with a NoExecute taint does not stay for ever, and one that
+    // says it is ready there may have missed that its node is lost.
     if let Some(node) = new.and_then(|pod| crate::pods::node(pod))
         && world.nodes.get("", node).is_some_and(|node| {
             let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());

@@ -48,6 +48,8 @@ mod simulation;
 mod statefulset;
 mod store;
 mod targets;
+#[cfg(test)]
+mod tests;
 
 pub use config::Config;
 pub use error::Error;

@@ -37,6 +37,10 @@ pub(crate) fn plan(world: &World, config: &Config, name: &str, now: Timestamp) -
     }
     if !lost {
         plan.ask_again(lost_at);
+    } else {
+        // In every round: one of these writes may have failed when the node was lost, and its
+        // pod would be served to clients until the end of time.
+        mark_pods(world, node, now, &mut plan);
     }
     let wanted = match ready.map(|ready| ready.status.as_str()) {
         Some("True") => None,
@@ -81,6 +85,12 @@ fn declare_lost(world: &World, node: &Node, now: Timestamp, plan: &mut Plan) {
     let about = About { kind: Kind::Node, meta: &node.metadata, component: "node-controller", now };
     let message = format!("Node {} status is now: NodeNotReady", node.name());
     plan.push(Action::event(&about, Severity::Normal, "NodeNotReady", &message));
+    mark_pods(world, node, now, plan);
+}
+
+/// No pod of a lost node is ready.
+fn mark_pods(world: &World, node: &Node, now: Timestamp, plan: &mut Plan) {
+    let now_text = value(&Time(now));
     for pod in on_node(world, node.name()).filter(|pod| pods::ready(pod)) {
         let ready = json!({"type": "Ready", "status": "False", "reason": "NodeNotReady",
             "message": "the pod's node is lost", "lastTransitionTime": now_text});

@@ -8,10 +8,17 @@ use crate::kinds::{Kind, World};
 use crate::pods;
 use crate::store::Object;
 
-/// Whether one pod is garbage.
+/// The node that a pod names and that is not there.
+pub(crate) fn missing_node<'a>(world: &'a World, namespace: &str, name: &str) -> Option<&'a str> {
+    let node = pods::node(world.pods.get(namespace, name)?)?;
+    world.nodes.get("", node).is_none().then_some(node)
+}
+
+/// Whether one pod is garbage. `missing_since`: when its node was first seen missing.
 pub(crate) fn plan(
     world: &World,
     config: &Config,
+    missing_since: Timestamp,
     namespace: &str,
     name: &str,
     now: Timestamp,
@@ -24,10 +31,9 @@ pub(crate) fn plan(
             plan.push(Action::delete_with(Kind::Pod, &pod.metadata, at_once));
         }
         Some(node) if world.nodes.get("", node).is_none() => {
-            // A pod may name its node before the node has registered.
+            // A pod may name its node before the node has registered, and a node may come back.
             let grace = SignedDuration::try_from(config.orphan_pod_grace);
-            let created = Timestamp::from_second(pod.created_seconds()).unwrap_or(now);
-            let at = created.saturating_add(grace.unwrap_or(SignedDuration::MAX));
+            let at = missing_since.saturating_add(grace.unwrap_or(SignedDuration::MAX));
             match at.unwrap_or(Timestamp::MAX) {
                 at if at <= now => {
                     plan.push(Action::delete_with(Kind::Pod, &pod.metadata, at_once));

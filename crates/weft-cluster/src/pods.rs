@@ -61,7 +61,8 @@ pub(crate) fn available(
         return Ok(());
     }
     let since = ready_since(pod).unwrap_or(now);
-    let at = since + SignedDuration::from_secs(min_ready_seconds.into());
+    let wait = SignedDuration::from_secs(min_ready_seconds.into());
+    let at = since.saturating_add(wait).unwrap_or(Timestamp::MAX);
     if at <= now { Ok(()) } else { Err(Some(at)) }
 }
 

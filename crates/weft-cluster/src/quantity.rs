@@ -26,7 +26,7 @@ pub(crate) fn milli(quantity: &Quantity) -> Option<i64> {
     let below =
         10i128.checked_pow(u32::try_from(fraction.len()).ok()?)?.checked_mul(denominator)?;
     let above = digits.checked_mul(1000)?.checked_mul(numerator)?;
-    let amount = (above + below - 1) / below;
+    let amount = above.checked_add(below - 1)? / below;
     let amount = i64::try_from(amount).ok()?;
     Some(if negative { -amount } else { amount })
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use serde_json::{Value, json};
 
 use crate::action::{Action, value};
+use crate::claim::set_owners;
 use crate::kinds::{Kind, Meta, World};
 use crate::store::Object;
-use crate::{hash, pods};
+use crate::{hash, labels, pods};
 
 /// Label of pods and revisions: which template they have.
 pub(crate) const HASH: &str = "controller-revision-hash";
@@ -19,6 +21,30 @@ pub(crate) const HASH: &str = "controller-revision-hash";
 /// The revisions of one workload, oldest first.
 pub(crate) struct History {
     pub(crate) all: Vec<Arc<ControllerRevision>>,
+}
+
+/// Takes on revisions that nobody manages and that the selector matches: those that a deleted
+/// workload of this name left (`kubectl delete --cascade=orphan`).
+pub(crate) fn adopt(
+    world: &World,
+    kind: Kind,
+    owner: &Meta,
+    selector: &LabelSelector,
+) -> Vec<Action> {
+    if *selector == LabelSelector::default() {
+        return Vec::new();
+    }
+    let orphans = world.revisions.within(owner.namespace.as_deref().unwrap_or_default());
+    orphans
+        .filter(|one| {
+            one.controller().is_none() && !one.deleting() && labels::selects(selector, one.labels())
+        })
+        .map(|one| {
+            let mut owners = one.owners().to_vec();
+            owners.push(pods::owner_reference(kind, owner));
+            set_owners(Kind::ControllerRevision, &one.metadata, value(&owners))
+        })
+        .collect()
 }
 
 impl History {
@@ -32,6 +58,7 @@ impl History {
     /// The revision that has this template and is the newest, or the write that makes it so.
     pub(crate) fn current(
         &self,
+        world: &World,
         kind: Kind,
         owner: &Meta,
         template: &PodTemplateSpec,
@@ -39,6 +66,7 @@ impl History {
     ) -> Result<Arc<ControllerRevision>, Box<Action>> {
         let data = data(template);
         let newest = self.all.last().map_or(0, |one| one.revision);
+        let next = newest.saturating_add(1);
         let same =
             |one: &&Arc<ControllerRevision>| one.data.as_ref().is_some_and(|held| held.0 == data);
         match self.all.iter().rev().find(same) {
@@ -46,12 +74,20 @@ impl History {
             Some(held) => {
                 let body = json!({
                     "metadata": {"resourceVersion": held.metadata.resource_version},
-                    "revision": newest + 1,
+                    "revision": next,
                 });
                 let kind = Kind::ControllerRevision;
                 Err(Action::merge(kind, &held.metadata, None, body).into())
             }
-            None => Err(create(kind, owner, template, data, newest + 1, collisions).into()),
+            None => {
+                let create = create(kind, owner, template, data, next, collisions);
+                if world.revisions.get(&create.namespace, &create.name).is_none() {
+                    return Err(create.into());
+                }
+                // The name is another's: the next hash counts the collision.
+                let body = json!({"status": {"collisionCount": collisions.unwrap_or(0).saturating_add(1)}});
+                Err(Action::merge(kind, owner, Some("status"), body).into())
+            }
         }
     }
 

@@ -13,10 +13,10 @@ use serde_json::json;
 use crate::action::{About, Action, Plan, Severity};
 use crate::claim::claim;
 use crate::kinds::{Kind, World};
-use crate::pods;
 use crate::replicaset::count;
 use crate::revision::{HASH, History, template};
 use crate::store::Object;
+use crate::{pods, revision};
 
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
@@ -33,9 +33,14 @@ pub(crate) fn plan(world: &World, namespace: &str, name: &str, now: Timestamp) -
     if !actions.is_empty() {
         return actions.into();
     }
+    let adoptions = revision::adopt(world, Kind::StatefulSet, &set.metadata, &spec.selector);
+    if !adoptions.is_empty() {
+        return adoptions.into();
+    }
     let history = History::of(world, &set.metadata);
     let held = set.status.clone().unwrap_or_default();
     let update = match history.current(
+        world,
         Kind::StatefulSet,
         &set.metadata,
         &spec.template,
@@ -86,8 +91,11 @@ struct Round<'a> {
     update: Arc<ControllerRevision>,
     current: Arc<ControllerRevision>,
     first: i32,
-    /// Pods that shall be, by their number; absent ones are `None`.
-    wanted: BTreeMap<i32, Option<Arc<Pod>>>,
+    /// The number after the last that shall be.
+    end: i32,
+    /// Pods that are there and shall be, by their number. Not an entry for each that shall be:
+    /// their number is anybody's to choose.
+    wanted: BTreeMap<i32, Arc<Pod>>,
     /// Pods beyond them, by their number.
     condemned: BTreeMap<i32, Arc<Pod>>,
     now: Timestamp,
@@ -104,17 +112,13 @@ impl<'a> Round<'a> {
     ) -> Self {
         let first = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
         let end = first.saturating_add(spec.replicas.unwrap_or(1).max(0));
-        let mut wanted: BTreeMap<i32, Option<Arc<Pod>>> =
-            (first..end).map(|number| (number, None)).collect();
-        let mut condemned = BTreeMap::new();
+        let (mut wanted, mut condemned) = (BTreeMap::new(), BTreeMap::new());
         for pod in own {
             let Some(number) = ordinal(set.name(), pod.name()) else { continue };
-            match wanted.get_mut(&number) {
-                Some(place) => *place = Some(pod),
-                None => drop(condemned.insert(number, pod)),
-            }
+            let place = if (first..end).contains(&number) { &mut wanted } else { &mut condemned };
+            place.insert(number, pod);
         }
-        Self { set, spec, update, current, first, wanted, condemned, now }
+        Self { set, spec, update, current, first, end, wanted, condemned, now }
     }
 
     fn about(&self) -> About<'_> {
@@ -127,7 +131,7 @@ impl<'a> Round<'a> {
     }
 
     fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.wanted.values().flatten().chain(self.condemned.values())
+        self.wanted.values().chain(self.condemned.values())
     }
 
     fn ordered(&self) -> bool {
@@ -135,8 +139,9 @@ impl<'a> Round<'a> {
     }
 
     fn step(&self, plan: &mut Plan) {
-        for (number, pod) in &self.wanted {
-            if plan.actions.len() >= BURST || !self.settle(*number, pod.as_deref(), plan) {
+        for number in self.first..self.end {
+            let pod = self.wanted.get(&number).map(AsRef::as_ref);
+            if plan.actions.len() >= BURST || !self.settle(number, pod, plan) {
                 return;
             }
         }
@@ -186,8 +191,8 @@ impl<'a> Round<'a> {
         if self.on_delete() || self.update.name() == self.current.name() && self.all_updated() {
             return;
         }
-        let from = self.first + self.partition();
-        for pod in self.wanted.range(from..).rev().filter_map(|(_, pod)| pod.as_deref()) {
+        let from = self.first.saturating_add(self.partition());
+        for pod in self.wanted.range(from..).rev().map(|(_, pod)| pod) {
             let updated = is_of(pod, &self.update);
             if !updated && !pod.deleting() {
                 plan.push(Action::delete(Kind::Pod, &pod.metadata));
@@ -200,7 +205,7 @@ impl<'a> Round<'a> {
     }
 
     fn all_updated(&self) -> bool {
-        self.wanted.values().flatten().all(|pod| is_of(pod, &self.update))
+        self.wanted.values().all(|pod| is_of(pod, &self.update))
     }
 
     fn on_delete(&self) -> bool {
@@ -231,7 +236,7 @@ impl<'a> Round<'a> {
 
     /// A pod below the partition, or one the roll-out has not reached, comes back as it was.
     fn create(&self, number: i32) -> Action {
-        let reached = self.on_delete() || number >= self.first + self.threshold();
+        let reached = self.on_delete() || number >= self.first.saturating_add(self.threshold());
         let revision = if reached { &self.update } else { &self.current };
         let of = template(revision).unwrap_or_else(|| self.spec.template.clone());
         let name = format!("{}-{number}", self.set.name());

@@ -176,7 +176,7 @@ impl<'a> Rollout<'a> {
             .insert(HASH.into(), hash.clone());
         let mut selector = self.spec.selector.clone();
         selector.match_labels.get_or_insert_default().insert(HASH.into(), hash);
-        let number = Self::revision_max(self.old.iter()) + 1;
+        let number = Self::revision_max(self.old.iter()).saturating_add(1);
         let replicas = match self.recreate() {
             true => self.wanted,
             false => self.new_replicas(0),
@@ -204,7 +204,8 @@ impl<'a> Rollout<'a> {
         };
         if self.world.replica_sets.get(self.deployment.namespace(), &name).is_some() {
             // The name belongs to another template: the next hash counts the collision.
-            let body = json!({"status": {"collisionCount": collisions.unwrap_or(0) + 1}});
+            let body =
+                json!({"status": {"collisionCount": collisions.unwrap_or(0).saturating_add(1)}});
             plan.push(Action::merge(Kind::Deployment, self.meta, Some("status"), body));
             return None;
         }
@@ -220,7 +221,7 @@ impl<'a> Rollout<'a> {
     /// Revision and annotations of the ReplicaSet that is current, which may be one of the past
     /// (`kubectl rollout undo`).
     fn mark_current(&self, new: &ReplicaSet, plan: &mut Plan) {
-        let wanted = (Self::revision_max(self.old.iter()) + 1).max(revision(new));
+        let wanted = Self::revision_max(self.old.iter()).saturating_add(1).max(revision(new));
         let mut change: BTreeMap<String, String> = self.passed_on();
         if revision(new) < wanted {
             change.insert(REVISION.into(), wanted.to_string());
@@ -261,7 +262,7 @@ impl<'a> Rollout<'a> {
 
     /// What a ReplicaSet remembers of its Deployment's size, for proportional scaling.
     fn sizes(&self) -> [(String, String); 2] {
-        let max = self.wanted + if self.recreate() { 0 } else { self.max_surge };
+        let max = self.wanted.saturating_add(if self.recreate() { 0 } else { self.max_surge });
         [(DESIRED.into(), self.wanted.to_string()), (MAX.into(), max.to_string())]
     }
 
@@ -342,6 +343,11 @@ fn size(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
+/// A sum of numbers that others write: it ends at the largest instead of overflowing.
+fn total_of(numbers: impl Iterator<Item = i32>) -> i32 {
+    numbers.fold(0, i32::saturating_add)
+}
+
 fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
 }
@@ -377,7 +383,8 @@ pub(crate) fn share(value: Option<&IntOrString>, whole: i32, up: bool, default: 
     let Some(percent) = text.strip_suffix('%').and_then(|text| text.parse::<i64>().ok()) else {
         return text.parse().unwrap_or(0).max(0);
     };
-    let product = i64::from(whole) * percent;
+    // Wide enough for every percentage that parses.
+    let product = i128::from(whole) * i128::from(percent);
     let part = if up { (product + 99) / 100 } else { product / 100 };
     i32::try_from(part.max(0)).unwrap_or(i32::MAX)
 }
@@ -395,5 +402,6 @@ mod tests {
         assert_eq!(share(Some(&IntOrString::Int(2)), 3, false, ""), 2);
         assert_eq!(share(None, 8, false, "25%"), 2);
         assert_eq!(share(text("many").as_ref(), 8, false, ""), 0);
+        assert_eq!(share(text("9223372036854775807%").as_ref(), 8, true, ""), i32::MAX);
     }
 }

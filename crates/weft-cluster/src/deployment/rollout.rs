@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 
-use super::{DESIRED, MAX, Rollout, available, size};
+use super::{DESIRED, MAX, Rollout, available, size, total_of};
 use crate::action::Plan;
 use crate::pods;
 use crate::store::Object;
@@ -13,12 +13,12 @@ use crate::store::Object;
 impl Rollout<'_> {
     /// The size of the new ReplicaSet while old ones still have pods: up to the surge.
     pub(super) fn new_replicas(&self, current: i32) -> i32 {
-        let all: i32 = self.all().map(|set| size(set)).sum();
-        let room = self.wanted + self.max_surge - all;
+        let all = total_of(self.all().map(|set| size(set)));
+        let room = self.wanted.saturating_add(self.max_surge).saturating_sub(all);
         if room <= 0 {
             return current;
         }
-        current + room.min(self.wanted - current)
+        current.saturating_add(room.min(self.wanted.saturating_sub(current)))
     }
 
     /// A rolling update's step.
@@ -32,25 +32,25 @@ impl Rollout<'_> {
         if target != current {
             return;
         }
-        let old: i32 = self.old.iter().map(|set| size(set)).sum();
+        let old = total_of(self.old.iter().map(|set| size(set)));
         if old == 0 {
             return;
         }
-        let least = self.wanted - self.max_unavailable;
+        let least = self.wanted.saturating_sub(self.max_unavailable);
         // New pods that are not available yet may still fail: old ones make up for them.
-        let mut budget = old + current - least - (current - available(new));
+        let mut budget = old.saturating_add(available(new)).saturating_sub(least);
         if budget <= 0 {
             return;
         }
         // Broken old pods go first, they serve nobody.
         let mut sizes: Vec<i32> = self.old.iter().map(|set| size(set)).collect();
         for (set, size) in self.old.iter().zip(&mut sizes) {
-            let broken = (*size - available(set)).max(0).min(budget);
+            let broken = size.saturating_sub(available(set)).max(0).min(budget);
             *size -= broken;
             budget -= broken;
         }
-        let serving: i32 = self.all().map(|set| available(set)).sum();
-        let mut spare = (serving - least).max(0).min(budget.max(0));
+        let serving = total_of(self.all().map(|set| available(set)));
+        let mut spare = serving.saturating_sub(least).max(0).min(budget.max(0));
         for size in &mut sizes {
             let surplus = (*size).min(spare);
             *size -= surplus;
@@ -107,9 +107,9 @@ impl Rollout<'_> {
             }
             return;
         }
-        let allowed = if self.wanted > 0 { self.wanted + self.max_surge } else { 0 };
-        let total: i32 = active.iter().map(|set| size(set)).sum();
-        let mut left = allowed - total;
+        let allowed = if self.wanted > 0 { self.wanted.saturating_add(self.max_surge) } else { 0 };
+        let total = total_of(active.iter().map(|set| size(set)));
+        let mut left = allowed.saturating_sub(total);
         // The largest first; of the same size the newer first when growing.
         active
             .sort_by_key(|set| (Reverse(size(set)), set.created_seconds(), set.name().to_owned()));
@@ -121,10 +121,10 @@ impl Rollout<'_> {
             let part = self.proportion(set, allowed);
             let part = if left > 0 { part.clamp(0, left) } else { part.clamp(left, 0) };
             left -= part;
-            next.push(size(set) + part);
+            next.push(size(set).saturating_add(part));
         }
         if let Some(first) = next.first_mut() {
-            *first = (*first + left).max(0);
+            *first = first.saturating_add(left).max(0);
         }
         for (set, next) in active.into_iter().zip(next) {
             self.scale(set, next, plan);
@@ -132,13 +132,15 @@ impl Rollout<'_> {
     }
 
     fn proportion(&self, set: &ReplicaSet, allowed: i32) -> i32 {
-        let before: i64 = set
+        // Wide: the annotation is anybody's to write.
+        let before: i128 = set
             .annotation(MAX)
-            .and_then(|text| text.parse().ok())
+            .and_then(|text| text.parse::<i64>().ok())
             .filter(|max| *max > 0)
-            .unwrap_or_else(|| i64::from(self.wanted.max(1)));
-        let size = i64::from(size(set));
-        let scaled = (2 * size * i64::from(allowed) + before) / (2 * before);
+            .map(i128::from)
+            .unwrap_or_else(|| i128::from(self.wanted.max(1)));
+        let size = i128::from(size(set));
+        let scaled = (2 * size * i128::from(allowed) + before) / (2 * before);
         i32::try_from(scaled - size).unwrap_or(0)
     }
 }

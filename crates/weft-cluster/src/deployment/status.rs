@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
-use super::{Rollout, available, size};
+use super::{Rollout, available, size, total_of};
 use crate::action::{Action, Plan, value};
 use crate::kinds::Kind;
 use crate::replicaset::count;
@@ -54,10 +54,10 @@ pub(super) fn plan(rollout: &Rollout<'_>, created: Option<&str>, plan: &mut Plan
 
 fn counts(rollout: &Rollout<'_>) -> DeploymentStatus {
     let status = |set: &k8s_openapi::api::apps::v1::ReplicaSet| set.status.clone();
-    let replicas: i32 = rollout.all().filter_map(|set| status(set)).map(|one| one.replicas).sum();
-    let ready: i32 = rollout.all().filter_map(|set| status(set)?.ready_replicas).sum();
-    let serving: i32 = rollout.all().map(|set| available(set)).sum();
-    let total: i32 = rollout.all().map(|set| size(set)).sum();
+    let replicas = total_of(rollout.all().filter_map(|set| status(set)).map(|one| one.replicas));
+    let ready = total_of(rollout.all().filter_map(|set| status(set)?.ready_replicas));
+    let serving = total_of(rollout.all().map(|set| available(set)));
+    let total = total_of(rollout.all().map(|set| size(set)));
     let updated = rollout.new.as_ref().and_then(|new| status(new)).map_or(0, |one| one.replicas);
     DeploymentStatus {
         observed_generation: rollout.meta.generation,
@@ -65,7 +65,7 @@ fn counts(rollout: &Rollout<'_>) -> DeploymentStatus {
         updated_replicas: Some(updated),
         ready_replicas: Some(ready),
         available_replicas: Some(serving),
-        unavailable_replicas: Some((total - serving).max(0)),
+        unavailable_replicas: Some(total.saturating_sub(serving).max(0)),
         ..DeploymentStatus::default()
     }
 }
@@ -79,14 +79,15 @@ fn conditions(
 ) -> Vec<DeploymentCondition> {
     let mut all = held.conditions.clone().unwrap_or_default();
     let serving = next.available_replicas.unwrap_or(0);
-    let (status, reason, message) = match serving >= rollout.wanted - rollout.max_unavailable {
-        true => ("True", "MinimumReplicasAvailable", "Deployment has minimum availability."),
-        false => (
-            "False",
-            "MinimumReplicasUnavailable",
-            "Deployment does not have minimum availability.",
-        ),
-    };
+    let (status, reason, message) =
+        match serving >= rollout.wanted.saturating_sub(rollout.max_unavailable) {
+            true => ("True", "MinimumReplicasAvailable", "Deployment has minimum availability."),
+            false => (
+                "False",
+                "MinimumReplicasUnavailable",
+                "Deployment does not have minimum availability.",
+            ),
+        };
     set(&mut all, "Available", (status, reason, message), rollout.now, false);
     progressing(rollout, held, next, created, &mut all, plan);
     all
@@ -147,7 +148,8 @@ fn progressing(
         return;
     }
     let since = current.and_then(|one| one.last_update_time).map_or(now, |time| time.0);
-    let end = since + SignedDuration::from_secs(deadline.into());
+    let end =
+        since.saturating_add(SignedDuration::from_secs(deadline.into())).unwrap_or(Timestamp::MAX);
     if end > now {
         plan.ask_again(end);
     } else {
@@ -158,7 +160,9 @@ fn progressing(
 
 fn progressed(held: &DeploymentStatus, next: &DeploymentStatus) -> bool {
     let number = |value: Option<i32>| value.unwrap_or(0);
-    let old = |status: &DeploymentStatus| number(status.replicas) - number(status.updated_replicas);
+    let old = |status: &DeploymentStatus| {
+        number(status.replicas).saturating_sub(number(status.updated_replicas))
+    };
     number(next.updated_replicas) > number(held.updated_replicas)
         || old(next) < old(held)
         || number(next.ready_replicas) > number(held.ready_replicas)

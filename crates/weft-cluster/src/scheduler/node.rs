@@ -65,7 +65,8 @@ impl Nodes {
     fn add(&mut self, at: usize, pod: &Arc<Pod>) {
         let node = &mut self.all[at];
         for (name, amount) in requests(pod) {
-            *node.used.entry(name).or_default() += amount;
+            let used = node.used.entry(name).or_default();
+            *used = used.saturating_add(amount);
         }
         node.ports.extend(host_ports(pod));
         if let Some(owner) = pod.controller() {
@@ -140,7 +141,7 @@ pub(super) fn requests(pod: &Pod) -> Amounts {
     add(&mut total, &sidecars);
     at_least(&mut total, &peak);
     add(&mut total, &amounts(spec.overhead.as_ref()));
-    *total.entry("pods".into()).or_default() += 1000;
+    add(&mut total, &Amounts::from([("pods".to_owned(), 1000)]));
     total
 }
 

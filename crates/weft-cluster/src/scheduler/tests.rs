@@ -215,3 +215,19 @@ fn leaves_alone_what_is_not_its_own() {
         assert!(!is_ours(&pod));
     }
 }
+
+#[test]
+fn requests_of_any_size_add_up() {
+    let mut cluster = Cluster::new(&[node("a")]);
+    for name in ["one", "two"] {
+        let resources = json!({"requests": {"memory": "9223372036854775", "pods": "9e15"}});
+        cluster.put(
+            Kind::Pod,
+            json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"nodeName": "a",
+                "containers": [{"name": "c", "resources": resources}]}}),
+        );
+    }
+    let pod = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {
+        "containers": [{"name": "c", "resources": {"requests": {"memory": "1"}}}]}});
+    assert!(cluster.place(pod).is_err());
+}
