@@ -1,7 +1,7 @@
 //! What must change in the maps so that they hold the desired tables. Pure.
 //!
 //! [`Mirror`] is what the kernel holds: read once when the load balancer is opened, then
-//! kept in step with every change that succeeded. [`Mirror::plan`] compares it with desired
+//! kept in step with every change that succeeded. [`Mirror::parts`] and its kin compare it with desired
 //! tables; the result is carried out in the order of [`Change`]'s fields.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,9 @@ pub(crate) struct Observed {
     pub(crate) slots: BTreeMap<SlotKey, Addr>,
     pub(crate) members: BTreeMap<MemberKey, u32>,
 }
+
+/// New slots in one step: while it is carried out, old and new slots are there together.
+pub(crate) const STEP_SLOTS: usize = 4096;
 
 /// One frontend in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,11 +173,92 @@ impl Mirror {
     }
 
     /// What must change so that the kernel holds `desired`.
+    #[cfg(test)]
     pub(crate) fn plan(&self, desired: &BTreeMap<Addr, Wanted>) -> Change {
+        let mut change = self.plan_part(desired.iter().map(|(frontend, w)| (*frontend, w)));
+        let gone = self.plan_gone(desired);
+        change.gone_services = gone.gone_services;
+        change.gone_slots.extend(gone.gone_slots);
+        change.gone_members.extend(gone.gone_members);
+        change.gone_members.sort_unstable();
+        change
+    }
+
+    /// The frontends to write, in parts of whole frontends with at most [`STEP_SLOTS`] slots
+    /// (or one frontend that has more), and how many are as they shall be. A part is of
+    /// frontends that are there, or of new ones: only the latter need room in the map of
+    /// frontends. Those that are there come first.
+    pub(crate) fn parts(&self, desired: &BTreeMap<Addr, Wanted>) -> (Vec<Vec<Addr>>, usize) {
+        let stale: Vec<(&Addr, &Wanted)> = desired
+            .iter()
+            .filter(|(frontend, w)| !self.frontends.get(frontend).is_some_and(|e| e.is(w)))
+            .collect();
+        let mut parts = Vec::new();
+        for there in [true, false] {
+            let (mut part, mut slots) = (Vec::new(), 0);
+            for (frontend, wanted) in &stale {
+                if self.frontends.contains_key(frontend) != there {
+                    continue;
+                }
+                let more = wanted.backends.len();
+                if slots + more > STEP_SLOTS && !part.is_empty() {
+                    parts.push(std::mem::take(&mut part));
+                    slots = 0;
+                }
+                slots += more;
+                part.push(**frontend);
+            }
+            if !part.is_empty() {
+                parts.push(part);
+            }
+        }
+        (parts, desired.len() - stale.len())
+    }
+
+    /// What must go because `desired` does not name it.
+    pub(crate) fn plan_gone(&self, desired: &BTreeMap<Addr, Wanted>) -> Change {
+        let mut change = Change::default();
+        for (&frontend, entry) in &self.frontends {
+            if !desired.contains_key(&frontend) {
+                change.gone_services.push(frontend);
+                change.gone_slots.extend(entry.slot_keys(frontend));
+                change.gone_members.extend(entry.member_keys(frontend));
+            }
+        }
+        change
+    }
+
+    /// What undoes a part of new sets that did not fit: the frontends to delete, which are
+    /// those that were not there, then what nothing points at. Nothing of the old sets.
+    pub(crate) fn undo(&self, change: &Change) -> Change {
+        let held = |frontend: &Addr| self.frontends.get(frontend);
+        Change {
+            gone_services: change
+                .services
+                .iter()
+                .map(|(frontend, _)| *frontend)
+                .filter(|frontend| held(frontend).is_none())
+                .collect(),
+            gone_slots: change.slots.iter().map(|(key, _)| *key).collect(),
+            gone_members: change
+                .members
+                .iter()
+                .map(|(key, _)| *key)
+                .filter(|key| {
+                    !held(&key.frontend)
+                        .is_some_and(|e| e.member_keys(key.frontend).any(|k| k == *key))
+                })
+                .collect(),
+            ..Change::default()
+        }
+    }
+
+    /// What must change so that these frontends are as wanted.
+    pub(crate) fn plan_part<'a>(&self, wanted: impl Iterator<Item = (Addr, &'a Wanted)>) -> Change {
         let mut change = Change::default();
         let mut gone_slots = Vec::new();
         let mut gone_members = BTreeSet::new();
-        for (&frontend, wanted) in desired {
+        for (frontend, wanted) in wanted {
             let old = self.frontends.get(&frontend);
             if old.is_some_and(|e| e.is(wanted)) {
                 change.unchanged += 1;
@@ -197,13 +281,6 @@ impl Mirror {
             let count = wanted.backends.len() as u32;
             let value = ServiceValue::new(new.generation, count, new.affinity_timeout_s);
             change.services.push((frontend, value));
-        }
-        for (&frontend, entry) in &self.frontends {
-            if !desired.contains_key(&frontend) {
-                change.gone_services.push(frontend);
-                gone_slots.extend(entry.slot_keys(frontend));
-                gone_members.extend(entry.member_keys(frontend));
-            }
         }
         change.gone_slots = gone_slots;
         change.gone_members = gone_members.into_iter().collect();

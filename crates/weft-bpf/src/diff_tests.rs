@@ -218,6 +218,36 @@ proptest! {
 }
 
 #[test]
+fn parts_are_small_and_complete() {
+    let wanted = |count: u8| Wanted {
+        backends: (0..count).map(|n| backend(n, PROTO_TCP)).collect(),
+        affinity_timeout_s: 0,
+    };
+    let frontend = |n: u32| {
+        Addr::from_socket((std::net::Ipv4Addr::from(0x0a60_0000 + n), 80).into(), PROTO_TCP)
+    };
+    let old: Desired = (0..100).map(|n| (frontend(n), wanted(10))).collect();
+    let mut mirror = Mirror::default();
+    let change = mirror.plan(&old);
+    mirror.commit(&change, &old);
+    let new: Desired = (50..2000).map(|n| (frontend(n), wanted(20))).collect();
+    let (parts, unchanged) = mirror.parts(&new);
+    assert_eq!((unchanged, parts[0].len()), (0, 50), "those that are there come first");
+    for part in &parts {
+        let change = mirror.plan_part(part.iter().map(|f| (*f, &new[f])));
+        assert!(change.slots.len() <= STEP_SLOTS);
+        assert!(change.added == 0 || change.changed == 0);
+        let undo = mirror.undo(&change);
+        assert_eq!(undo.gone_services.len(), change.added);
+        assert_eq!(undo.gone_slots.len(), change.slots.len());
+    }
+    let all: BTreeSet<Addr> = parts.iter().flatten().copied().collect();
+    assert_eq!(all, new.keys().copied().collect());
+    assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), new.len());
+    assert_eq!(mirror.plan_gone(&new).gone_services.len(), 50);
+}
+
+#[test]
 fn a_missing_slot_is_written_anew() {
     let f = frontend(1);
     let wanted = Wanted {

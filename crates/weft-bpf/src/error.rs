@@ -1,6 +1,6 @@
 //! Errors.
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
 /// Result of this crate.
 pub type Result<T, E = BpfError> = std::result::Result<T, E>;
@@ -55,12 +55,14 @@ pub enum BpfError {
         expected: String,
     },
     /// No room for another entry.
-    #[error("map {map} is full: {max_entries} entries")]
+    #[error("map {map} is full: {max_entries} entries; without their new backends: {left_out}")]
     MapFull {
         /// The map.
         map: &'static str,
         /// Its size.
         max_entries: u32,
+        /// The frontends that did not fit. All others are as they shall be.
+        left_out: LeftOut,
     },
     /// Another process has the load balancer open.
     #[error("{} is in use by another agent", path.display())]
@@ -71,6 +73,23 @@ pub enum BpfError {
     /// Clean-up went on to its end, but some of it failed.
     #[error("clean-up left something behind: {0}")]
     Teardown(Failures),
+}
+
+/// Frontends that did not fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut(pub Vec<SocketAddr>);
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMED: usize = 8;
+        for (i, frontend) in self.0.iter().take(NAMED).enumerate() {
+            write!(f, "{}{frontend}", if i == 0 { "" } else { ", " })?;
+        }
+        match self.0.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
 }
 
 /// The failures of a clean-up that went on.

@@ -1,7 +1,7 @@
 //! The socket load balancer of one node.
 
 use crate::{
-    Attached, BpfError, Result,
+    Attached, BpfError, LeftOut, Result,
     attach::attach,
     diff::{self, Change, Mirror, Observed},
     map::Map,
@@ -46,7 +46,7 @@ impl OpenOptions {
 pub struct MapSizes {
     /// Frontends.
     pub services: u32,
-    /// Backends of all frontends together; while a set changes, its old and its new slots.
+    /// Backends of all frontends together, and the new ones of one step of a change (4096).
     pub slots: u32,
     /// Backends of UDP frontends and of those with session affinity.
     pub members: u32,
@@ -57,10 +57,11 @@ pub struct MapSizes {
 }
 
 impl Default for MapSizes {
-    /// 10,000 Services with 10 endpoints each, in about 10 MB: hash maps take 16 bytes for an
-    /// entry that is not there, those that evict about 104.
+    /// 10,000 dual-stack Services with 10 endpoints each (20,000 frontends, 200,000 slots) and
+    /// room for one step of a change, in about 13 MB: hash maps take 16 bytes for an entry that
+    /// is not there, those that evict about 104.
     fn default() -> Self {
-        Self { services: 16_384, slots: 131_072, members: 32_768, sockets: 32_768, clients: 4_096 }
+        Self { services: 32_768, slots: 262_144, members: 65_536, sockets: 32_768, clients: 4_096 }
     }
 }
 
@@ -139,23 +140,68 @@ impl SocketLb {
 
     /// Makes the kernel hold `tables`, changing only what differs; calling it again with the
     /// same tables changes nothing. Frontends of protocols other than TCP and UDP are left
-    /// out. After a failure the next call reads the maps again and goes on from there.
+    /// out.
+    ///
+    /// What is gone goes first; then sets change in small steps, each of which frees its old
+    /// slots before the next one takes new ones. Where a map is full, the frontends that do
+    /// not fit stay as they were, all others are applied, and the error names those left out;
+    /// after any other failure the next call reads the maps again and goes on from there.
     pub fn apply(&mut self, tables: &ServiceTables) -> Result<ApplyStats> {
         let mut mirror = match self.mirror.take() {
             Some(mirror) => mirror,
             None => self.observe()?,
         };
         let desired = diff::lower(tables);
-        let change = mirror.plan(&desired);
-        self.carry_out(&change)?;
-        mirror.commit(&change, &desired);
+        let gone = mirror.plan_gone(&desired);
+        self.carry_out(&gone)?;
+        mirror.commit(&gone, &desired);
+        let (mut parts, unchanged) = mirror.parts(&desired);
+        let removed = gone.gone_services.len();
+        let mut stats = ApplyStats { removed, unchanged, ..ApplyStats::default() };
+        let mut full: Option<(&str, u32, LeftOut)> = None;
+        // From the end: halves of a part that did not fit come next.
+        parts.reverse();
+        let mut room = true;
+        while let Some(mut part) = parts.pop() {
+            if let (false, Some((.., left_out))) = (room, &mut full) {
+                // Only new frontends are left by now, and nothing makes room for them.
+                let LeftOut(all) = left_out;
+                all.extend(part.iter().map(Addr::to_socket));
+                continue;
+            }
+            let change = mirror.plan_part(part.iter().map(|f| (*f, &desired[f])));
+            match self.carry_out(&change) {
+                Ok(()) => {
+                    mirror.commit(&change, &desired);
+                    stats.added += change.added;
+                    stats.changed += change.changed;
+                }
+                // A frontend that is there needs no room in the map of frontends.
+                Err(BpfError::MapFull { map, max_entries, .. })
+                    if change.changed == 0 || map != MapName::Services.as_str() =>
+                {
+                    let no_services = map == MapName::Services.as_str();
+                    self.undo(&mirror.undo(&change), no_services)?;
+                    if part.len() > 1 {
+                        let rest = part.split_off(part.len() / 2);
+                        parts.extend([rest, part]);
+                    } else {
+                        room &= !no_services;
+                        let (.., left_out) =
+                            full.get_or_insert((map, max_entries, LeftOut::default()));
+                        left_out.0.extend(part.iter().map(Addr::to_socket));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
         self.mirror = Some(mirror);
-        Ok(ApplyStats {
-            added: change.added,
-            changed: change.changed,
-            removed: change.gone_services.len(),
-            unchanged: change.unchanged,
-        })
+        match full {
+            Some((map, max_entries, left_out)) => {
+                Err(BpfError::MapFull { map, max_entries, left_out })
+            }
+            None => Ok(stats),
+        }
     }
 
     fn carry_out(&self, change: &Change) -> Result<()> {
@@ -164,6 +210,16 @@ impl SocketLb {
         self.services.put(&change.services)?;
         self.services.delete(&change.gone_services)?;
         self.delete_unread(&change.gone_slots, &change.gone_members)
+    }
+
+    /// Takes back a part that did not fit. `published`: some of its frontends may have been
+    /// there for a moment, and so may have readers.
+    fn undo(&self, change: &Change, published: bool) -> Result<()> {
+        if published {
+            return self.carry_out(change);
+        }
+        self.slots.delete(&change.gone_slots)?;
+        self.members.delete(&change.gone_members)
     }
 
     /// Deletes what no frontend points at any more, once nobody can still be reading it.

@@ -28,6 +28,6 @@ mod probe;
 mod sys;
 
 pub use attach::Attached;
-pub use error::{BpfError, Failures, Result};
+pub use error::{BpfError, Failures, LeftOut, Result};
 pub use lb::{ApplyStats, MapSizes, OpenOptions, SocketLb, Stats};
 pub use probe::{Feature, probe};

@@ -1,6 +1,6 @@
 //! Hash maps with typed keys and values.
 
-use crate::{BpfError, Result, sys};
+use crate::{BpfError, LeftOut, Result, sys};
 use std::{
     io,
     marker::PhantomData,
@@ -69,7 +69,8 @@ impl<K: Plain, V: Plain> Map<K, V> {
     fn put_error(&self, source: io::Error) -> BpfError {
         if source.raw_os_error() == Some(libc::E2BIG) {
             let max_entries = sys::map_info(self.fd.as_fd()).map_or(0, |i| i.max_entries);
-            return BpfError::MapFull { map: self.name.as_str(), max_entries };
+            let left_out = LeftOut::default();
+            return BpfError::MapFull { map: self.name.as_str(), max_entries, left_out };
         }
         BpfError::call("MAP_UPDATE_BATCH", self.name.as_str())(source)
     }

@@ -44,6 +44,7 @@ scenarios! {
     lifecycle::a_lost_cgroup_is_attached_again,
     lifecycle::only_one_agent,
     lifecycle::a_full_map_keeps_the_old_set,
+    lifecycle::a_full_map_hinders_nobody_else,
     lifecycle::closed_sockets_leave_no_records,
     lifecycle::teardown_leaves_nothing,
     lifecycle::a_foreign_layout_is_refused,

@@ -8,7 +8,7 @@ use aya::maps::{HashMap, Map, MapData};
 use std::{
     fs,
     io::ErrorKind,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -183,7 +183,9 @@ pub fn a_full_map_keeps_the_old_set(world: &World) {
     let mut lb = SocketLb::open(options).unwrap();
     lb.apply(&one(&BACKENDS[..2])).unwrap();
     match lb.apply(&one(&BACKENDS)) {
-        Err(BpfError::MapFull { map: "WEFT_SLOTS", max_entries: 4 }) => {}
+        Err(error @ BpfError::MapFull { map: "WEFT_SLOTS", max_entries: 4, .. }) => {
+            assert!(error.to_string().contains(FRONTEND), "{error}");
+        }
         other => panic!("{other:?}"),
     }
     for _ in 0..8 {
@@ -194,6 +196,39 @@ pub fn a_full_map_keeps_the_old_set(world: &World) {
     lb.apply(&one(&BACKENDS[2..3])).unwrap();
     assert_eq!(tcp_ask(addr(FRONTEND)).unwrap().0, BACKENDS[2]);
     assert_eq!(sizes(world), (1, 1, 0));
+}
+
+pub fn a_full_map_hinders_nobody_else(world: &World) {
+    BACKENDS.iter().for_each(|b| tcp_server(b));
+    let mut options = world.options();
+    options.sizes.slots = 4;
+    options.sizes.services = 2;
+    let mut lb = SocketLb::open(options).unwrap();
+    let third = "10.96.0.3:80";
+    lb.apply(&tables(&[(Tcp, FRONTEND, &BACKENDS[..2]), (Tcp, OTHER, &BACKENDS[..2])])).unwrap();
+    // What is gone makes room, what does not fit keeps its old set, the rest is applied.
+    let next = [(Tcp, OTHER, &BACKENDS[..]), (Tcp, third, &BACKENDS[2..3])];
+    let left_out = |result| match result {
+        Err(BpfError::MapFull { left_out, .. }) => left_out.0,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(left_out(lb.apply(&tables(&next))), [addr(OTHER)]);
+    assert_eq!(tcp_ask(addr(third)).unwrap().0, BACKENDS[2]);
+    assert!(BACKENDS[..2].contains(&tcp_ask(addr(OTHER)).unwrap().0.as_str()));
+    assert_eq!(sizes(world), (2, 3, 0));
+    // No room for a third frontend, though for its slot.
+    let next = [
+        (Tcp, OTHER, &BACKENDS[3..]),
+        (Tcp, third, &BACKENDS[2..3]),
+        (Tcp, "10.96.0.4:80", &BACKENDS[..1]),
+        (Tcp, "10.96.0.5:80", &BACKENDS[..1]),
+    ];
+    let out = left_out(lb.apply(&tables(&next)));
+    assert_eq!(out, [addr("10.96.0.4:80"), addr("10.96.0.5:80")]);
+    assert_eq!(tcp_ask(addr(OTHER)).unwrap().0, BACKENDS[3]);
+    assert_eq!(sizes(world), (2, 2, 0));
+    lb.apply(&tables(&next[..2])).unwrap();
+    assert_eq!(sizes(world), (2, 2, 0));
 }
 
 pub fn closed_sockets_leave_no_records(world: &World) {
@@ -246,6 +281,10 @@ pub fn ten_thousand_services(world: &World) {
         let backends = (0..10).map(|b| Ipv4Addr::from(0x0af4_0000 + (n * 7 + b) % 5000));
         let backends: Vec<_> = backends.map(|ip| (ip.into(), 8080)).collect();
         add(&mut tables, (at.into(), 80), protocol, &backends);
+        let backends = (0..10).map(|b| (0xfd00 << 112) + u128::from((n * 7 + b) % 5000));
+        let backends: Vec<_> = backends.map(|ip| (Ipv6Addr::from(ip).into(), 8080)).collect();
+        let at = Ipv6Addr::from((0xfd01 << 112) + u128::from(n));
+        add(&mut tables, (at.into(), 80), protocol, &backends);
     }
     let mut options = world.options();
     options.sizes = MapSizes::default();
@@ -253,20 +292,29 @@ pub fn ten_thousand_services(world: &World) {
     let start = Instant::now();
     let stats = lb.apply(&tables).unwrap();
     println!("first: {:?}", start.elapsed());
-    assert_eq!(stats, ApplyStats { added: 10_000, ..Default::default() });
-    assert_eq!(sizes(world), (10_000, 100_000, 25_000));
+    assert_eq!(stats, ApplyStats { added: 20_000, ..Default::default() });
+    assert_eq!(sizes(world), (20_000, 200_000, 50_000));
 
     drop(lb);
     let start = Instant::now();
     let mut lb = SocketLb::open(options).unwrap();
     println!("adopted: {:?}", start.elapsed());
-    let unchanged = ApplyStats { unchanged: 10_000, ..Default::default() };
+    let unchanged = ApplyStats { unchanged: 20_000, ..Default::default() };
     assert_eq!(lb.apply(&tables).unwrap(), unchanged);
     tables.frontends.values_mut().next().unwrap().backends.pop();
     let start = Instant::now();
     let stats = lb.apply(&tables).unwrap();
     println!("one change: {:?}", start.elapsed());
-    assert_eq!(stats, ApplyStats { changed: 1, unchanged: 9_999, ..Default::default() });
+    assert_eq!(stats, ApplyStats { changed: 1, unchanged: 19_999, ..Default::default() });
+    // Every set anew: old and new together would not fit.
+    for lb in tables.frontends.values_mut() {
+        lb.backends.pop();
+    }
+    let start = Instant::now();
+    let stats = lb.apply(&tables).unwrap();
+    println!("everything: {:?}", start.elapsed());
+    assert_eq!(stats, ApplyStats { changed: 20_000, ..Default::default() });
+    assert_eq!(sizes(world).0, 20_000);
     let start = Instant::now();
     lb.apply(&ServiceTables::default()).unwrap();
     println!("nothing: {:?}", start.elapsed());
