@@ -37,17 +37,31 @@ pub fn install(packages: &[&str]) -> Result<()> {
     apt_install(&missing)
 }
 
+/// Whether apt knows a package; asks for fresh lists once where it does not.
+pub fn known(package: &str) -> bool {
+    let shown = || {
+        let out = sh::command("apt-cache").args(["show", package]).output();
+        out.is_ok_and(|o| o.status.success() && !o.stdout.is_empty())
+    };
+    shown() || (apt_update().is_ok() && shown())
+}
+
+fn apt(args: &[&str]) -> std::process::Command {
+    let mut c = sh::as_root("/usr/bin/apt-get".as_ref());
+    c.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
+    c
+}
+
+fn apt_update() -> Result<()> {
+    sh::run("apt-get update", &mut apt(&["update", "-q"]))
+}
+
 fn apt_install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
     println!("installing {}", packages.join(" "));
-    let apt = |args: &[&str]| {
-        let mut c = sh::as_root("/usr/bin/apt-get".as_ref());
-        c.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
-        c
-    };
-    sh::run("apt-get update", &mut apt(&["update", "-q"]))?;
+    apt_update()?;
     let mut install = apt(&["install", "-q", "-y", "--no-install-recommends"]);
     sh::run("apt-get install", install.args(packages))
 }

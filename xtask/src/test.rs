@@ -47,13 +47,22 @@ pub fn all() -> Result<()> {
         let args = ["--log-level", "error", "check", "licenses", "bans", "sources"];
         sh::run("cargo deny", sh::command(&deny).args(args).env("CARGO", "cargo"))
     });
-    step(&mut tally, "cargo xtask bpf --check", || bpf::build(true));
+    ebpf_object(&mut tally);
     let binaries = binaries()?;
     for binary in binaries.iter().filter(|b| !b.kernel).chain(binaries.iter().filter(|b| b.kernel))
     {
         tally.add(run_binary(binary)?);
     }
     finish(tally)
+}
+
+/// Rebuilds the eBPF object and compares; the compiler comes from Debian's packages.
+fn ebpf_object(tally: &mut Tally) {
+    if setup::known("rustc-web") {
+        return step(tally, "cargo xtask bpf --check", || bpf::build(true));
+    }
+    println!("SKIP cargo xtask bpf --check: this system has no package rustc-web (Debian 12 has)");
+    tally.add(Tally { skipped: 1, ..Tally::default() });
 }
 
 fn lints(tally: &mut Tally) {
