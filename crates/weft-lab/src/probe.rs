@@ -15,7 +15,6 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd,
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Stdio},
     sync::{Mutex, atomic::AtomicUsize, atomic::Ordering},
@@ -197,11 +196,6 @@ impl Probe {
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().context("invariant: stdout is piped")?);
         Ok(Self { child, input, output })
-    }
-
-    /// The process's file descriptor for its input, for tests of its end.
-    pub fn raw_input(&self) -> Option<i32> {
-        self.input.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     fn ask<T: for<'a> Deserialize<'a>>(&mut self, request: &Request) -> Result<T> {

@@ -21,7 +21,7 @@ use crate::{
 /// MTU of the underlay's links in bytes.
 const MTU: u32 = 1500;
 
-/// Builds all of it. `on_host` is called as soon as a host can be used.
+/// Builds all of it.
 pub fn build(paths: &LabPaths, topology: &Topology) -> Result<()> {
     let name = paths.netns_name("underlay");
     let underlay = netns::create_named(&name).with_context(|| format!("make namespace {name}"))?;

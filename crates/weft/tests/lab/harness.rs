@@ -118,22 +118,12 @@ impl Lab {
 
     /// Runs a command in a pod, a node or the client.
     pub fn try_exec(&self, namespace: &str, target: &str, command: &[&str]) -> Output {
-        let mut rest = vec!["-n", namespace, target, "--"];
-        rest.extend(command);
-        self.try_run(&["exec"], &rest)
+        self.try_run(&["exec"], &exec_args(namespace, target, command))
     }
 
     /// The same; must succeed.
     pub fn exec(&self, namespace: &str, target: &str, command: &[&str]) -> String {
-        let out = self.try_exec(namespace, target, command);
-        assert!(
-            out.status.success(),
-            "exec {target} {command:?}: {}\n{}{}",
-            out.status,
-            text(&out.stdout),
-            text(&out.stderr)
-        );
-        text(&out.stdout)
+        self.run(&["exec"], &exec_args(namespace, target, command))
     }
 
     pub fn apply(&self, manifest: &str) {
@@ -237,6 +227,10 @@ impl Lab {
         let left = leftovers(&self.name);
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
+}
+
+fn exec_args<'a>(namespace: &'a str, target: &'a str, command: &[&'a str]) -> Vec<&'a str> {
+    [&["-n", namespace, target, "--"], command].concat()
 }
 
 impl Drop for Lab {
