@@ -1,7 +1,9 @@
 //! The append-only journal: a supervisor that was killed comes back with its objects.
 //!
 //! A record is `length u32 | crc u32 | payload`, little endian; the payload is
-//! `op u8 | rv u64 | table | namespace | name | object`, each text with a u16 length. A torn tail
+//! `op u8 | rv u64 | table | namespace | name | object`, each text with a u16 length. The changes
+//! of one transaction are one record, `op u8 | rv u64 | (length u32 | payload)*`: its checksum
+//! makes them happen together or not at all. A torn tail
 //! is cut off: its write was never acknowledged. Damage before the tail is an error: cutting there
 //! would take acknowledged writes along. Compaction writes the live objects to a new file
 //! and renames it over the old one.
@@ -25,11 +27,13 @@ const OP_PUT: u8 = 1;
 const OP_DELETE: u8 = 2;
 /// A record that only says how far the version had come.
 const OP_VERSION: u8 = 3;
+/// Several changes that belong together.
+const OP_GROUP: u8 = 4;
 
 /// One journalled change; without an object, a deletion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    pub(crate) table: String,
+    pub(crate) table: Arc<str>,
     pub(crate) key: Key,
     pub(crate) rv: u64,
     pub(crate) object: Option<Bytes>,
@@ -92,10 +96,14 @@ impl Journal {
             (8 + 9 + 6 + table.len() + key.namespace.len() + key.name.len() + object.len()) as u64;
     }
 
-    /// Appends one record, whole or not at all.
-    pub(super) fn append(&mut self, record: &Record) -> io::Result<()> {
+    /// Appends the changes of one transaction, whole or not at all.
+    pub(super) fn append(&mut self, changes: &[Record]) -> io::Result<()> {
         self.buf.clear();
-        encode(record, &mut self.buf);
+        encode(changes, &mut self.buf);
+        if self.buf.len() > 8 + RECORD_LEN_MAX as usize {
+            let why = "the changes of one transaction are too long for a record";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let mut file = &*self.file;
         if let Err(error) = file.write_all(&self.buf) {
             // A full disk: take the torn record back, so that later ones can be read.
@@ -148,7 +156,7 @@ impl Journal {
         self.buf.clear();
         encode_version(rv, &mut self.buf);
         for record in live {
-            encode(&record, &mut self.buf);
+            encode(&[record], &mut self.buf);
             out.write_all(&self.buf)?;
             len += self.buf.len() as u64;
             self.buf.clear();
@@ -203,19 +211,34 @@ fn encode_version(rv: u64, buf: &mut Vec<u8>) {
     });
 }
 
-fn encode(r: &Record, buf: &mut Vec<u8>) {
-    frame(buf, |b| {
-        b.push(if r.object.is_some() { OP_PUT } else { OP_DELETE });
-        b.extend_from_slice(&r.rv.to_le_bytes());
-        for s in [r.table.as_str(), &r.key.namespace, &r.key.name] {
-            // Kubernetes names end at 253 characters.
-            b.extend_from_slice(&(s.len() as u16).to_le_bytes());
-            b.extend_from_slice(s.as_bytes());
-        }
-        if let Some(o) = &r.object {
-            b.extend_from_slice(o);
+fn encode(changes: &[Record], buf: &mut Vec<u8>) {
+    frame(buf, |b| match changes {
+        [one] => encode_change(one, b),
+        several => {
+            b.push(OP_GROUP);
+            b.extend_from_slice(&several.last().map_or(0, |r| r.rv).to_le_bytes());
+            for change in several {
+                let start = b.len();
+                b.extend_from_slice(&[0; 4]);
+                encode_change(change, b);
+                let len = (b.len() - start - 4) as u32;
+                b[start..start + 4].copy_from_slice(&len.to_le_bytes());
+            }
         }
     });
+}
+
+fn encode_change(r: &Record, b: &mut Vec<u8>) {
+    b.push(if r.object.is_some() { OP_PUT } else { OP_DELETE });
+    b.extend_from_slice(&r.rv.to_le_bytes());
+    for s in [&*r.table, &r.key.namespace, &r.key.name] {
+        // Kubernetes names end at 253 characters.
+        b.extend_from_slice(&(s.len() as u16).to_le_bytes());
+        b.extend_from_slice(s.as_bytes());
+    }
+    if let Some(o) = &r.object {
+        b.extend_from_slice(o);
+    }
 }
 
 /// All whole records with their offsets, and the length of the file up to the end of the last
@@ -226,8 +249,8 @@ fn decode_all(data: &Bytes) -> Result<(Vec<(u64, Record)>, u64), u64> {
     loop {
         let rest = data.slice(at..);
         match decode(&rest) {
-            Some((record, len)) => {
-                records.push((at as u64, record));
+            Some((changes, len)) => {
+                records.extend(changes.into_iter().map(|r| (at as u64, r)));
                 at += len;
             }
             None if torn(&rest) => return Ok((records, at as u64)),
@@ -263,29 +286,46 @@ fn payload(data: &[u8]) -> Option<&[u8]> {
     }
     let p = data.get(8..8 + len as usize)?;
     // The cheap test first: `torn` asks this of every byte.
-    (matches!(p.first()?, &OP_PUT | &OP_DELETE | &OP_VERSION) && crc32(p) == crc).then_some(p)
+    ((OP_PUT..=OP_GROUP).contains(p.first()?) && crc32(p) == crc).then_some(p)
 }
 
-/// The record at the start, `None` where it is torn or damaged.
-fn decode(data: &[u8]) -> Option<(Record, usize)> {
+/// The changes of the record at the start, `None` where it is torn or damaged.
+fn decode(data: &[u8]) -> Option<(Vec<Record>, usize)> {
     let p = payload(data)?;
     let end = 8 + p.len();
+    if p.first() != Some(&OP_GROUP) {
+        return Some((vec![decode_change(p)?], end));
+    }
+    let (mut changes, mut rest) = (Vec::new(), p.get(9..)?);
+    while !rest.is_empty() {
+        let (len, tail) = rest.split_first_chunk::<4>()?;
+        let (change, tail) = tail.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        changes.push(decode_change(change)?);
+        rest = tail;
+    }
+    Some((changes, end))
+}
+
+fn decode_change(p: &[u8]) -> Option<Record> {
     let op = *p.first()?;
     let rv = u64::from_le_bytes(p.get(1..9)?.try_into().ok()?);
     if op == OP_VERSION {
-        let table = String::new();
-        return Some((Record { table, key: Key::new("", ""), rv, object: None }, end));
+        return Some(Record { table: "".into(), key: Key::new("", ""), rv, object: None });
     }
     let mut at = 9;
     let mut text = || {
         let len = u16::from_le_bytes(p.get(at..at + 2)?.try_into().ok()?) as usize;
         let s = std::str::from_utf8(p.get(at + 2..at + 2 + len)?).ok()?;
         at += 2 + len;
-        Some(s.to_owned())
+        Some(s)
     };
     let (table, namespace, name) = (text()?, text()?, text()?);
+    let key = Key::new(namespace, name);
     // Its own copy: a slice would keep the whole file in memory.
-    let object = (op == OP_PUT).then(|| Bytes::copy_from_slice(&p[at..]));
-    let key = Key::new(&namespace, &name);
-    Some((Record { table, key, rv, object }, end))
+    let object = match op {
+        OP_PUT => Some(Bytes::copy_from_slice(&p[at..])),
+        OP_DELETE => None,
+        _ => return None,
+    };
+    Some(Record { table: table.into(), key, rv, object })
 }

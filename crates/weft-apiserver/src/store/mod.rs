@@ -3,6 +3,7 @@
 //! Writers prepare outside the lock and [`Store::commit`] against the version that they read;
 //! whoever lost the race prepares again. Under the lock: the caller's guard (namespace exists,
 //! addresses allocated), the new version, encoding, the journal, the map, the ring, the watchers.
+//! A guard may add changes of other objects; all of them happen, or none.
 //! So every watcher sees every event in order, and a list and the watch that continues it meet
 //! without gap. Knows of an object only where its resourceVersion goes.
 
@@ -11,6 +12,7 @@ mod journal;
 mod ring;
 #[cfg(test)]
 mod tests;
+mod txn;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -21,11 +23,10 @@ use std::{
     sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use weft_kinds::{DEPTH_MAX, deeper_than};
-
 pub(crate) use journal::{Journal, Record};
 pub(crate) use ring::{Change, Event, Expired, Scope, Watch, line as ring_line};
 use ring::{Ring, Watcher};
+pub(crate) use txn::{Commit, CommitError, Expect, Txn, Write};
 
 /// Events a watcher may lag behind before it is cut off; it then watches again from its version.
 const WATCHER_BACKLOG: usize = 1024;
@@ -89,50 +90,6 @@ impl Entry {
     }
 }
 
-/// What a writer read before it prepared its change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expect {
-    Absent,
-    At(u64),
-}
-
-/// The change to commit. The value gets its resourceVersion here.
-pub(crate) enum Write {
-    Put(Value),
-    /// The last state of the object, which watchers see in DELETED.
-    Delete(Value),
-}
-
-/// One change of one object.
-pub(crate) struct Commit<'a> {
-    pub(crate) table: Table,
-    pub(crate) key: &'a Key,
-    pub(crate) expect: Expect,
-    pub(crate) write: Write,
-    /// Ends after the guard; nothing changes.
-    pub(crate) dry_run: bool,
-}
-
-/// Why a commit did not happen; nothing changed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CommitError<E> {
-    /// Someone else changed the object since it was read.
-    #[error("the object changed meanwhile")]
-    Raced,
-    /// The caller's guard refused.
-    #[error("refused")]
-    Refused(E),
-    /// Encoded, the object is longer than [`OBJECT_BYTES_MAX`].
-    #[error("the object is too large")]
-    TooLarge,
-    /// The object is nested deeper than [`DEPTH_MAX`].
-    #[error("the object is nested too deeply")]
-    TooDeep,
-    /// The journal could not be written.
-    #[error("journal: {0}")]
-    Journal(#[source] std::io::Error),
-}
-
 /// One page of a list, at one version.
 pub(crate) struct Listing {
     pub(crate) rv: u64,
@@ -163,15 +120,6 @@ pub(crate) struct Store {
     synced_rv: Mutex<u64>,
 }
 
-/// What a guard may look at inside the transaction.
-pub(crate) struct View<'a>(&'a Inner);
-
-impl View<'_> {
-    pub(crate) fn get(&self, table: Table, key: &Key) -> Option<&Entry> {
-        self.0.tables[table.0].map.get(key)
-    }
-}
-
 impl Store {
     /// An empty store in memory that keeps `ring_len_max` events per kind.
     pub(crate) fn in_memory(ring_len_max: usize) -> Self {
@@ -196,7 +144,7 @@ impl Store {
         let mut live: HashMap<String, BTreeMap<Key, (u64, Bytes, u64)>> = HashMap::new();
         for (offset, r) in records {
             rv = rv.max(r.rv);
-            let map = live.entry(r.table).or_default();
+            let map = live.entry(r.table.to_string()).or_default();
             match r.object {
                 Some(bytes) => map.insert(r.key, (r.rv, bytes, offset)),
                 None => map.remove(&r.key),
@@ -344,73 +292,6 @@ impl Store {
         (Listing { rv, items, remaining: 0 }, Watch { missed: Default::default(), live, rv })
     }
 
-    /// Commits one change. `guard` runs inside the transaction: it may look, complete the value
-    /// and refuse; what it returns is given to `done` once the change is certain.
-    pub(crate) fn commit<D, E>(
-        &self,
-        commit: Commit<'_>,
-        attrs: impl FnOnce(&Value) -> Attrs,
-        guard: impl FnOnce(&View<'_>, &mut Write) -> Result<D, E>,
-        done: impl FnOnce(D),
-    ) -> Result<Entry, CommitError<E>> {
-        let Commit { table, key, expect, mut write, dry_run } = commit;
-        let mut inner = self.write();
-        let before = inner.tables[table.0].map.get(key).cloned();
-        match (expect, &before) {
-            (Expect::Absent, None) => {}
-            (Expect::At(rv), Some(e)) if e.rv == rv => {}
-            _ => return Err(CommitError::Raced),
-        }
-        let delta = guard(&View(&inner), &mut write).map_err(CommitError::Refused)?;
-        let (delete, mut value) = match write {
-            Write::Put(v) => (false, v),
-            Write::Delete(v) => (true, v),
-        };
-        if !delete && deeper_than(&value, DEPTH_MAX) {
-            return Err(CommitError::TooDeep);
-        }
-        if dry_run {
-            let bytes = Bytes::from(value.to_string());
-            if !delete && bytes.len() > bytes_max(&value) {
-                return Err(CommitError::TooLarge);
-            }
-            return Ok(Entry { rv: inner.rv, bytes, attrs: Arc::new(attrs(&value)) });
-        }
-        let rv = inner.rv + 1;
-        value["metadata"]["resourceVersion"] = Value::String(rv.to_string());
-        let bytes = Bytes::from(serde_json::to_vec(&value).expect("invariant: a Value encodes"));
-        if !delete && bytes.len() > bytes_max(&value) {
-            return Err(CommitError::TooLarge);
-        }
-        let entry = Entry { rv, bytes, attrs: Arc::new(attrs(&value)) };
-        let after = (!delete).then(|| entry.clone());
-        let Inner { journal, tables, .. } = &mut *inner;
-        if let Some(j) = journal {
-            let record = Record {
-                table: tables[table.0].ring.name.to_string(),
-                key: key.clone(),
-                rv,
-                object: after.as_ref().map(|e| e.bytes.clone()),
-            };
-            j.append(&record).map_err(CommitError::Journal)?;
-        }
-        inner.rv = rv;
-        done(delta);
-        let ring_len_max = inner.ring_len_max;
-        let t = &mut inner.tables[table.0];
-        match &after {
-            Some(e) => t.map.insert(key.clone(), e.clone()),
-            None => t.map.remove(key),
-        };
-        let event = Arc::new(Event::new(rv, key.clone(), before, after, entry.bytes.clone()));
-        t.watchers.retain(|w| w.offer(&event));
-        t.ring.push(event, ring_len_max);
-        self.compact_if_due(&mut inner);
-        drop(inner);
-        self.sync(rv).map_err(CommitError::Journal)?;
-        Ok(entry)
-    }
-
     /// Rewrites the journal when it is mostly history. A failure keeps the long journal.
     fn compact_if_due(&self, inner: &mut Inner) {
         let Inner { journal: Some(journal), tables, rv, .. } = inner else { return };
@@ -419,7 +300,7 @@ impl Store {
         }
         let live = tables.iter().flat_map(|t| {
             t.map.iter().map(|(k, e)| Record {
-                table: t.ring.name.to_string(),
+                table: t.ring.name.clone(),
                 key: k.clone(),
                 rv: e.rv,
                 object: Some(e.bytes.clone()),
@@ -450,13 +331,6 @@ impl Store {
         }
         Ok(())
     }
-}
-
-/// The longest encoding of this object. One that is being deleted gets room for the marks of that:
-/// otherwise it could never go.
-fn bytes_max(object: &Value) -> usize {
-    let deleting = object["metadata"]["deletionTimestamp"].is_string();
-    OBJECT_BYTES_MAX + if deleting { 64 << 10 } else { 0 }
 }
 
 struct Page {

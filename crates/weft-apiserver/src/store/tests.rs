@@ -4,6 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use serde_json::json;
 use std::convert::Infallible;
+use weft_kinds::DEPTH_MAX;
 
 fn attrs(v: &Value) -> Attrs {
     let labels = v["metadata"]["labels"].as_object().cloned().unwrap_or_default();
@@ -99,6 +100,124 @@ fn watchers_share_one_encoding() {
         })
         .collect();
     assert!(lines.windows(2).all(|w| w[0] == w[1]));
+}
+
+/// Puts `a/first` and, in the same transaction, `count` objects of `b`; deletes `b/gone`.
+fn group(s: &Store, first: &str, count: usize) -> Entry {
+    let (a, b) = (s.table("g/a"), s.table("g/b"));
+    s.commit(
+        Commit {
+            table: a,
+            key: &Key::new("ns", first),
+            expect: Expect::Absent,
+            write: Write::Put(object(first, 1)),
+            dry_run: false,
+        },
+        attrs,
+        |txn, _| {
+            for n in 0..count {
+                let (name, n) = (format!("{first}-{n}"), n as u32);
+                let v = object(&name, n);
+                let attributes = attrs(&v);
+                txn.put(b, Key::new("", &name), json!({"replaced": true}), Attrs::default());
+                txn.put(b, Key::new("", &name), v, attributes);
+            }
+            txn.delete(b, Key::new("", "gone"));
+            txn.delete(b, Key::new("", "was never there"));
+            Ok::<_, Infallible>(())
+        },
+        |()| {},
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_transaction_of_several_objects_is_seen_in_order() {
+    let s = Store::in_memory(10);
+    let (a, b) = (s.table("g/a"), s.table("g/b"));
+    let gone = Key::new("", "gone");
+    let put = commit(&s, b, &gone, Expect::Absent, Write::Put(object("gone", 1))).unwrap();
+    let mut on_a = s.watch(a, Scope::default(), put.rv).unwrap();
+    let mut on_b = s.watch(b, odd(), put.rv).unwrap();
+    let first = group(&s, "x", 4);
+    assert_eq!(first.rv, put.rv + 1);
+    let (change, event) = on_a.try_next().unwrap();
+    assert_eq!((change, event.rv), (Change::Added, first.rv));
+    let mut seen = Vec::new();
+    while let Some((change, event)) = on_b.try_next() {
+        let shown: Value = serde_json::from_slice(&event.object).unwrap();
+        assert_eq!(shown["metadata"]["resourceVersion"], event.rv.to_string());
+        seen.push((change, event.key.name.to_string(), event.rv - first.rv));
+    }
+    let expected = [
+        (Change::Added, "x-1".to_owned(), 2),
+        (Change::Added, "x-3".to_owned(), 4),
+        (Change::Deleted, "gone".to_owned(), 5),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(s.rv(), first.rv + 5);
+    assert_eq!(s.get(b, &Key::new("", "x-2")).unwrap().rv, first.rv + 3);
+    // One version later, the whole of it is undone.
+    let then = s.list(b, &Scope::default(), Some(put.rv), None, 0).unwrap();
+    assert_eq!(then.items.len(), 1);
+}
+
+#[test]
+fn a_refused_or_dry_transaction_changes_nothing_at_all() {
+    let s = Store::in_memory(10);
+    let (a, b) = (s.table("g/a"), s.table("g/b"));
+    let key = Key::new("ns", "x");
+    for (dry_run, huge) in [(true, false), (false, true)] {
+        let done = s.commit(
+            Commit {
+                table: a,
+                key: &key,
+                expect: Expect::Absent,
+                write: Write::Put(object("x", 1)),
+                dry_run,
+            },
+            attrs,
+            |txn, _| {
+                let x = "x".repeat(if huge { OBJECT_BYTES_MAX } else { 1 });
+                txn.put(b, Key::new("", "y"), json!({"metadata": {}, "x": x}), Attrs::default());
+                Ok::<_, Infallible>(())
+            },
+            |()| panic!("nothing is certain"),
+        );
+        assert_eq!(done.is_err(), huge);
+    }
+    assert_eq!(s.rv(), 1);
+    assert!(s.get(a, &key).is_none() && s.get(b, &Key::new("", "y")).is_none());
+}
+
+#[test]
+fn a_journal_torn_inside_a_transaction_has_none_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("objects.journal");
+    let open = || Store::open(dir.path(), false, 10, |_, v| attrs(v)).unwrap();
+    let names = |s: &Store, t: &str| -> Vec<String> {
+        let l = s.list(s.table(t), &Scope::default(), None, None, 0).unwrap();
+        l.items.iter().map(|(k, _)| k.name.to_string()).collect()
+    };
+    let (before, rv) = {
+        let s = open();
+        let gone = Key::new("", "gone");
+        commit(&s, s.table("g/b"), &gone, Expect::Absent, Write::Put(object("gone", 1))).unwrap();
+        let before = std::fs::metadata(&path).unwrap().len() as usize;
+        group(&s, "x", 3);
+        (before, s.rv())
+    };
+    let whole = std::fs::read(&path).unwrap();
+    for len in before..whole.len() {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        let s = open();
+        assert_eq!(s.rv(), rv - 5, "cut at {len}");
+        assert_eq!((names(&s, "g/a"), names(&s, "g/b")), (vec![], vec!["gone".to_owned()]));
+    }
+    std::fs::write(&path, &whole).unwrap();
+    let s = open();
+    assert_eq!(s.rv(), rv);
+    assert_eq!((names(&s, "g/a").len(), names(&s, "g/b").len()), (1, 3));
 }
 
 proptest! {
@@ -222,11 +341,11 @@ fn compaction_keeps_objects_and_version() {
         object: Some(Bytes::from(object(&format!("o{n}"), 1).to_string())),
     };
     for rv in 2..500 {
-        j.append(&record(rv % 5, rv)).unwrap();
+        j.append(&[record(rv % 5, rv)]).unwrap();
     }
     let before = std::fs::metadata(dir.path().join("objects.journal")).unwrap().len();
     j.compact((0..5).map(|n| record(n, 490 + n)), 499).unwrap();
-    j.append(&record(9, 500)).unwrap();
+    j.append(&[record(9, 500)]).unwrap();
     drop(j);
     assert!(std::fs::metadata(dir.path().join("objects.journal")).unwrap().len() < before / 50);
     let s = Store::open(dir.path(), false, 10, |_, v| attrs(v)).unwrap();
@@ -273,9 +392,9 @@ fn damage_before_the_tail_is_an_error_and_a_tear_is_not() {
         );
     }
     let (mut j, _) = Journal::open(dir.path(), false).unwrap();
-    let (table, key) = ("g/t".to_owned(), Key::new("ns", "bad"));
+    let (table, key) = ("g/t".into(), Key::new("ns", "bad"));
     let offset = std::fs::metadata(&path).unwrap().len();
-    j.append(&Record { table, key, rv: 9, object: Some(Bytes::from_static(b"{")) }).unwrap();
+    j.append(&[Record { table, key, rv: 9, object: Some(Bytes::from_static(b"{")) }]).unwrap();
     let e = open().err().expect("refused").to_string();
     assert!(e.contains(&format!("offset {offset} ")), "{e}");
 }

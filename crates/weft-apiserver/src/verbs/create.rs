@@ -85,9 +85,9 @@ impl State {
                 dry_run: ctx.dry_run,
             },
             |v| attrs(kind, v),
-            |view, write| {
+            |txn, write| {
                 if kind.namespaced {
-                    self.check_namespace(view, kind, &key.namespace, &key.name)?;
+                    self.check_namespace(txn, kind, &key.namespace, &key.name)?;
                 }
                 self.allocate(kind, None, write)
             },

@@ -14,7 +14,7 @@ use crate::{
     auth::Identity,
     error::ApiError,
     server::State,
-    store::{CommitError, Entry, Key, OBJECT_BYTES_MAX, View},
+    store::{CommitError, Entry, Key, OBJECT_BYTES_MAX, Txn},
 };
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -124,13 +124,13 @@ impl State {
     /// transaction, so that nothing slips into a namespace after it was emptied.
     pub(crate) fn check_namespace(
         &self,
-        view: &View<'_>,
+        txn: &Txn<'_>,
         kind: &Kind,
         namespace: &str,
         name: &str,
     ) -> Result<(), ApiError> {
         let namespaces = namespaces();
-        match view.get(self.table(namespaces), &Key::new("", namespace)) {
+        match txn.get(self.table(namespaces), &Key::new("", namespace)) {
             None => Err(status::not_found(namespaces, namespace).into()),
             Some(e) if e.attrs.field("status.phase") == "Terminating" => {
                 let why = format!(
