@@ -25,6 +25,7 @@ mod fields;
 mod http;
 mod janitor;
 mod proxy;
+mod registry;
 mod selector;
 mod server;
 mod store;

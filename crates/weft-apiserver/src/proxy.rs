@@ -61,7 +61,7 @@ where
     }
     let (namespace, name) =
         (target.namespace.as_deref().unwrap_or(""), target.name.as_deref().unwrap_or(""));
-    let pod = server.0.existing(target.kind, &Key::new(namespace, name))?.value();
+    let pod = server.0.existing(&target.kind, &Key::new(namespace, name))?.value();
     let (node, path) = destination(&pod, namespace, name, sub, params)?;
     let socket = (server.0.config.kubelet_socket)(&node);
     let query = request.uri().query().map(kubelet_query).unwrap_or_default();

@@ -6,14 +6,12 @@ use crate::{
     auth::Authenticator,
     config::Config,
     http::{InProcess, serve},
-    store::{Attrs, Store, Table},
+    registry::Registry,
+    store::{Attrs, Store},
     tls::Tls,
 };
 use serde_json::{Value, json};
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
-};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use tokio_util::sync::CancellationToken;
 use weft_kinds::{Kind, kinds};
 
@@ -28,7 +26,7 @@ pub(crate) struct State {
     pub(crate) pools: Mutex<Pools>,
     pub(crate) auth: Authenticator,
     pub(crate) shutdown: CancellationToken,
-    tables: HashMap<(&'static str, &'static str), Table>,
+    pub(crate) registry: RwLock<Arc<Registry>>,
 }
 
 impl ApiServer {
@@ -47,10 +45,7 @@ impl ApiServer {
             })
             .map_err(|e| Error::io("open the journal in", dir, e))?,
         };
-        let tables = kinds()
-            .iter()
-            .map(|k| ((k.group, k.plural), store.table(&table_name(k.storage()))))
-            .collect();
+        let registry = Registry::new(&store, kinds().to_vec());
         let pools = Pools::new(&config.service_cidrs, config.node_ports.clone())?;
         let auth = Authenticator::new(&config);
         let state = State {
@@ -59,7 +54,7 @@ impl ApiServer {
             pools: Mutex::new(pools),
             auth,
             shutdown: CancellationToken::new(),
-            tables,
+            registry: RwLock::new(Arc::new(registry)),
         };
         state.restore_pools();
         state.bootstrap()?;
@@ -89,10 +84,6 @@ impl ApiServer {
 }
 
 impl State {
-    pub(crate) fn table(&self, kind: &'static Kind) -> Table {
-        self.tables[&(kind.group, kind.plural)]
-    }
-
     pub(crate) fn pools(&self) -> MutexGuard<'_, Pools> {
         self.pools.lock().expect("invariant: nothing panics while it holds the pools")
     }
@@ -112,7 +103,7 @@ impl State {
 }
 
 /// The table's name in the journal.
-fn table_name(kind: &Kind) -> String {
+pub(crate) fn table_name(kind: &Kind) -> String {
     format!("{}/{}", kind.group, kind.plural)
 }
 
@@ -126,7 +117,7 @@ pub(crate) fn attrs(kind: &Kind, object: &Value) -> Attrs {
             .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))),
         kind.selectable
             .iter()
-            .filter_map(|path| Some(((*path).into(), kind.field(object, path)?.into()))),
+            .filter_map(|path| Some((path.as_str().into(), kind.field(object, path)?.into()))),
     )
 }
 

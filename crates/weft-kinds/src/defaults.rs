@@ -22,7 +22,7 @@ pub(crate) type Object = Map<String, Value>;
 /// service account, priority and the not-ready and unreachable tolerations.
 pub fn default(kind: &Kind, object: &mut Value) {
     let Some(object) = object.as_object_mut() else { return };
-    if let Some((_, fill)) = DEFAULTERS.iter().find(|(name, _)| *name == kind.type_name) {
+    if let Some((_, fill)) = DEFAULTERS.iter().find(|(name, _)| *name == kind.type_name()) {
         fill(object);
     }
 }

@@ -35,7 +35,8 @@ pub mod validate;
 pub use defaults::default;
 pub use depth::{DEPTH_MAX, deeper_than};
 pub use kind::{
-    Generation, Kind, NameRule, Scale, Subresource, VERBS_ALL, VERBS_CREATE, VERBS_GET_UPDATE,
+    Generation, Kind, NameRule, Scale, Schema, Subresource, SubresourceOf, VERBS_ALL, VERBS_CREATE,
+    VERBS_GET_UPDATE,
 };
 pub use rows::{kinds, lookup, lookup_kind, lookup_version};
 pub use validate::{FieldError, FieldErrorKind, validate};

@@ -34,7 +34,7 @@ static DOCUMENTS: LazyLock<Vec<Document>> = LazyLock::new(|| {
     for kind in kinds() {
         let path = kind.group_path().trim_start_matches('/').to_owned();
         if !documents.iter().any(|d| d.path == path) {
-            let (group, version, bytes) = (kind.group, kind.version, OnceLock::new());
+            let (group, version, bytes) = (&*kind.group, &*kind.version, OnceLock::new());
             documents.push(Document { path, group, version, bytes });
         }
     }
@@ -74,9 +74,10 @@ pub fn v3_index() -> Value {
 pub fn v3(path: &str) -> Option<Arc<[u8]>> {
     let document = DOCUMENTS.iter().find(|d| d.path == path)?;
     let bytes = document.bytes.get_or_init(|| {
-        let rows: Vec<&'static Kind> = kinds()
+        let rows: Vec<&Kind> = kinds()
             .iter()
-            .filter(|kind| (kind.group, kind.version) == (document.group, document.version))
+            .map(|kind| &**kind)
+            .filter(|kind| (&*kind.group, &*kind.version) == (document.group, document.version))
             .collect();
         let value = json!({
             "openapi": "3.0.0",
@@ -108,7 +109,7 @@ pub fn v2() -> Arc<[u8]> {
     static BYTES: OnceLock<Arc<[u8]>> = OnceLock::new();
     BYTES
         .get_or_init(|| {
-            let rows: Vec<&'static Kind> = kinds().iter().collect();
+            let rows: Vec<&Kind> = kinds().iter().map(|kind| &**kind).collect();
             let mut value = json!({
                 "swagger": "2.0",
                 "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},

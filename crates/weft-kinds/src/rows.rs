@@ -1,29 +1,29 @@
 //! The table of kinds.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use crate::kind::{
-    Generation, Kind, NameRule, Scale, Subresource, VERBS_ALL, VERBS_CREATE, VERBS_GET_UPDATE,
+    Generation, Kind, NameRule, Row, Subresource, VERBS_ALL, VERBS_CREATE, VERBS_GET_UPDATE,
 };
 
-/// All rows, in the order in which discovery lists groups.
-pub fn kinds() -> &'static [Kind] {
-    ROWS
+/// All built-in kinds, in the order in which discovery lists groups.
+pub fn kinds() -> &'static [Arc<Kind>] {
+    &INDEX.kinds
 }
 
-/// The row of a resource as URLs name it.
-pub fn lookup(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    INDEX.plural.get(&(group, version, plural)).copied()
+/// The built-in kind of a resource as URLs name it.
+pub fn lookup(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Kind>> {
+    INDEX.plural.get(&(group, version, plural)).map(|at| &INDEX.kinds[*at])
 }
 
-/// The row of a kind as objects name it.
-pub fn lookup_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
-    INDEX.kind.get(&(group, version, kind)).copied()
+/// The built-in kind that objects name.
+pub fn lookup_kind(group: &str, version: &str, kind: &str) -> Option<&'static Arc<Kind>> {
+    INDEX.kind.get(&(group, version, kind)).map(|at| &INDEX.kinds[*at])
 }
 
-/// The row of a kind by `apiVersion` and `kind`.
-pub fn lookup_version(api_version: &str, kind: &str) -> Option<&'static Kind> {
+/// The built-in kind by `apiVersion` and `kind`.
+pub fn lookup_version(api_version: &str, kind: &str) -> Option<&'static Arc<Kind>> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     lookup_kind(group, version, kind)
 }
@@ -31,13 +31,26 @@ pub fn lookup_version(api_version: &str, kind: &str) -> Option<&'static Kind> {
 type Key = (&'static str, &'static str, &'static str);
 
 struct Index {
-    plural: HashMap<Key, &'static Kind>,
-    kind: HashMap<Key, &'static Kind>,
+    kinds: Vec<Arc<Kind>>,
+    plural: HashMap<Key, usize>,
+    kind: HashMap<Key, usize>,
 }
 
-static INDEX: LazyLock<Index> = LazyLock::new(|| Index {
-    plural: ROWS.iter().map(|row| ((row.group, row.version, row.plural), row)).collect(),
-    kind: ROWS.iter().map(|row| ((row.group, row.version, row.kind), row)).collect(),
+static INDEX: LazyLock<Index> = LazyLock::new(|| {
+    let mut kinds: Vec<Arc<Kind>> = Vec::with_capacity(ROWS.len());
+    for row in ROWS {
+        let stored_as = row.stored_as.map(|place| {
+            let same = |k: &&Arc<Kind>| (&*k.group, &*k.version) == place && k.kind == row.kind;
+            kinds.iter().find(same).expect("invariant: stored_as names an earlier row").clone()
+        });
+        kinds.push(Arc::new(row.make(stored_as)));
+    }
+    let rows = || ROWS.iter().enumerate();
+    Index {
+        kinds,
+        plural: rows().map(|(at, row)| ((row.group, row.version, row.plural), at)).collect(),
+        kind: rows().map(|(at, row)| ((row.group, row.version, row.kind), at)).collect(),
+    }
 });
 
 /// What most rows share; each row states only what differs.
@@ -46,8 +59,8 @@ const fn row(
     version: &'static str,
     [kind, list_kind, plural, singular]: [&'static str; 4],
     type_name: &'static str,
-) -> Kind {
-    Kind {
+) -> Row {
+    Row {
         group,
         version,
         kind,
@@ -76,8 +89,8 @@ const fn review(
     group: &'static str,
     [kind, plural, singular]: [&'static str; 3],
     type_name: &'static str,
-) -> Kind {
-    Kind {
+) -> Row {
+    Row {
         namespaced: false,
         verbs: VERBS_CREATE,
         stored: false,
@@ -85,11 +98,8 @@ const fn review(
     }
 }
 
-const SCALE: Option<Scale> = Some(Scale {
-    spec_replicas: "/spec/replicas",
-    status_replicas: "/status/replicas",
-    selector: "/spec/selector",
-});
+/// JSON pointers of the desired and the observed count and of the selector.
+const SCALE: Option<[&str; 3]> = Some(["/spec/replicas", "/status/replicas", "/spec/selector"]);
 
 const fn sub(
     name: &'static str,
@@ -108,8 +118,8 @@ const ALL: &[&str] = &["all"];
 /// `get` and `create`: what discovery lists for streams.
 const STREAM: &[&str] = &["create", "get"];
 
-static ROWS: &[Kind] = &[
-    Kind {
+static ROWS: &[Row] = &[
+    Row {
         short_names: &["cm"],
         ..row(
             "",
@@ -118,7 +128,7 @@ static ROWS: &[Kind] = &[
             "core.v1.ConfigMap",
         )
     },
-    Kind {
+    Row {
         short_names: &["ep"],
         ..row(
             "",
@@ -127,7 +137,7 @@ static ROWS: &[Kind] = &[
             "core.v1.Endpoints",
         )
     },
-    Kind {
+    Row {
         short_names: &["ev"],
         selectable: &[
             "involvedObject.kind",
@@ -144,7 +154,7 @@ static ROWS: &[Kind] = &[
         ],
         ..row("", "v1", ["Event", "EventList", "events", "event"], "core.v1.Event")
     },
-    Kind {
+    Row {
         short_names: &["limits"],
         ..row(
             "",
@@ -153,7 +163,7 @@ static ROWS: &[Kind] = &[
             "core.v1.LimitRange",
         )
     },
-    Kind {
+    Row {
         short_names: &["ns"],
         namespaced: false,
         status: true,
@@ -168,14 +178,14 @@ static ROWS: &[Kind] = &[
             "core.v1.Namespace",
         )
     },
-    Kind {
+    Row {
         short_names: &["no"],
         namespaced: false,
         status: true,
         selectable: &["spec.unschedulable"],
         ..row("", "v1", ["Node", "NodeList", "nodes", "node"], "core.v1.Node")
     },
-    Kind {
+    Row {
         short_names: &["pvc"],
         status: true,
         ..row(
@@ -190,7 +200,7 @@ static ROWS: &[Kind] = &[
             "core.v1.PersistentVolumeClaim",
         )
     },
-    Kind {
+    Row {
         short_names: &["pv"],
         namespaced: false,
         status: true,
@@ -201,7 +211,7 @@ static ROWS: &[Kind] = &[
             "core.v1.PersistentVolume",
         )
     },
-    Kind {
+    Row {
         short_names: &["po"],
         categories: ALL,
         status: true,
@@ -235,7 +245,7 @@ static ROWS: &[Kind] = &[
         generation: Generation::Spec,
         ..row("", "v1", ["Pod", "PodList", "pods", "pod"], "core.v1.Pod")
     },
-    Kind {
+    Row {
         ..row(
             "",
             "v1",
@@ -243,7 +253,7 @@ static ROWS: &[Kind] = &[
             "core.v1.PodTemplate",
         )
     },
-    Kind {
+    Row {
         short_names: &["rc"],
         categories: ALL,
         status: true,
@@ -262,7 +272,7 @@ static ROWS: &[Kind] = &[
             "core.v1.ReplicationController",
         )
     },
-    Kind {
+    Row {
         short_names: &["quota"],
         status: true,
         ..row(
@@ -272,11 +282,11 @@ static ROWS: &[Kind] = &[
             "core.v1.ResourceQuota",
         )
     },
-    Kind {
+    Row {
         selectable: &["type"],
         ..row("", "v1", ["Secret", "SecretList", "secrets", "secret"], "core.v1.Secret")
     },
-    Kind {
+    Row {
         short_names: &["sa"],
         subresources: &[Subresource {
             name: "token",
@@ -292,7 +302,7 @@ static ROWS: &[Kind] = &[
             "core.v1.ServiceAccount",
         )
     },
-    Kind {
+    Row {
         short_names: &["svc"],
         categories: ALL,
         status: true,
@@ -300,7 +310,7 @@ static ROWS: &[Kind] = &[
         name_rule: NameRule::Label1035,
         ..row("", "v1", ["Service", "ServiceList", "services", "service"], "core.v1.Service")
     },
-    Kind {
+    Row {
         ..row(
             APPS,
             "v1",
@@ -313,7 +323,7 @@ static ROWS: &[Kind] = &[
             "apps.v1.ControllerRevision",
         )
     },
-    Kind {
+    Row {
         short_names: &["ds"],
         categories: ALL,
         status: true,
@@ -325,7 +335,7 @@ static ROWS: &[Kind] = &[
             "apps.v1.DaemonSet",
         )
     },
-    Kind {
+    Row {
         short_names: &["deploy"],
         categories: ALL,
         status: true,
@@ -338,7 +348,7 @@ static ROWS: &[Kind] = &[
             "apps.v1.Deployment",
         )
     },
-    Kind {
+    Row {
         short_names: &["rs"],
         categories: ALL,
         status: true,
@@ -352,7 +362,7 @@ static ROWS: &[Kind] = &[
             "apps.v1.ReplicaSet",
         )
     },
-    Kind {
+    Row {
         short_names: &["sts"],
         name_rule: NameRule::Label,
         categories: ALL,
@@ -372,7 +382,7 @@ static ROWS: &[Kind] = &[
         "authentication.v1.SelfSubjectReview",
     ),
     review(AUTHN, ["TokenReview", "tokenreviews", "tokenreview"], "authentication.v1.TokenReview"),
-    Kind {
+    Row {
         namespaced: true,
         ..review(
             AUTHZ,
@@ -395,7 +405,7 @@ static ROWS: &[Kind] = &[
         ["SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview"],
         "authorization.v1.SubjectAccessReview",
     ),
-    Kind {
+    Row {
         short_names: &["hpa"],
         categories: ALL,
         status: true,
@@ -411,21 +421,21 @@ static ROWS: &[Kind] = &[
             "autoscaling.v2.HorizontalPodAutoscaler",
         )
     },
-    Kind {
+    Row {
         short_names: &["cj"],
         categories: ALL,
         status: true,
         generation: Generation::Spec,
         ..row("batch", "v1", ["CronJob", "CronJobList", "cronjobs", "cronjob"], "batch.v1.CronJob")
     },
-    Kind {
+    Row {
         categories: ALL,
         status: true,
         selectable: &["status.successful"],
         generation: Generation::Spec,
         ..row("batch", "v1", ["Job", "JobList", "jobs", "job"], "batch.v1.Job")
     },
-    Kind {
+    Row {
         ..row(
             "coordination.k8s.io",
             "v1",
@@ -433,7 +443,7 @@ static ROWS: &[Kind] = &[
             "coordination.v1.Lease",
         )
     },
-    Kind {
+    Row {
         generation: Generation::Spec,
         ..row(
             "discovery.k8s.io",
@@ -442,7 +452,7 @@ static ROWS: &[Kind] = &[
             "discovery.v1.EndpointSlice",
         )
     },
-    Kind {
+    Row {
         short_names: &["ev"],
         selectable: &[
             "regarding.kind",
@@ -459,7 +469,7 @@ static ROWS: &[Kind] = &[
         stored_as: Some(("", "v1")),
         ..row("events.k8s.io", "v1", ["Event", "EventList", "events", "event"], "events.v1.Event")
     },
-    Kind {
+    Row {
         namespaced: false,
         generation: Generation::Spec,
         ..row(
@@ -469,7 +479,7 @@ static ROWS: &[Kind] = &[
             "networking.v1.IngressClass",
         )
     },
-    Kind {
+    Row {
         short_names: &["ing"],
         status: true,
         generation: Generation::Spec,
@@ -480,7 +490,7 @@ static ROWS: &[Kind] = &[
             "networking.v1.Ingress",
         )
     },
-    Kind {
+    Row {
         short_names: &["ip"],
         namespaced: false,
         selectable: &["spec.parentRef.namespace", "spec.parentRef.name"],
@@ -492,7 +502,7 @@ static ROWS: &[Kind] = &[
             "networking.v1.IPAddress",
         )
     },
-    Kind {
+    Row {
         short_names: &["netpol"],
         generation: Generation::Spec,
         ..row(
@@ -502,7 +512,7 @@ static ROWS: &[Kind] = &[
             "networking.v1.NetworkPolicy",
         )
     },
-    Kind {
+    Row {
         namespaced: false,
         status: true,
         ..row(
@@ -512,7 +522,7 @@ static ROWS: &[Kind] = &[
             "networking.v1.ServiceCIDR",
         )
     },
-    Kind {
+    Row {
         short_names: &["pdb"],
         status: true,
         generation: Generation::Spec,
@@ -528,7 +538,7 @@ static ROWS: &[Kind] = &[
             "policy.v1.PodDisruptionBudget",
         )
     },
-    Kind {
+    Row {
         namespaced: false,
         name_rule: NameRule::PathSegment,
         ..row(
@@ -543,7 +553,7 @@ static ROWS: &[Kind] = &[
             "rbac.v1.ClusterRoleBinding",
         )
     },
-    Kind {
+    Row {
         namespaced: false,
         name_rule: NameRule::PathSegment,
         ..row(
@@ -553,7 +563,7 @@ static ROWS: &[Kind] = &[
             "rbac.v1.ClusterRole",
         )
     },
-    Kind {
+    Row {
         name_rule: NameRule::PathSegment,
         ..row(
             RBAC,
@@ -562,11 +572,11 @@ static ROWS: &[Kind] = &[
             "rbac.v1.RoleBinding",
         )
     },
-    Kind {
+    Row {
         name_rule: NameRule::PathSegment,
         ..row(RBAC, "v1", ["Role", "RoleList", "roles", "role"], "rbac.v1.Role")
     },
-    Kind {
+    Row {
         short_names: &["pc"],
         namespaced: false,
         generation: Generation::Spec,
@@ -577,7 +587,7 @@ static ROWS: &[Kind] = &[
             "scheduling.v1.PriorityClass",
         )
     },
-    Kind {
+    Row {
         short_names: &["sc"],
         namespaced: false,
         ..row(
@@ -599,12 +609,12 @@ mod tests {
         assert_eq!(INDEX.kind.len(), ROWS.len());
         for kind in kinds() {
             assert_eq!(
-                lookup(kind.group, kind.version, kind.plural).map(|k| k.kind),
-                Some(kind.kind)
+                lookup(&kind.group, &kind.version, &kind.plural).map(|k| &k.kind),
+                Some(&kind.kind)
             );
             assert_eq!(
-                lookup_version(&kind.api_version(), kind.kind).map(|k| k.plural),
-                Some(kind.plural)
+                lookup_version(&kind.api_version(), &kind.kind).map(|k| &k.plural),
+                Some(&kind.plural)
             );
             assert_eq!(kind.singular, kind.kind.to_lowercase());
             assert!(kind.storage().stored_as.is_none());

@@ -46,7 +46,7 @@ pub fn not_found(kind: &Kind, name: &str) -> Value {
         404,
         "NotFound",
         format!("{} {name:?} not found", kind.qualified_plural()),
-        details(name, kind.group, kind.plural).into(),
+        details(name, &kind.group, &kind.plural).into(),
     )
 }
 
@@ -61,7 +61,7 @@ pub fn already_exists(kind: &Kind, name: &str) -> Value {
         409,
         "AlreadyExists",
         format!("{} {name:?} already exists", kind.qualified_plural()),
-        details(name, kind.group, kind.plural).into(),
+        details(name, &kind.group, &kind.plural).into(),
     )
 }
 
@@ -80,7 +80,7 @@ pub fn conflict_because(kind: &Kind, name: &str, why: &str) -> Value {
         409,
         "Conflict",
         format!("Operation cannot be fulfilled on {} {name:?}: {why}", kind.qualified_plural()),
-        details(name, kind.group, kind.plural).into(),
+        details(name, &kind.group, &kind.plural).into(),
     )
 }
 
@@ -101,7 +101,7 @@ pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Value {
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),
     };
-    let mut details = details(name, kind.group, kind.kind);
+    let mut details = details(name, &kind.group, &kind.kind);
     details.insert("causes".into(), causes.into());
     with_details(
         422,
@@ -136,7 +136,7 @@ pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Value {
         403,
         "Forbidden",
         format!("{} {name:?} is forbidden: {why}", kind.qualified_plural()),
-        details(name, kind.group, kind.plural).into(),
+        details(name, &kind.group, &kind.plural).into(),
     )
 }
 
@@ -221,7 +221,7 @@ pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -
 
 /// Success of a deletion that leaves nothing to return.
 pub fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
-    let mut details = details(name, kind.group, kind.plural);
+    let mut details = details(name, &kind.group, &kind.plural);
     details.insert("uid".into(), uid.into());
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
            "details": details})

@@ -15,7 +15,7 @@ use crate::{Generation, Kind};
 pub fn prepare_create(kind: &Kind, object: &mut Value) {
     let Some(map) = object.as_object_mut() else { return };
     // A kubelet registers its node with the status in one request.
-    if kind.status && kind.type_name != "core.v1.Node" {
+    if kind.status && kind.type_name() != "core.v1.Node" {
         map.shift_remove("status");
     }
     create::once(kind, map);

@@ -96,7 +96,7 @@ static PRINTERS: &[(&str, Printer)] = &[
 ];
 
 fn printer(kind: &Kind) -> &'static Printer {
-    let found = PRINTERS.iter().find(|(name, _)| *name == kind.type_name);
+    let found = PRINTERS.iter().find(|(name, _)| *name == kind.type_name());
     found.map_or(&DEFAULT, |(_, printer)| printer)
 }
 

@@ -129,7 +129,7 @@ impl fmt::Display for FieldError {
 pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Errors::default();
     meta::metadata(&mut errors, kind, new, old);
-    if let Some((_, rule)) = RULES.iter().find(|(name, _)| *name == kind.type_name) {
+    if let Some((_, rule)) = RULES.iter().find(|(name, _)| *name == kind.type_name()) {
         rule(&mut errors, new, old);
     }
     errors.list

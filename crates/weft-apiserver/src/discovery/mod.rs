@@ -9,23 +9,29 @@ use crate::{
         reply::{self, ApiBody},
         route::{self, Route},
     },
+    registry::Registry,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::sync::LazyLock;
-use weft_kinds::{Kind, kinds, openapi, status};
+use std::sync::{Arc, LazyLock};
+use weft_kinds::{Kind, SubresourceOf, openapi, status};
 
 /// The Kubernetes version that the server speaks.
 pub(crate) const GIT_VERSION: &str = "v1.35.0";
 
-pub(crate) fn answer(route: &Route, headers: &HeaderMap) -> Result<Response<ApiBody>, ApiError> {
+pub(crate) fn answer(
+    registry: &Registry,
+    route: &Route,
+    headers: &HeaderMap,
+) -> Result<Response<ApiBody>, ApiError> {
+    let kinds = registry.kinds();
     match route {
-        Route::Root => Ok(reply::json(200, &json!({"paths": route::paths()}))),
+        Route::Root => Ok(reply::json(200, &json!({"paths": route::paths(kinds)}))),
         Route::Version => Ok(reply::json(200, &version())),
         Route::Health => Ok(reply::bytes(200, "text/plain; charset=utf-8", "ok".into())),
-        Route::CoreVersions => discovery(headers, &CORE, || {
+        Route::CoreVersions => discovery(headers, &registry.documents().core, || {
             json!({
                 "kind": "APIVersions",
                 "versions": ["v1"],
@@ -34,11 +40,11 @@ pub(crate) fn answer(route: &Route, headers: &HeaderMap) -> Result<Response<ApiB
         }),
         Route::Groups => discovery(
             headers,
-            &NAMED,
-            || json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups()}),
+            &registry.documents().named,
+            || json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(kinds)}),
         ),
         Route::Group(name) => {
-            let mut group = groups()
+            let mut group = groups(kinds)
                 .into_iter()
                 .find(|g| g["name"] == name.as_str())
                 .ok_or_else(|| ApiError::from(status::unknown_resource()))?;
@@ -46,7 +52,7 @@ pub(crate) fn answer(route: &Route, headers: &HeaderMap) -> Result<Response<ApiB
             group["apiVersion"] = "v1".into();
             Ok(reply::json(200, &group))
         }
-        Route::Resources(group, version) => resource_list(group, version)
+        Route::Resources(group, version) => resource_list(kinds, group, version)
             .map(|v| reply::json(200, &v))
             .ok_or_else(|| status::unknown_resource().into()),
         Route::OpenApiV2 => Ok(openapi_v2(headers)),
@@ -100,12 +106,24 @@ struct Aggregated {
     v2beta1: (Value, String),
 }
 
-static CORE: LazyLock<Aggregated> = LazyLock::new(|| Aggregated::of(|k| k.group.is_empty()));
-static NAMED: LazyLock<Aggregated> = LazyLock::new(|| Aggregated::of(|k| !k.group.is_empty()));
+/// What the aggregated discovery of a registry says.
+pub(crate) struct Documents {
+    core: Aggregated,
+    named: Aggregated,
+}
+
+impl Documents {
+    pub(crate) fn of(kinds: &[Arc<Kind>]) -> Self {
+        Self {
+            core: Aggregated::of(kinds, |k| k.group.is_empty()),
+            named: Aggregated::of(kinds, |k| !k.group.is_empty()),
+        }
+    }
+}
 
 impl Aggregated {
-    fn of(filter: impl Fn(&Kind) -> bool) -> Self {
-        let items = aggregated_groups(filter);
+    fn of(kinds: &[Arc<Kind>], filter: impl Fn(&Kind) -> bool) -> Self {
+        let items = aggregated_groups(kinds, filter);
         let document = |version: &str| {
             let v = json!({
                 "kind": "APIGroupDiscoveryList",
@@ -124,7 +142,7 @@ impl Aggregated {
 /// The aggregated form where the client asks for it, else the legacy one.
 fn discovery(
     headers: &HeaderMap,
-    all: &LazyLock<Aggregated>,
+    all: &Aggregated,
     legacy: impl FnOnce() -> Value,
 ) -> Result<Response<ApiBody>, ApiError> {
     for m in accept::ranges(headers).iter().filter(|m| m.json()) {
@@ -173,23 +191,21 @@ fn tagged(
     r
 }
 
-/// Group versions in the order of the table, each with its kinds.
-fn versions(
-    filter: impl Fn(&Kind) -> bool,
-) -> Vec<(&'static str, &'static str, Vec<&'static Kind>)> {
+/// Group versions in the order of the kinds, each with its kinds.
+fn versions(kinds: &[Arc<Kind>], filter: impl Fn(&Kind) -> bool) -> Vec<(&str, &str, Vec<&Kind>)> {
     let mut all: Vec<(&str, &str, Vec<&Kind>)> = Vec::new();
-    for k in kinds().iter().filter(|k| filter(k)) {
+    for k in kinds.iter().filter(|k| filter(k)) {
         match all.iter_mut().find(|(g, v, _)| *g == k.group && *v == k.version) {
             Some((_, _, list)) => list.push(k),
-            None => all.push((k.group, k.version, vec![k])),
+            None => all.push((&k.group, &k.version, vec![k])),
         }
     }
     all
 }
 
-fn groups() -> Vec<Value> {
+fn groups(kinds: &[Arc<Kind>]) -> Vec<Value> {
     let mut all: Vec<Value> = Vec::new();
-    for (group, version, _) in versions(|k| !k.group.is_empty()) {
+    for (group, version, _) in versions(kinds, |k| !k.group.is_empty()) {
         let gv = json!({"groupVersion": format!("{group}/{version}"), "version": version});
         match all.iter_mut().find(|g| g["name"] == group) {
             Some(g) => {
@@ -203,8 +219,8 @@ fn groups() -> Vec<Value> {
     all
 }
 
-fn resource_list(group: &str, version: &str) -> Option<Value> {
-    let (_, _, list) = versions(|k| k.group == group && k.version == version).pop()?;
+fn resource_list(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Value> {
+    let (_, _, list) = versions(kinds, |k| k.group == group && k.version == version).pop()?;
     let mut resources = Vec::new();
     for k in list {
         let mut r = json!({
@@ -223,7 +239,7 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
                 "name": format!("{}/{}", k.plural, s.name), "singularName": "",
                 "namespaced": k.namespaced, "kind": s.kind, "verbs": s.verbs,
             });
-            if (s.group, s.version) != (k.group, k.version) {
+            if (s.group, s.version) != (&*k.group, &*k.version) {
                 r["group"] = s.group.into();
                 r["version"] = s.version.into();
             }
@@ -236,35 +252,16 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
     }))
 }
 
-/// All subresources of a kind, status and scale too, by name.
-fn subresources(k: &Kind) -> Vec<weft_kinds::Subresource> {
-    let mut all = k.subresources.to_vec();
-    let verbs = weft_kinds::VERBS_GET_UPDATE;
-    if k.status {
-        all.push(weft_kinds::Subresource {
-            name: "status",
-            group: k.group,
-            version: k.version,
-            kind: k.kind,
-            verbs,
-        });
-    }
-    if k.scale.is_some() {
-        all.push(weft_kinds::Subresource {
-            name: "scale",
-            group: "autoscaling",
-            version: "v1",
-            kind: "Scale",
-            verbs,
-        });
-    }
+/// All subresources of a kind, by name.
+fn subresources(k: &Kind) -> Vec<SubresourceOf<'_>> {
+    let mut all = k.all_subresources();
     all.sort_by_key(|s| s.name);
     all
 }
 
-fn aggregated_groups(filter: impl Fn(&Kind) -> bool) -> Vec<Value> {
+fn aggregated_groups(kinds: &[Arc<Kind>], filter: impl Fn(&Kind) -> bool) -> Vec<Value> {
     let mut all: Vec<Value> = Vec::new();
-    for (group, version, list) in versions(filter) {
+    for (group, version, list) in versions(kinds, filter) {
         let entry = json!({
             "version": version,
             "freshness": "Current",

@@ -70,7 +70,7 @@ pub(crate) fn object(
     headers: &HeaderMap,
     body: &[u8],
     (api_version, name): (&str, &str),
-    kind: &'static Kind,
+    kind: &Kind,
 ) -> Result<Decoded, ApiError> {
     let mut decoded = parse(headers, body)?;
     type_meta(&mut decoded.object, api_version, name)?;

@@ -94,7 +94,8 @@ where
     B::Error: Into<BoxError>,
 {
     let now = jiff::Timestamp::now();
-    let route = route(request.uri().path());
+    let registry = server.0.registry();
+    let route = route(&registry, request.uri().path());
     let identity = {
         let alive = |bound: &Bound<'_>| server.0.alive(bound);
         server.0.auth.identify(peer, request.headers(), now.as_second(), &alive)
@@ -110,7 +111,7 @@ where
             if request.method() != Method::GET && request.method() != Method::HEAD {
                 return Err(status::method_not_allowed().into());
             }
-            return discovery::answer(&other, request.headers());
+            return discovery::answer(&registry, &other, request.headers());
         }
     };
     let anonymous = || Identity { user: "system:anonymous".into(), groups: Vec::new() };
@@ -168,7 +169,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let kind = target.kind;
+    let kind = &*target.kind;
     let Some(format) = accept::format(request.headers()) else {
         return Err(status::not_acceptable(&["application/json"]).into());
     };
@@ -210,14 +211,14 @@ fn read_resource(
     format: Format,
     include: &str,
 ) -> Result<Response<ApiBody>, ApiError> {
-    let kind = target.kind;
+    let kind = &*target.kind;
     if !kind.verbs.contains(&"get") {
         return Err(status::method_not_allowed().into());
     }
     match (&target.name, target.subresource.as_deref()) {
         (None, _) if params.flag("watch") == Some(true) => {
             let scope = watch::scope(kind, target.namespace.as_deref(), params)?;
-            watch::start(server, kind, scope, params, format)
+            watch::start(server, &target.kind, scope, params, format)
         }
         (None, _) => {
             let scope = read::scope(kind, target.namespace.as_deref(), params)?;

@@ -48,7 +48,7 @@ pub(crate) fn error(e: &ApiError) -> Response<ApiBody> {
 /// One object in the form asked for.
 pub(crate) fn object(
     code: u16,
-    kind: &'static Kind,
+    kind: &Kind,
     object: Bytes,
     format: Format,
     include: &str,
@@ -62,7 +62,7 @@ pub(crate) fn object(
 
 /// One object as Table or metadata; also for watch events, where column definitions come once.
 pub(crate) fn render(
-    kind: &'static Kind,
+    kind: &Kind,
     object: &[u8],
     format: Format,
     include: &str,
@@ -89,7 +89,7 @@ fn metadata_only(object: &Value, version: &str) -> Value {
     })
 }
 
-fn row(kind: &'static Kind, object: Value, version: &str, include: &str) -> Value {
+fn row(kind: &Kind, object: Value, version: &str, include: &str) -> Value {
     let cells = table::cells(kind, &object, Timestamp::now());
     match include {
         "None" => json!({"cells": cells}),
@@ -110,12 +110,7 @@ fn table_of(kind: &Kind, version: &str, metadata: Value, rows: Vec<Value>, defin
 }
 
 /// A list in the form asked for.
-pub(crate) fn list(
-    kind: &'static Kind,
-    list: &List,
-    format: Format,
-    include: &str,
-) -> Response<ApiBody> {
+pub(crate) fn list(kind: &Kind, list: &List, format: Format, include: &str) -> Response<ApiBody> {
     let mut metadata = json!({"resourceVersion": list.rv.to_string()});
     if let Some(next) = &list.next {
         metadata["continue"] = next.as_str().into();

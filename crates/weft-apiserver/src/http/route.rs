@@ -1,12 +1,14 @@
 //! What a path means.
 
 use super::params::decode;
-use weft_kinds::{Kind, kinds, lookup};
+use crate::registry::Registry;
+use std::sync::Arc;
+use weft_kinds::Kind;
 
 /// A resource, an object or a subresource.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    pub(crate) kind: &'static Kind,
+    pub(crate) kind: Arc<Kind>,
     /// Absent for cluster-scoped kinds and for lists over all namespaces.
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
@@ -36,7 +38,7 @@ pub(crate) enum Route {
     NotFound,
 }
 
-pub(crate) fn route(path: &str) -> Route {
+pub(crate) fn route(registry: &Registry, path: &str) -> Route {
     let all: Vec<String> =
         path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
     let segments: Vec<&str> = all.iter().map(String::as_str).collect();
@@ -49,19 +51,19 @@ pub(crate) fn route(path: &str) -> Route {
         ["openapi", "v3", rest @ ..] => Route::OpenApiV3(rest.join("/")),
         ["api"] => Route::CoreVersions,
         ["api", version] => Route::Resources(String::new(), (*version).to_owned()),
-        ["api", version, rest @ ..] => resource("", version, rest),
+        ["api", version, rest @ ..] => resource(registry, "", version, rest),
         ["apis"] => Route::Groups,
         ["apis", group] => Route::Group((*group).to_owned()),
         ["apis", group, version] => Route::Resources((*group).to_owned(), (*version).to_owned()),
         ["apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions"] => Route::NoDefinitions,
-        ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        ["apis", group, version, rest @ ..] => resource(registry, group, version, rest),
         _ => Route::NotFound,
     }
 }
 
-fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
+fn resource(registry: &Registry, group: &str, version: &str, rest: &[&str]) -> Route {
     let target = |plural: &str, namespace: Option<&str>, name: Option<&str>, sub: &[&str]| {
-        let kind = lookup(group, version, plural)?;
+        let kind = registry.lookup(group, version, plural)?.clone();
         // A namespaced path to a cluster-scoped kind does not exist, and an object of a
         // namespaced kind has no path without its namespace.
         if namespace.is_some() && !kind.namespaced {
@@ -92,11 +94,9 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
 }
 
 /// All paths that `/` lists.
-pub(crate) fn paths() -> Vec<String> {
-    let mut all: Vec<String> = kinds().iter().map(Kind::group_path).collect();
-    all.extend(
-        kinds().iter().filter(|k| !k.group.is_empty()).map(|k| format!("/apis/{}", k.group)),
-    );
+pub(crate) fn paths(kinds: &[Arc<Kind>]) -> Vec<String> {
+    let mut all: Vec<String> = kinds.iter().map(|k| k.group_path()).collect();
+    all.extend(kinds.iter().filter(|k| !k.group.is_empty()).map(|k| format!("/apis/{}", k.group)));
     all.extend(
         [
             "/api",
@@ -123,10 +123,9 @@ mod tests {
     type Found = (String, Option<String>, Option<String>, Option<String>);
 
     fn to(path: &str) -> Option<Found> {
-        match route(path) {
-            Route::Resource(t) => {
-                Some((t.kind.kind.to_owned(), t.namespace, t.name, t.subresource))
-            }
+        let store = crate::store::Store::in_memory(1);
+        match route(&Registry::new(&store, weft_kinds::kinds().to_vec()), path) {
+            Route::Resource(t) => Some((t.kind.kind.clone(), t.namespace, t.name, t.subresource)),
             _ => None,
         }
     }

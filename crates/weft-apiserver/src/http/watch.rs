@@ -14,7 +14,7 @@ use http::{HeaderValue, Response, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use weft_kinds::{Kind, status};
 
@@ -27,7 +27,7 @@ const BATCH_BYTES: usize = 64 << 10;
 
 /// How the client wants its events.
 struct Form {
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     format: Format,
     include: String,
     /// Whether column definitions were sent; they come with the first event only.
@@ -37,7 +37,7 @@ struct Form {
 impl Form {
     fn line(&mut self, change: Change, event: &Event) -> Bytes {
         let plain =
-            matches!(self.format, Format::Json) && std::ptr::eq(self.kind.storage(), self.kind);
+            matches!(self.format, Format::Json) && std::ptr::eq(self.kind.storage(), &*self.kind);
         // An object that moved out of the selection is shown as it was, at this version.
         let left = change == Change::Deleted && event.after.is_some();
         if plain && !left {
@@ -55,12 +55,12 @@ impl Form {
     }
 
     fn encode(&mut self, change: &str, object: &Bytes) -> Bytes {
-        let object = verbs::from_storage(self.kind, object);
+        let object = verbs::from_storage(&self.kind, object);
         match self.format {
             Format::Json => ring_line(change, &object),
             format => {
                 let first = !std::mem::replace(&mut self.defined, true);
-                ring_line(change, &reply::render(self.kind, &object, format, &self.include, first))
+                ring_line(change, &reply::render(&self.kind, &object, format, &self.include, first))
             }
         }
     }
@@ -175,7 +175,7 @@ impl Stream {
 
 pub(crate) fn start(
     server: &ApiServer,
-    kind: &'static Kind,
+    kind: &Arc<Kind>,
     scope: Scope,
     params: &Params,
     format: Format,
@@ -201,7 +201,7 @@ pub(crate) fn start(
         ));
     }
     let include = params.get("includeObject").unwrap_or("Metadata").to_owned();
-    let mut form = Form { kind, format, include, defined: false };
+    let mut form = Form { kind: kind.clone(), format, include, defined: false };
     let present = match send_initial {
         Some(wanted) => wanted,
         // Without a version (or from "any"), a watch begins with what is there.
@@ -272,7 +272,7 @@ fn invalid_options(why: &str) -> ApiError {
 
 /// The scope of a watch, as of a list.
 pub(crate) fn scope(
-    kind: &'static Kind,
+    kind: &Kind,
     namespace: Option<&str>,
     params: &Params,
 ) -> Result<Scope, ApiError> {

@@ -52,7 +52,7 @@ pub(super) fn answer(
         ("PATCH", Some(name), sub) => r.patch(server, ctx, &r.key(name), sub)?,
         ("DELETE", Some(name), None) => {
             let options = r.delete_options()?;
-            server.0.delete(ctx, target.kind, &r.key(name), &options)?
+            server.0.delete(ctx, &target.kind, &r.key(name), &options)?
         }
         ("DELETE", None, None) if target.kind.verbs.contains(&"deletecollection") => {
             return Ok(Answer::List(r.delete_collection(server, ctx)?));
@@ -80,8 +80,8 @@ impl Incoming<'_> {
 
     /// The body as an object of the target's kind.
     fn object(&self) -> Result<Decoded> {
-        let kind = self.target.kind;
-        body::object(self.headers, self.body, (&kind.api_version(), kind.kind), kind)
+        let kind = &*self.target.kind;
+        body::object(self.headers, self.body, (&kind.api_version(), &kind.kind), kind)
     }
 
     fn part(&self, sub: Option<&str>) -> Result<Part> {
@@ -96,7 +96,7 @@ impl Incoming<'_> {
     }
 
     fn create(&self, server: &ApiServer, ctx: &mut Ctx) -> Result<Outcome> {
-        let (kind, decoded) = (self.target.kind, self.object()?);
+        let (kind, decoded) = (&*self.target.kind, self.object()?);
         if !kind.stored {
             return server.0.review(ctx, kind, decoded.object);
         }
@@ -110,7 +110,7 @@ impl Incoming<'_> {
         key: &Key,
         sub: &str,
     ) -> Result<Outcome> {
-        let kind = self.target.kind;
+        let kind = &*self.target.kind;
         let Some(row) = kind.subresources.iter().find(|s| s.name == sub) else {
             return Err(status::unknown_resource().into());
         };
@@ -146,7 +146,7 @@ impl Incoming<'_> {
         key: &Key,
         sub: Option<&str>,
     ) -> Result<Outcome> {
-        let kind = self.target.kind;
+        let kind = &*self.target.kind;
         if self.is_scale(sub) {
             let mut decoded = body::parse(self.headers, self.body)?;
             body::type_meta(&mut decoded.object, "autoscaling/v1", "Scale")?;
@@ -165,7 +165,7 @@ impl Incoming<'_> {
         key: &Key,
         sub: Option<&str>,
     ) -> Result<Outcome> {
-        let kind = self.target.kind;
+        let kind = &*self.target.kind;
         let bad = |e: decode::DecodeError| status::bad_request(e.to_string());
         let json = || -> Result<Value> { Ok(decode::json_value(self.body).map_err(bad)?.object) };
         let patch = match body::content_type(self.headers) {
@@ -203,7 +203,7 @@ impl Incoming<'_> {
     }
 
     fn delete_collection(&self, server: &ApiServer, ctx: &Ctx) -> Result<List> {
-        let kind = self.target.kind;
+        let kind = &*self.target.kind;
         let options = self.delete_options()?;
         let scope = read::scope(kind, self.target.namespace.as_deref(), self.params)?;
         let gone = server.0.delete_collection(ctx, kind, &scope, &options)?;

@@ -23,13 +23,13 @@ impl State {
     pub(crate) fn apply(
         &self,
         ctx: &mut Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         key: &Key,
         part: Part,
         mut decoded: Decoded,
         force: bool,
     ) -> Result<Outcome, ApiError> {
-        crate::http::body::type_meta(&mut decoded.object, &kind.api_version(), kind.kind)?;
+        crate::http::body::type_meta(&mut decoded.object, &kind.api_version(), &kind.kind)?;
         decode::conform(kind, &mut decoded).map_err(|e| status::undecodable(kind, e))?;
         ctx.strict(kind, decoded.strict)?;
         let mut applied = decoded.object;
@@ -73,7 +73,7 @@ fn check(key: &Key, applied: &Value) -> Result<(), ApiError> {
 /// The object after this manager's configuration.
 fn applied_to(
     ctx: &Ctx,
-    kind: &'static Kind,
+    kind: &Kind,
     of: &'static Type,
     part: Part,
     old: &Value,

@@ -22,7 +22,7 @@ impl State {
     pub(crate) fn create(
         &self,
         ctx: &mut Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         namespace: Option<&str>,
         decoded: Decoded,
     ) -> Result<Outcome, ApiError> {
@@ -72,7 +72,7 @@ impl State {
     fn commit_new(
         &self,
         ctx: &Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         object: Value,
     ) -> Result<Outcome, CommitError<ApiError>> {
         let key = Key::new(meta(&object, "namespace"), meta(&object, "name"));
@@ -122,7 +122,7 @@ impl State {
         let made = if self.store.get(self.table(kind), &key).is_none() {
             let decoded = Decoded { object, strict: Vec::new() };
             self.create(&mut ctx, kind, namespace.as_deref(), decoded).map(drop)
-        } else if matches!(kind.kind, "EndpointSlice" | "Endpoints") {
+        } else if matches!(&*kind.kind, "EndpointSlice" | "Endpoints") {
             // The addresses of this start.
             self.update(&mut ctx, kind, &key, super::Part::Main, object).map(drop)
         } else {
@@ -133,7 +133,7 @@ impl State {
 }
 
 /// What the server decides on every new object.
-fn prepare(kind: &'static Kind, object: &mut Value, ctx: &Ctx) {
+fn prepare(kind: &Kind, object: &mut Value, ctx: &Ctx) {
     for key in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         remove_meta(object, key);
     }
@@ -145,7 +145,7 @@ fn prepare(kind: &'static Kind, object: &mut Value, ctx: &Ctx) {
     }
     object["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
     object["metadata"]["creationTimestamp"] = ctx.now_text().into();
-    match kind.kind {
+    match &*kind.kind {
         "Namespace" if kind.group.is_empty() => {
             object["spec"]["finalizers"] = json!(["kubernetes"]);
             object["status"] = json!({"phase": "Active"});

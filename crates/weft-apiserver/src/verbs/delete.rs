@@ -99,7 +99,7 @@ impl State {
     pub(crate) fn delete(
         &self,
         ctx: &Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         key: &Key,
         options: &DeleteOptions,
     ) -> Result<Outcome, ApiError> {
@@ -147,7 +147,7 @@ impl State {
     pub(crate) fn delete_collection(
         &self,
         ctx: &Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         scope: &Scope,
         options: &DeleteOptions,
     ) -> Result<crate::store::Listing, ApiError> {
@@ -283,7 +283,8 @@ fn grace_seconds(pod: &Value, options: &DeleteOptions) -> i64 {
 /// does not watch nobody would.
 fn set_gc_finalizers(kind: &Kind, object: &mut Value, propagation: Option<Propagation>) {
     let Some(mut policy) = propagation else { return };
-    if !COLLECTED.iter().any(|(group, kinds)| *group == kind.group && kinds.contains(&kind.kind)) {
+    if !COLLECTED.iter().any(|(group, kinds)| *group == kind.group && kinds.contains(&&*kind.kind))
+    {
         policy = Propagation::Background;
     }
     let mut list: Vec<Value> = object
@@ -382,7 +383,7 @@ mod tests {
         assert_eq!(watched, ours);
         for (group, kinds) in COLLECTED {
             for name in *kinds {
-                let known = |k: &Kind| k.group == *group && k.kind == *name;
+                let known = |k: &std::sync::Arc<Kind>| k.group == *group && k.kind == *name;
                 assert!(weft_kinds::kinds().iter().any(known), "{group}/{name}");
             }
         }

@@ -16,7 +16,7 @@ const RENAMED: &[(&str, &str)] = &[
 ];
 
 /// Turns the object into the form in which its kind is stored, and says which kind that is.
-pub(crate) fn to_storage(kind: &'static Kind, object: &mut Value) -> &'static Kind {
+pub(crate) fn to_storage<'a>(kind: &'a Kind, object: &mut Value) -> &'a Kind {
     let stored = kind.storage();
     if !std::ptr::eq(stored, kind) {
         rename(object, &stored.api_version(), |new| {
@@ -36,7 +36,7 @@ pub(crate) fn stored_field(path: &str) -> String {
 }
 
 /// Turns a stored object into the form of the asked kind.
-pub(crate) fn value_from_storage(kind: &'static Kind, object: &mut Value) {
+pub(crate) fn value_from_storage(kind: &Kind, object: &mut Value) {
     if !std::ptr::eq(kind.storage(), kind) {
         rename(object, &kind.api_version(), |old| {
             RENAMED.iter().find(|(o, _)| *o == old).map(|(_, new)| *new)
@@ -45,7 +45,7 @@ pub(crate) fn value_from_storage(kind: &'static Kind, object: &mut Value) {
 }
 
 /// The same for encoded objects; nothing is decoded for ordinary kinds.
-pub(crate) fn from_storage(kind: &'static Kind, bytes: &Bytes) -> Bytes {
+pub(crate) fn from_storage(kind: &Kind, bytes: &Bytes) -> Bytes {
     if std::ptr::eq(kind.storage(), kind) {
         return bytes.clone();
     }

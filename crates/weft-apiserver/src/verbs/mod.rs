@@ -149,7 +149,7 @@ impl State {
     }
 
     /// The stored object or 404.
-    pub(crate) fn existing(&self, kind: &'static Kind, key: &Key) -> Result<Entry, ApiError> {
+    pub(crate) fn existing(&self, kind: &Kind, key: &Key) -> Result<Entry, ApiError> {
         self.store
             .get(self.table(kind), key)
             .ok_or_else(|| status::not_found(kind, &key.name).into())

@@ -15,7 +15,7 @@ impl State {
     pub(crate) fn bind(
         &self,
         ctx: &mut Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         key: &Key,
         binding: &Value,
     ) -> Result<Outcome, ApiError> {
@@ -65,7 +65,7 @@ impl State {
     pub(crate) fn evict(
         &self,
         ctx: &Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         key: &Key,
         eviction: &Value,
     ) -> Result<Outcome, ApiError> {
@@ -90,7 +90,7 @@ impl State {
     pub(crate) fn token(
         &self,
         ctx: &Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         key: &Key,
         request: &Value,
     ) -> Result<Outcome, ApiError> {

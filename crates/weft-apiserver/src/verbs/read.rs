@@ -24,13 +24,13 @@ pub(crate) struct List {
 
 /// What a list or watch selects, from its URL.
 pub(crate) fn scope(
-    kind: &'static Kind,
+    kind: &Kind,
     namespace: Option<&str>,
     params: &Params,
 ) -> Result<Scope, ApiError> {
     let stored = kind.storage();
     let selector = Selector::parse(params.get("labelSelector"), params.get("fieldSelector"), |path| {
-        matches!(path, "metadata.name" | "metadata.namespace") || kind.selectable.contains(&path)
+        matches!(path, "metadata.name" | "metadata.namespace") || kind.selectable.iter().any(|known| known == path)
     })
     .map_err(|e| match e {
         SelectorError::Unsupported(_) => status::bad_request(format!(
@@ -52,13 +52,13 @@ pub(crate) fn scope(
 }
 
 impl State {
-    pub(crate) fn get(&self, kind: &'static Kind, key: &Key) -> Result<Bytes, ApiError> {
+    pub(crate) fn get(&self, kind: &Kind, key: &Key) -> Result<Bytes, ApiError> {
         Ok(from_storage(kind, &self.existing(kind, key)?.bytes))
     }
 
     pub(crate) fn list(
         &self,
-        kind: &'static Kind,
+        kind: &Kind,
         scope: &Scope,
         params: &Params,
     ) -> Result<List, ApiError> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use weft_kinds::{Kind, Scale, decode::Decoded, patch, status};
 
 impl State {
-    pub(crate) fn get_scale(&self, kind: &'static Kind, key: &Key) -> Result<Outcome, ApiError> {
+    pub(crate) fn get_scale(&self, kind: &Kind, key: &Key) -> Result<Outcome, ApiError> {
         let paths = paths(kind)?;
         Ok(Outcome::value(200, &scale_of(paths, &self.existing(kind, key)?.value())))
     }
@@ -15,7 +15,7 @@ impl State {
     pub(crate) fn set_scale(
         &self,
         ctx: &mut Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         key: &Key,
         change: &ScaleChange,
     ) -> Result<Outcome, ApiError> {
@@ -44,7 +44,7 @@ impl State {
             }
             let mut new = old.clone();
             new["metadata"]["resourceVersion"] = wanted["metadata"]["resourceVersion"].clone();
-            set(&mut new, paths.spec_replicas, replicas.into());
+            set(&mut new, &paths.spec_replicas, replicas.into());
             update::conform(ctx, kind, new)
         })?;
         let object = serde_json::from_slice(&outcome.object).unwrap_or_default();
@@ -75,12 +75,12 @@ pub(crate) enum ScaleChange {
     Patch(Patch),
 }
 
-fn paths(kind: &Kind) -> Result<Scale, ApiError> {
-    kind.scale.ok_or_else(|| status::unknown_resource().into())
+fn paths(kind: &Kind) -> Result<&Scale, ApiError> {
+    kind.scale.as_ref().ok_or_else(|| status::unknown_resource().into())
 }
 
-fn scale_of(paths: Scale, object: &Value) -> Value {
-    let number = |path| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
+fn scale_of(paths: &Scale, object: &Value) -> Value {
+    let number = |path: &str| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
     let mut scale = json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
@@ -91,10 +91,10 @@ fn scale_of(paths: Scale, object: &Value) -> Value {
             "resourceVersion": meta(object, "resourceVersion"),
             "creationTimestamp": meta(object, "creationTimestamp"),
         },
-        "spec": {"replicas": number(paths.spec_replicas)},
-        "status": {"replicas": number(paths.status_replicas)},
+        "spec": {"replicas": number(&paths.spec_replicas)},
+        "status": {"replicas": number(&paths.status_replicas)},
     });
-    let selector = selector_text(object.pointer(paths.selector).unwrap_or(&Value::Null));
+    let selector = selector_text(object.pointer(&paths.selector).unwrap_or(&Value::Null));
     if !selector.is_empty() {
         scale["status"]["selector"] = selector.into();
     }

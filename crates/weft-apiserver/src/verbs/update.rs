@@ -42,7 +42,7 @@ impl State {
     pub(crate) fn update(
         &self,
         ctx: &mut Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         key: &Key,
         part: Part,
         mut object: Value,
@@ -73,7 +73,7 @@ impl State {
     pub(crate) fn patch(
         &self,
         ctx: &mut Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         key: &Key,
         part: Part,
         patch: &Patch,
@@ -113,7 +113,7 @@ impl State {
     pub(crate) fn change(
         &self,
         ctx: &mut Ctx,
-        kind: &'static Kind,
+        kind: &Kind,
         key: &Key,
         part: Part,
         make: impl Fn(&mut Ctx, &Value) -> Result<Value, ApiError>,
@@ -156,11 +156,7 @@ impl State {
 }
 
 /// Checks types and unknown fields of an object that a patch made.
-pub(super) fn conform(
-    ctx: &mut Ctx,
-    kind: &'static Kind,
-    object: Value,
-) -> Result<Value, ApiError> {
+pub(super) fn conform(ctx: &mut Ctx, kind: &Kind, object: Value) -> Result<Value, ApiError> {
     let mut decoded = Decoded { object, strict: Vec::new() };
     decode::conform(kind, &mut decoded).map_err(|e| status::undecodable(kind, e))?;
     ctx.strict(kind, decoded.strict)?;
@@ -184,7 +180,7 @@ fn check_preconditions(kind: &Kind, key: &Key, new: &Value, old: &Value) -> Resu
 
 /// Gives the new object what a request cannot decide, and takes from it what this part of the
 /// resource cannot change.
-fn settle(kind: &'static Kind, part: Part, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+fn settle(kind: &Kind, part: Part, new: &mut Value, old: &Value) -> Result<(), ApiError> {
     for key in KEPT {
         match old["metadata"].get(key) {
             Some(v) => new["metadata"][key] = v.clone(),

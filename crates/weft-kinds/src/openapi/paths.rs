@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schemas::{PREFIX, list_name, schema_name, subresource_type};
-use crate::{Kind, Subresource};
+use crate::{Kind, SubresourceOf};
 
 /// What differs between the versions of OpenAPI.
 pub(super) struct Dialect {
@@ -97,7 +97,7 @@ const PATCH_TYPES: &[&str] = &[
 /// One resource or subresource while its paths are written.
 struct Target<'a> {
     dialect: &'a Dialect,
-    kind: &'static Kind,
+    kind: &'a Kind,
     /// Group, version and kind of the body.
     body: (&'a str, &'a str, &'a str),
     /// Name of the body's schema; `None` for streams.
@@ -106,7 +106,7 @@ struct Target<'a> {
     suffix: String,
 }
 
-pub(super) fn of(rows: &[&'static Kind], dialect: &Dialect) -> Map<String, Value> {
+pub(super) fn of(rows: &[&Kind], dialect: &Dialect) -> Map<String, Value> {
     let mut paths = Map::new();
     for kind in rows {
         resource(kind, dialect, &mut paths);
@@ -115,7 +115,7 @@ pub(super) fn of(rows: &[&'static Kind], dialect: &Dialect) -> Map<String, Value
     paths
 }
 
-fn resource(kind: &'static Kind, dialect: &Dialect, paths: &mut Map<String, Value>) {
+fn resource(kind: &Kind, dialect: &Dialect, paths: &mut Map<String, Value>) {
     let root = kind.group_path();
     let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
     let collection = format!("{root}{scope}/{}", kind.plural);
@@ -123,8 +123,8 @@ fn resource(kind: &'static Kind, dialect: &Dialect, paths: &mut Map<String, Valu
     let whole = Target {
         dialect,
         kind,
-        body: (kind.group, kind.version, kind.kind),
-        schema: Some(schema_name(kind.type_name)),
+        body: (&kind.group, &kind.version, &kind.kind),
+        schema: Some(schema_name(kind.type_name())),
         suffix: String::new(),
     };
     let has = |verb: &str| kind.verbs.contains(&verb);
@@ -158,20 +158,8 @@ fn resource(kind: &'static Kind, dialect: &Dialect, paths: &mut Map<String, Valu
     subresources(kind, dialect, &object, paths);
 }
 
-fn subresources(
-    kind: &'static Kind,
-    dialect: &Dialect,
-    object: &str,
-    paths: &mut Map<String, Value>,
-) {
-    let common = |name, group, version, kind| {
-        let verbs = crate::VERBS_GET_UPDATE;
-        Subresource { name, group, version, kind, verbs }
-    };
-    let status = kind.status.then(|| common("status", kind.group, kind.version, kind.kind));
-    let scale = kind.scale.map(|_| common("scale", "autoscaling", "v1", "Scale"));
-    let all = status.into_iter().chain(scale).chain(kind.subresources.iter().copied());
-    for Subresource { name, group, version, kind: body_kind, verbs } in all {
+fn subresources(kind: &Kind, dialect: &Dialect, object: &str, paths: &mut Map<String, Value>) {
+    for SubresourceOf { name, group, version, kind: body_kind, verbs } in kind.all_subresources() {
         let body = (group, version, body_kind);
         let schema = subresource_type(body.0, body.1, body.2).map(|t| schema_name(&t));
         let mut suffix = name.to_owned();
@@ -236,7 +224,7 @@ impl Target<'_> {
         let scope = if kind.namespaced { "Namespaced" } else { "" };
         let id = format!(
             "{id_verb}{}{scope}{}{}",
-            group_word(kind.group, kind.version),
+            group_word(&kind.group, &kind.version),
             kind.kind,
             self.suffix
         );
@@ -247,7 +235,7 @@ impl Target<'_> {
             list.extend(own);
         }
         let mut operation = Map::new();
-        let tag = if kind.group.is_empty() { "core" } else { kind.group };
+        let tag = if kind.group.is_empty() { "core" } else { &kind.group };
         let tag = tag.trim_end_matches(".k8s.io").replace('.', "_");
         operation.insert("tags".into(), json!([format!("{}_{}", tag, kind.version)]));
         operation.insert("operationId".into(), id.into());

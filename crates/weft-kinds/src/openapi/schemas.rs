@@ -88,8 +88,8 @@ pub(super) fn schema_name(type_name: &str) -> String {
 
 /// Name of the schema of a kind's list.
 pub(super) fn list_name(kind: &Kind) -> String {
-    let name = schema_name(kind.type_name);
-    format!("{}{}", name.trim_end_matches(kind.kind), kind.list_kind)
+    let name = schema_name(kind.type_name());
+    format!("{}{}", name.trim_end_matches(&*kind.kind), kind.list_kind)
 }
 
 /// The type of a subresource's body, when it is one of the type table.
@@ -100,7 +100,7 @@ pub(super) fn subresource_type(group: &str, version: &str, kind: &str) -> Option
 }
 
 /// Every schema that the paths of `rows` refer to.
-pub(super) fn of(rows: &[&'static Kind]) -> Map<String, Value> {
+pub(super) fn of(rows: &[&Kind]) -> Map<String, Value> {
     let settings = SchemaSettings::openapi3().with(|settings| settings.transforms.clear());
     let mut generator = settings.into_generator();
     add::<meta::Status>(&mut generator);
@@ -108,7 +108,7 @@ pub(super) fn of(rows: &[&'static Kind]) -> Map<String, Value> {
     add::<meta::ListMeta>(&mut generator);
     let mut names: Vec<String> = Vec::new();
     for row in rows {
-        names.push(row.type_name.to_owned());
+        names.push(row.type_name().to_owned());
         if row.scale.is_some() {
             names.push("autoscaling.v1.Scale".to_owned());
         }
@@ -134,9 +134,9 @@ pub(super) fn of(rows: &[&'static Kind]) -> Map<String, Value> {
         extend(name, schema);
     }
     for row in rows {
-        set_kind(&mut schemas, &schema_name(row.type_name), row.group, row.version, row.kind);
+        set_kind(&mut schemas, &schema_name(row.type_name()), &row.group, &row.version, &row.kind);
         if !row.list_kind.is_empty() {
-            set_kind(&mut schemas, &list_name(row), row.group, row.version, row.list_kind);
+            set_kind(&mut schemas, &list_name(row), &row.group, &row.version, &row.list_kind);
         }
         for s in row.subresources {
             if let Some(name) = subresource_type(s.group, s.version, s.kind) {
@@ -162,7 +162,7 @@ fn list_schema(kind: &Kind) -> Value {
             "items": {
                 "description": format!("Items is the list of {}.", kind.plural),
                 "type": "array",
-                "items": {"$ref": format!("{PREFIX}{}", schema_name(kind.type_name))},
+                "items": {"$ref": format!("{PREFIX}{}", schema_name(kind.type_name()))},
             },
             "kind": described("Kind is a string value representing the REST resource this object represents."),
             "metadata": {"description": "Standard list metadata.", "$ref": format!("{PREFIX}{META}ListMeta")},

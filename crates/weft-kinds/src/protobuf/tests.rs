@@ -170,7 +170,7 @@ proptest! {
         }).collect();
         for kind in crate::kinds() {
             for shell in [object.clone(), bytes(1, &object), bytes(2, &object), bytes(2, &bytes(3, &object))] {
-                let _ = decode(&body(&kind.api_version(), kind.kind, &shell));
+                let _ = decode(&body(&kind.api_version(), &kind.kind, &shell));
             }
         }
     }

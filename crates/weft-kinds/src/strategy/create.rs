@@ -7,7 +7,7 @@ use crate::Kind;
 type Object = Map<String, Value>;
 
 pub(super) fn once(kind: &Kind, object: &mut Object) {
-    match kind.type_name {
+    match kind.type_name() {
         "core.v1.Namespace" => {
             let spec = object.entry("spec").or_insert_with(|| json!({}));
             if spec.get("finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty)

@@ -191,7 +191,7 @@ fn workloads_nodes_and_events() {
 #[test]
 fn every_printer_belongs_to_a_row() {
     for (name, _) in PRINTERS {
-        assert!(crate::kinds().iter().any(|kind| kind.type_name == *name), "{name}");
+        assert!(crate::kinds().iter().any(|kind| kind.type_name() == *name), "{name}");
     }
 }
 
