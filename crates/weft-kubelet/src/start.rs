@@ -81,7 +81,7 @@ pub async fn prepare(ctx: &Arc<Ctx>, r: Request) -> Result<Prepared> {
         for v in &wanted {
             let place = volumes::prepare(&ctx, &view, v, &contents, &tokens)?;
             for m in r.container.volume_mounts.iter().flatten().filter(|m| m.name == v.name) {
-                mounts.push(volumes::mount(&place, &r.pod, v, m, &env)?);
+                mounts.push(volumes::mount_of(&place, &r.pod, v, m, &env)?);
             }
             if v.name == volumes::ACCOUNT_VOLUME {
                 mounts.push(place.mount(volumes::ACCOUNT_DIR, true));

@@ -7,9 +7,12 @@ use crate::error::{Error, Result, file};
 use crate::fields::View;
 use crate::payload::{self, TOKEN_SECONDS, Tokens};
 use crate::sources::{self, Sources};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, Pod, PodSpec, Volume, VolumeMount,
+};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use weft_sandbox::Mount;
 
@@ -156,7 +159,53 @@ pub fn prepare(
         }
     };
     done.map_err(refused(view.pod, v, shown))?;
+    if let Some(bytes) = v.empty_dir.as_ref().and_then(own_size) {
+        mount_sized(&place.full(), bytes, owner).map_err(refused(view.pod, v, shown))?;
+    }
     Ok(place)
+}
+
+/// The size of an emptyDir that gets a file system of its own: one in memory, or one with a
+/// limit. The others share the node's disk. 0: no limit but that of the memory's file system.
+fn own_size(v: &EmptyDirVolumeSource) -> Option<u64> {
+    let limit = v.size_limit.as_ref().and_then(|q| crate::quantity::units(&q.0));
+    match (limit, v.medium.as_deref()) {
+        (Some(bytes), _) if bytes > 0 => Some(bytes),
+        (_, Some("Memory")) => Some(0),
+        _ => None,
+    }
+}
+
+/// Mounts a tmpfs of that size where it is not mounted yet.
+fn mount_sized(at: &Path, bytes: u64, owner: Owner) -> std::io::Result<()> {
+    let above = at.parent().unwrap_or(at);
+    if std::fs::metadata(at)?.dev() != std::fs::metadata(above)?.dev() {
+        return Ok(());
+    }
+    let mut options = format!("mode=0777,uid={},gid={}", owner.uid, owner.gid);
+    if bytes > 0 {
+        // A size below a page would be none.
+        options.push_str(&format!(",size={}", bytes.max(4096)));
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    Ok(mount(Some("emptydir"), at, Some("tmpfs"), flags, Some(options.as_str()))?)
+}
+
+/// Removes what the kubelet keeps of a pod, with the volumes that are mounts. Goes on after an
+/// error: the node's directory is taken down whole with the lab.
+pub fn remove(pod_dir: &Path) {
+    for volume in std::fs::read_dir(pod_dir.join("volumes")).into_iter().flatten().flatten() {
+        match umount2(&volume.path(), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            // Most are plain directories.
+            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+            Err(error) => {
+                tracing::warn!(volume = %volume.path().display(), %error, "not unmounted");
+                // Never through a mount.
+                return;
+            }
+        }
+    }
+    let _ = std::fs::remove_dir_all(pod_dir);
 }
 
 /// Checks or makes what a hostPath volume names, by its type.
@@ -180,7 +229,7 @@ fn host_path(root: &Root, path: &Path, kind: &str) -> Result<(), String> {
 }
 
 /// The mount of one `volumeMount`. `env` serves `subPathExpr`.
-pub fn mount(
+pub fn mount_of(
     place: &Place,
     pod: &Pod,
     v: &Volume,
@@ -283,7 +332,7 @@ mod tests {
         let v: Volume = serde_json::from_value(json!({"name": "v", "emptyDir": {}})).unwrap();
         let env = [("POD".to_owned(), "p1".to_owned())];
         let place = Place { root: at("volumes"), path: "v".into() };
-        let go = |m| mount(&place, &pod(), &v, &vm(m), &env);
+        let go = |m| mount_of(&place, &pod(), &v, &vm(m), &env);
         let m = go(json!({"name": "v", "mountPath": "/m", "subPathExpr": "logs/$(POD)"})).unwrap();
         assert_eq!((m.source, m.beneath), (at("volumes/v/logs/p1"), Some(at("volumes"))));
         assert!(!m.read_only && at("volumes/v/logs/p1").is_dir());
@@ -309,7 +358,7 @@ mod tests {
         let v = json!({"name": "cm", "configMap": {"name": "cm"}});
         let v: Volume = serde_json::from_value(v).unwrap();
         let m = vm(json!({"name": "cm", "mountPath": "/k", "subPath": "k"}));
-        let m = mount(&place, &pod(), &v, &m, &[]).unwrap();
+        let m = mount_of(&place, &pod(), &v, &m, &[]).unwrap();
         assert!(m.read_only && m.source.symlink_metadata().unwrap().is_file());
         let root = Root::open(m.beneath.as_deref().unwrap()).unwrap();
         let rest = m.source.strip_prefix(dir.path()).unwrap();

@@ -1,5 +1,7 @@
 //! The `weft` binary: argument parsing and dispatch, nothing else.
 
+mod log;
+
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -60,15 +62,9 @@ fn run(command: Command) -> anyhow::Result<i32> {
     }
 }
 
-/// Daemons log to standard error; `WEFT_LOG` sets the filter.
+/// Runs a daemon, which logs.
 fn logged(daemon: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<i32> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("WEFT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    log::init();
     daemon().map(|()| 0)
 }
 

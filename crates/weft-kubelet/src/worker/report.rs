@@ -156,7 +156,7 @@ impl Worker {
                 pods.remove(&key);
             }
         }
-        let _ = std::fs::remove_dir_all(self.ctx.pod_dir(&uid));
+        crate::volumes::remove(&self.ctx.pod_dir(&uid));
         let _ = std::fs::remove_file(self.ctx.state_file(&uid));
     }
 }

@@ -1,13 +1,14 @@
-//! Files of a lab: PKI, tokens, kubeconfigs, CNI configuration, and the bpffs mount.
+//! Files of a lab: PKI, tokens, kubeconfigs, CNI configuration, and the mounts: a bpffs, each
+//! node's disk, the CNI plugin.
 
 use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
 };
 use weft_apiserver::Pki;
@@ -18,6 +19,13 @@ use crate::{
     state::write_atomic,
     topology::{API_PORT, Topology},
 };
+
+/// A node's disk holds at most this much, however much memory the machine has.
+const DISK_BYTES_MAX: u64 = 1 << 30;
+/// And at least this much, however little.
+const DISK_BYTES_MIN: u64 = 64 << 20;
+/// All nodes together may fill this part of the machine's memory.
+const DISKS_PART_OF_MEMORY: u64 = 4;
 
 /// Mounts the lab's own bpffs: /sys/fs/bpf may not be mounted, and `down` removes this one
 /// with all its pins.
@@ -120,9 +128,12 @@ pub fn write_kubeconfigs(
     give_to_caller(&paths.kubeconfig())?;
     let api = topology.api.first().context("invariant: a lab has a family")?;
     let server = format!("https://{}", SocketAddr::new(*api, API_PORT));
+    let disk = disk_bytes(memory_bytes(), topology.nodes.len() as u64);
     for node in &topology.nodes {
         let dir = paths.node(&node.name);
-        for part in ["", "cni", "cni/net.d", "cni/bin", "state", "pods", "hostroot"] {
+        private_dir(&dir)?;
+        mount_disk(&dir, disk)?;
+        for part in ["cni", "cni/net.d", "cni/bin", "state", "pods", "hostroot"] {
             private_dir(&dir.join(part))?;
         }
         let token = tokens.nodes.get(&node.name).context("tokens.json lacks a node")?;
@@ -142,19 +153,53 @@ fn write_cni(dir: &Path) -> Result<()> {
     });
     let text = serde_json::to_vec_pretty(&conf)?;
     write_atomic(&dir.join("cni/net.d/10-weft.conflist"), &text, 0o644)?;
-    let plugin = dir.join("cni/bin/weft-cni");
+    bind_plugin(&dir.join("cni/bin/weft-cni"))
+}
+
+/// Shows this very binary as the plugin. A mount, unlike a link, stays what it is when the binary
+/// is built again, moved or removed while the lab runs.
+fn bind_plugin(plugin: &Path) -> Result<()> {
     let me = std::env::current_exe().context("find this binary")?;
-    match fs::remove_file(&plugin) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(e).with_context(|| format!("replace {}", plugin.display()));
-        }
-        _ => {}
+    // An earlier supervisor's.
+    match umount2(plugin, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+        Err(e) => return Err(e).with_context(|| format!("replace {}", plugin.display())),
     }
-    // A hard link survives a rebuild of the binary while the lab runs; across file systems
-    // only a symbolic link is possible.
-    fs::hard_link(&me, &plugin)
-        .or_else(|_| std::os::unix::fs::symlink(&me, &plugin))
-        .with_context(|| format!("link {}", plugin.display()))
+    fs::File::create(plugin).with_context(|| format!("make {}", plugin.display()))?;
+    mount(Some(&me), plugin, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("show {} as {}", me.display(), plugin.display()))
+}
+
+/// Gives a node a file system of its own, in memory, for all that it and its pods write: a full
+/// one is this node's trouble, not that of the machine's /run. Private, so that what the node
+/// mounts in it is not kept alive by other mount namespaces of the machine.
+fn mount_disk(dir: &Path, bytes: u64) -> Result<()> {
+    let device = |path: &Path| {
+        fs::metadata(path).map(|m| m.dev()).with_context(|| format!("look at {}", path.display()))
+    };
+    let above = dir.parent().context("invariant: a node's directory lies in the lab's")?;
+    if device(dir)? != device(above)? {
+        // The last supervisor's node.
+        return Ok(());
+    }
+    let options = format!("mode=0700,size={bytes}");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("weft"), dir, Some("tmpfs"), flags, Some(options.as_str()))
+        .and_then(|()| mount(None::<&str>, dir, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>))
+        .with_context(|| format!("mount {}", dir.display()))
+}
+
+/// The size of each node's disk.
+fn disk_bytes(memory: Option<u64>, nodes: u64) -> u64 {
+    let share = memory.map_or(DISK_BYTES_MIN, |m| m / DISKS_PART_OF_MEMORY / nodes.max(1));
+    share.clamp(DISK_BYTES_MIN, DISK_BYTES_MAX)
+}
+
+/// The machine's memory.
+fn memory_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// A directory for root alone.
@@ -175,4 +220,19 @@ fn give_to_caller(path: &Path) -> Result<()> {
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))
         .with_context(|| format!("protect {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_share_a_part_of_the_memory() {
+        let gib = 1 << 30;
+        assert_eq!(disk_bytes(Some(64 * gib), 3), gib);
+        assert_eq!(disk_bytes(Some(4 * gib), 4), gib / 4);
+        assert_eq!(disk_bytes(Some(2 * gib), 100), DISK_BYTES_MIN);
+        assert_eq!(disk_bytes(None, 1), DISK_BYTES_MIN);
+        assert!(memory_bytes().is_some_and(|m| m > DISK_BYTES_MIN));
+    }
 }

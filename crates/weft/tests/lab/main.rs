@@ -8,6 +8,7 @@ mod harness;
 mod applications;
 mod bad_input;
 mod crash;
+mod disk;
 mod kubectl;
 mod model;
 mod services;
