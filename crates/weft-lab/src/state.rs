@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{fs, path::Path};
+use weft_controlplane::write_atomic;
 use weft_model::LabName;
 
 use crate::{config::Config, error::LabError, paths, paths::LabPaths, proc::ProcessId};
@@ -42,26 +43,13 @@ impl LabState {
     /// Replaces the state on disk: a reader sees the old or the new one.
     pub fn write(&self, paths: &LabPaths) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(self).context("encode lab.json")?;
-        write_atomic(&paths.state(), &bytes, 0o644)
+        Ok(write_atomic(&paths.state(), &bytes, 0o644)?)
     }
 
     /// Whether the supervisor lives.
     pub fn running(&self) -> bool {
         self.supervisor.is_some_and(ProcessId::alive)
     }
-}
-
-/// Writes a file by way of a temporary one beside it.
-pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let partial = path.with_extension("partial");
-    let write = || -> std::io::Result<()> {
-        let _ = fs::remove_file(&partial);
-        let mut f =
-            fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial)?;
-        f.write_all(bytes)?;
-        fs::rename(&partial, path)
-    };
-    write().with_context(|| format!("write {}", path.display()))
 }
 
 /// The lab that a command means: the named one, else the only one running.

@@ -1,5 +1,6 @@
 //! The `weft` binary: argument parsing and dispatch, nothing else.
 
+mod apiserver;
 mod log;
 
 use clap::{Parser, Subcommand};
@@ -17,6 +18,8 @@ struct Cli {
 enum Command {
     /// An embedded Kubernetes API and virtual nodes on this machine
     Lab(weft_lab::LabArgs),
+    /// An embedded Kubernetes API and its controllers alone: no nodes, no root
+    Apiserver(apiserver::Args),
     /// The node agent: pod network, service proxy and node-local DNS
     Agent(weft_agent::Args),
     /// The CNI plugin (also when called as weft-cni)
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<i32> {
     match command {
         Command::Lab(args) => weft_lab::run(args),
+        Command::Apiserver(args) => logged(|| apiserver::run(args)),
         Command::Agent(args) => logged(|| weft_agent::run(args)),
         Command::Cni => Ok(weft_cni::main()),
         Command::LabSupervisor(args) => logged(|| weft_lab::supervisor::run(&args)),

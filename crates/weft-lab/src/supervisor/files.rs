@@ -12,11 +12,11 @@ use std::{
     path::Path,
 };
 use weft_apiserver::Pki;
+use weft_controlplane::{Credentials, write_atomic};
 
 use crate::{
     config::{Config, nth},
     paths::LabPaths,
-    state::write_atomic,
     topology::{API_PORT, Topology},
 };
 
@@ -59,47 +59,31 @@ pub fn pki(paths: &LabPaths, topology: &Topology, config: &Config) -> Result<Pki
 /// Bearer tokens: one for people, one a node, and the key that signs service account tokens.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Tokens {
-    admin: String,
+    #[serde(flatten)]
+    common: Credentials,
     nodes: BTreeMap<String, String>,
-    signing_key: String,
 }
 
 /// Loads the lab's tokens, or makes them.
 pub fn tokens(paths: &LabPaths) -> Result<Tokens> {
-    let path = paths.pki().join("tokens.json");
-    if let Ok(bytes) = fs::read(&path) {
-        return serde_json::from_slice(&bytes).context("tokens.json is damaged");
-    }
-    let tokens = Tokens {
-        admin: weft_apiserver::random_token(),
+    let make = || Tokens {
+        common: Credentials::random(),
         nodes: (1..=crate::config::NODES_MAX)
             .map(|n| (format!("node{n}"), weft_apiserver::random_token()))
             .collect(),
-        signing_key: weft_apiserver::random_token(),
     };
-    write_atomic(&path, &serde_json::to_vec(&tokens)?, 0o600)?;
-    Ok(tokens)
+    Ok(Credentials::load_or_create(&paths.pki().join("tokens.json"), make)?)
 }
 
 impl Tokens {
     /// The signing key's bytes.
     pub fn key(&self) -> Result<[u8; 32]> {
-        let digits = self.signing_key.get(..64).context("tokens.json is damaged")?;
-        let mut key = [0; 32];
-        for (i, byte) in key.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16)
-                .context("tokens.json is damaged")?;
-        }
-        Ok(key)
+        self.common.key().context("tokens.json is damaged")
     }
 
     /// What the API accepts.
     pub fn for_api(&self, topology: &Topology) -> Vec<weft_apiserver::Token> {
-        let admin = weft_apiserver::Token {
-            token: self.admin.clone(),
-            user: "weft-admin".into(),
-            groups: vec!["system:masters".into(), "system:authenticated".into()],
-        };
+        let admin = self.common.admin_token("weft-admin");
         let nodes = topology.nodes.iter().filter_map(|n| {
             Some(weft_apiserver::Token {
                 token: self.nodes.get(&n.name)?.clone(),
@@ -122,7 +106,7 @@ pub fn write_kubeconfigs(
     let mine = weft_apiserver::kubeconfig(
         &format!("https://127.0.0.1:{port}"),
         &pki.ca_pem,
-        &tokens.admin,
+        tokens.common.admin(),
     );
     write_atomic(&paths.kubeconfig(), mine.as_bytes(), 0o600)?;
     give_to_caller(&paths.kubeconfig())?;

@@ -18,6 +18,7 @@ use std::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use weft_controlplane::ControlPlane;
 use weft_model::LabName;
 
 use crate::{
@@ -85,17 +86,6 @@ async fn supervise(paths: &LabPaths, report: report::Report) -> Result<()> {
     tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "underlay stands");
 
     let tokens = files::tokens(paths)?;
-    let api = weft_apiserver::ApiServer::new(api_config(paths, &state, &topology, &tokens)?)
-        .context("start the API")?;
-    files::write_kubeconfigs(paths, &topology, &pki, &tokens, port)?;
-    let cancel = CancellationToken::new();
-    let mut tasks = tokio::task::JoinSet::new();
-    let tls = pki.tls().context("set up TLS")?;
-    let server = api.clone();
-    tasks.spawn(async move { server.serve(listeners, tls).await.context("serve the API") });
-    let client = kube::client::ClientBuilder::new(api.service(), "default").build();
-
-    processes::start_all(paths, &state.config, &topology, &cancel, &mut tasks)?;
     let controllers = weft_cluster::Config {
         pod_cidrs: state.config.pod_cidrs.clone(),
         node_mask_v4: config::node_mask(weft_model::IpFamily::V4),
@@ -103,9 +93,16 @@ async fn supervise(paths: &LabPaths, report: report::Report) -> Result<()> {
         ca_pem: pki.ca_pem.clone(),
         ..weft_cluster::Config::default()
     };
-    let (c, stop) = (client.clone(), cancel.clone());
-    tasks
-        .spawn(async move { weft_cluster::run(c, controllers, stop).await.context("controllers") });
+    let api = api_config(paths, &state, &topology, &tokens)?;
+    let plane = ControlPlane::new(api, Some(controllers)).context("start the API")?;
+    files::write_kubeconfigs(paths, &topology, &pki, &tokens, port)?;
+    let cancel = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    let tls = pki.tls().context("set up TLS")?;
+    let client = plane.client();
+    let serving = plane.run(Some((listeners, tls)), cancel.clone());
+    tasks.spawn(async move { serving.await.context("run the control plane") });
+    processes::start_all(paths, &state.config, &topology, &cancel, &mut tasks)?;
     cluster::bootstrap(&client, &state.config).await?;
     let routes = (state.config.network == Network::Native).then(|| paths.clone());
     let (nodes_ready, ready) = tokio::sync::oneshot::channel();
@@ -140,7 +137,6 @@ async fn supervise(paths: &LabPaths, report: report::Report) -> Result<()> {
         ended = tasks.join_next() => first_end(ended),
         _ = terminate.recv() => {
             cancel.cancel();
-            api.shutdown();
             Ok(())
         }
     }

@@ -10,13 +10,13 @@ use std::{
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use weft_controlplane::write_atomic;
 
 use crate::{
     config::Config,
     nodes::Place,
     paths::LabPaths,
     proc::{CgroupMounts, ProcessId},
-    state::write_atomic,
     topology::{Host, Topology},
 };
 
