@@ -19,6 +19,8 @@ pub struct Config {
     pub node_grace: Duration,
     /// How long a pod bound to a node that does not exist is kept.
     pub orphan_pod_grace: Duration,
+    /// Endpoints in one EndpointSlice, at most.
+    pub endpoints_per_slice: usize,
     /// Requests of the controllers under way at once.
     pub requests_max: usize,
 }
@@ -34,6 +36,8 @@ impl Default for Config {
             node_grace: Duration::from_secs(40),
             // Kubernetes: the pod garbage collector's quarantine of missing nodes.
             orphan_pod_grace: Duration::from_secs(40),
+            // Kubernetes: --max-endpoints-per-slice.
+            endpoints_per_slice: 100,
             requests_max: 64,
         }
     }

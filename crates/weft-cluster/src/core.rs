@@ -71,6 +71,8 @@ pub(crate) struct Core {
     pending: BTreeSet<Key>,
     /// Since when the node of a pod is missing.
     missing: HashMap<Key, Timestamp>,
+    /// What the planners of endpoints remember of a Service.
+    memories: HashMap<Key, endpointslice::Memory>,
     side: Vec<Action>,
 }
 
@@ -88,6 +90,7 @@ impl Core {
             assumed: Assumed::default(),
             pending: BTreeSet::new(),
             missing: HashMap::new(),
+            memories: HashMap::new(),
             side: Vec::new(),
         }
     }
@@ -270,9 +273,21 @@ impl Core {
                 }
                 plan
             }
-            Controller::EndpointSlice => endpointslice::plan(world, namespace, name, now),
-            Controller::Endpoints => endpoints::plan(world, namespace, name, now),
-            Controller::Mirror => mirror::plan(world, namespace, name),
+            Controller::EndpointSlice | Controller::Endpoints | Controller::Mirror => {
+                let memory = self.memories.entry(key.clone()).or_default();
+                let of = (namespace, name);
+                let plan = match key.controller {
+                    Controller::EndpointSlice => {
+                        endpointslice::plan(world, config, memory, of, now)
+                    }
+                    Controller::Endpoints => endpoints::plan(world, memory, of),
+                    _ => mirror::plan(world, memory, of, now),
+                };
+                if memory.is_empty() {
+                    self.memories.remove(key);
+                }
+                plan
+            }
             Controller::Garbage => gc::plan(world, key.kind, namespace, name),
             Controller::PodGarbage => {
                 let since = match podgc::missing_node(world, namespace, name) {

@@ -1,92 +1,103 @@
 //! The Endpoints object of a Service with a selector: what older clients read. Its primary
-//! family only, and at most [`ADDRESSES_MAX`] addresses.
+//! family only, and at most [`ADDRESSES_MAX`](crate::subsets::ADDRESSES_MAX) addresses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
 };
 
 use crate::action::{Action, Plan};
+use crate::endpointslice::{Memory, TRIGGER_TIME};
 use crate::kinds::{Kind, Meta, World};
 use crate::pods;
 use crate::store::Object;
+use crate::subsets::{repack, truncate};
 use crate::targets::{self, HEADLESS, Port};
 
 /// Label of a node and of an endpoint's place: its zone.
 pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
-/// Addresses in one Endpoints object, at most.
-const ADDRESSES_MAX: usize = 1000;
+/// Annotation of Endpoints that are a lock of older leader elections, not addresses.
+pub(crate) const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 /// Label of Endpoints that this controller made (KEP-4974).
 pub(crate) const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
-pub(crate) const CONTROLLER: &str = "endpoint-controller";
+const CONTROLLER: &str = "endpoint-controller";
 
-/// Brings the Endpoints of one Service up to date.
-pub(crate) fn plan(world: &World, namespace: &str, name: &str, _now: Timestamp) -> Plan {
+/// Brings the Endpoints of one Service up to date. Those of a Service that has gone go with it,
+/// whoever wrote them; that is asked only when a Service goes (see [`crate::key`]), since Endpoints
+/// may be there before their Service.
+pub(crate) fn plan(world: &World, memory: &mut Memory, (namespace, name): (&str, &str)) -> Plan {
     let mut plan = Plan::default();
     let held = world.endpoints.get(namespace, name).filter(|held| !held.deleting());
-    let ours = |held: &Endpoints| held.labels().get(MANAGED_BY).is_some_and(|by| by == CONTROLLER);
-    let Some(service) = world.services.get(namespace, name).filter(|one| !one.deleting()) else {
-        if let Some(held) = held.filter(|held| ours(held)) {
+    let Some(service) = world.services.get(namespace, name) else {
+        *memory = Memory::default();
+        let kept = |held: &&Arc<Endpoints>| held.annotation(LEADER).is_some();
+        if let Some(held) = held.filter(|held| !kept(held)) {
             plan.push(Action::delete(Kind::Endpoints, &held.metadata));
         }
         return plan;
     };
-    if service.spec.as_ref().and_then(targets::selector).is_none() {
+    if service.deleting() || service.spec.as_ref().and_then(targets::selector).is_none() {
         return plan;
     }
-    let wanted = desired(world, service);
+    let time = memory.trigger(service, targets::selected(world, service));
+    let (wanted, truncated) = desired(world, service);
+    let annotate = |annotations: &mut BTreeMap<String, String>| {
+        annotations.remove(OVER_CAPACITY);
+        annotations.remove(TRIGGER_TIME);
+        annotations.extend(truncated.then(|| (OVER_CAPACITY.into(), "truncated".into())));
+        annotations.extend(time.map(|time| (TRIGGER_TIME.into(), time)));
+    };
     let Some(held) = held else {
+        let mut wanted = wanted;
+        annotate(wanted.metadata.annotations.get_or_insert_default());
         plan.push(Action::create(Kind::Endpoints, &wanted));
         return plan;
     };
-    let truncated = |one: &Endpoints| one.annotation(OVER_CAPACITY) == Some("truncated");
     let same = held.subsets.as_deref().unwrap_or_default()
         == wanted.subsets.as_deref().unwrap_or_default()
         && held.labels() == wanted.labels()
-        && truncated(held) == truncated(&wanted);
-    if !same {
-        let mut next = Endpoints::clone(held);
-        next.metadata.labels = wanted.metadata.labels;
-        next.metadata.managed_fields = None;
-        let annotations = next.metadata.annotations.get_or_insert_default();
-        annotations.remove(OVER_CAPACITY);
-        annotations.extend(wanted.metadata.annotations.into_iter().flatten());
-        next.subsets = wanted.subsets;
-        plan.push(Action::replace(Kind::Endpoints, &next));
+        && held.annotation(OVER_CAPACITY) == truncated.then_some("truncated");
+    if same {
+        memory.published();
+        return plan;
     }
+    let mut next = Endpoints::clone(held);
+    next.metadata.labels = wanted.metadata.labels;
+    next.metadata.managed_fields = None;
+    annotate(next.metadata.annotations.get_or_insert_default());
+    next.subsets = wanted.subsets;
+    plan.push(Action::replace(Kind::Endpoints, &next));
     plan
 }
 
-#[derive(Default)]
-struct Split {
-    ready: Vec<(IpAddr, EndpointAddress)>,
-    not_ready: Vec<(IpAddr, EndpointAddress)>,
-}
-
-fn desired(world: &World, service: &Service) -> Endpoints {
+/// What the Endpoints shall be, annotations aside, and whether that is not all.
+fn desired(world: &World, service: &Service) -> (Endpoints, bool) {
     let spec = service.spec.clone().unwrap_or_default();
     let family = targets::families(&spec)[0];
     let publish = spec.publish_not_ready_addresses == Some(true);
-    let mut groups: BTreeMap<Vec<Port>, Split> = BTreeMap::new();
+    let mut subsets = Vec::new();
     for pod in targets::selected(world, service).filter(|pod| publish || !pod.deleting()) {
         let Some(address) = targets::address(pod, family) else { continue };
         let ports = targets::ports(service, pod);
-        if ports.is_empty() && !targets::headless(&spec) {
+        // Without ports only a headless Service that has none at all.
+        if ports.is_empty() && spec.ports.as_ref().is_some_and(|ports| !ports.is_empty()) {
             continue;
         }
-        let split = groups.entry(ports).or_default();
-        let entry = (address, endpoint_address(service, pod, address));
-        if publish || pods::ready(pod) {
-            split.ready.push(entry);
-        } else {
-            split.not_ready.push(entry);
-        }
+        let list = Some(vec![endpoint_address(service, pod, address)]);
+        let (ready, not_ready) =
+            if publish || pods::ready(pod) { (list, None) } else { (None, list) };
+        subsets.push(EndpointSubset {
+            addresses: ready,
+            not_ready_addresses: not_ready,
+            ports: Some(ports.into_iter().map(endpoint_port).collect()),
+        });
     }
-    let truncated = truncate(&mut groups);
+    let mut subsets = repack(&subsets);
+    let truncated = truncate(&mut subsets);
     let mut labels = service.labels().clone();
     labels.insert(MANAGED_BY.into(), CONTROLLER.into());
     if targets::headless(&spec) {
@@ -94,40 +105,25 @@ fn desired(world: &World, service: &Service) -> Endpoints {
     } else {
         labels.remove(HEADLESS);
     }
-    let annotations = truncated.then(|| [(OVER_CAPACITY.into(), "truncated".into())].into());
-    Endpoints {
+    let endpoints = Endpoints {
         metadata: Meta {
             name: service.metadata.name.clone(),
             namespace: service.metadata.namespace.clone(),
             labels: Some(labels),
-            annotations,
             ..Meta::default()
         },
-        subsets: (!groups.is_empty()).then(|| groups.into_iter().map(subset).collect()),
-    }
+        subsets: (!subsets.is_empty()).then_some(subsets),
+    };
+    (endpoints, truncated)
 }
 
-/// Cuts to the limit, ready addresses first. Says whether it had to.
-fn truncate(groups: &mut BTreeMap<Vec<Port>, Split>) -> bool {
-    let total: usize = groups.values().map(|split| split.ready.len() + split.not_ready.len()).sum();
-    for split in groups.values_mut() {
-        split.ready.sort_by_key(|(address, _)| *address);
-        split.not_ready.sort_by_key(|(address, _)| *address);
+fn endpoint_port(port: Port) -> EndpointPort {
+    EndpointPort {
+        name: (!port.name.is_empty()).then_some(port.name),
+        port: port.number.unwrap_or_default(),
+        protocol: Some(port.protocol),
+        app_protocol: port.app_protocol,
     }
-    if total <= ADDRESSES_MAX {
-        return false;
-    }
-    let mut left = ADDRESSES_MAX;
-    for split in groups.values_mut() {
-        split.ready.truncate(left);
-        left -= split.ready.len();
-    }
-    for split in groups.values_mut() {
-        split.not_ready.truncate(left);
-        left -= split.not_ready.len();
-    }
-    groups.retain(|_, split| !split.ready.is_empty() || !split.not_ready.is_empty());
-    true
 }
 
 fn endpoint_address(service: &Service, pod: &Pod, address: IpAddr) -> EndpointAddress {
@@ -142,22 +138,5 @@ fn endpoint_address(service: &Service, pod: &Pod, address: IpAddr) -> EndpointAd
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         }),
-    }
-}
-
-fn subset((ports, split): (Vec<Port>, Split)) -> EndpointSubset {
-    let list = |all: Vec<(IpAddr, EndpointAddress)>| {
-        (!all.is_empty()).then(|| all.into_iter().map(|(_, address)| address).collect())
-    };
-    let port = |port: Port| EndpointPort {
-        name: (!port.name.is_empty()).then_some(port.name),
-        port: port.number.unwrap_or_default(),
-        protocol: Some(port.protocol),
-        app_protocol: port.app_protocol,
-    };
-    EndpointSubset {
-        addresses: list(split.ready),
-        not_ready_addresses: list(split.not_ready),
-        ports: (!ports.is_empty()).then(|| ports.into_iter().map(port).collect()),
     }
 }

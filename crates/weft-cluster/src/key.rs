@@ -66,7 +66,7 @@ pub(crate) fn concerned(world: &World, delta: &Delta) -> Vec<Key> {
         Delta::Service(old, new) => service(old.as_ref().or(new.as_ref()), &mut keys),
         Delta::EndpointSlice(old, new) => {
             for slice in [old, new].into_iter().flatten() {
-                if let Some(name) = slice.labels().get("kubernetes.io/service-name") {
+                if let Some(name) = slice.labels().get(crate::targets::SERVICE_NAME) {
                     let of = slice.namespace();
                     keys.push(Key::new(Controller::EndpointSlice, Kind::Service, of, name));
                     keys.push(Key::new(Controller::Mirror, Kind::Endpoints, of, name));
@@ -76,7 +76,12 @@ pub(crate) fn concerned(world: &World, delta: &Delta) -> Vec<Key> {
         Delta::Endpoints(old, new) => {
             for meta in [old, new].into_iter().flatten() {
                 let (of, name) = (meta.namespace(), meta.name());
-                keys.push(Key::new(Controller::Endpoints, Kind::Service, of, name));
+                // Without a Service they may be earlier than it: only those that were made for
+                // one are left over from it.
+                let ours = meta.labels().contains_key(crate::endpoints::MANAGED_BY);
+                if ours || world.services.get(of, name).is_some() {
+                    keys.push(Key::new(Controller::Endpoints, Kind::Service, of, name));
+                }
                 keys.push(Key::new(Controller::Mirror, Kind::Endpoints, of, name));
             }
         }
@@ -247,8 +252,12 @@ fn node(world: &World, old: Option<&Arc<Node>>, new: Option<&Arc<Node>>, keys: &
     }
     keys.push(Key::of(Controller::NodeLife, Kind::Node, &any.metadata));
     let zone = |node: &Arc<Node>| node.labels().get(crate::endpoints::ZONE).cloned();
-    if old.map(zone) != new.map(zone) {
-        for service in world.services.iter() {
+    let moved = old.map(zone) != new.map(zone);
+    let relevant = |node| crate::endpointslice::relevant_to_hints(node);
+    let shares = old.map(|node| relevant(node)) != new.map(|node| relevant(node));
+    if moved || shares {
+        let all = world.services.iter();
+        for service in all.filter(|one| moved || crate::endpointslice::follows_cpus(one)) {
             keys.push(Key::of(Controller::EndpointSlice, Kind::Service, &service.metadata));
         }
     }

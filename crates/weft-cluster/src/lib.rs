@@ -47,6 +47,7 @@ mod scheduler;
 mod simulation;
 mod statefulset;
 mod store;
+mod subsets;
 mod targets;
 #[cfg(test)]
 mod tests;

@@ -1,74 +1,145 @@
 //! EndpointSlices for Endpoints that somebody else writes: those of Services without a selector.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
 
-use crate::action::Plan;
-use crate::endpointslice::{Desired, Groups, MANAGED_BY, reconcile};
+use crate::action::{About, Action, Plan, Severity};
+use crate::endpoints::LEADER;
+use crate::endpointslice::{
+    Annotations, Desired, Groups, MANAGED_BY, Memory, TRIGGER_TIME, first_phase, place,
+};
 use crate::kinds::{Kind, Meta, World};
 use crate::pods;
 use crate::store::Object;
-use crate::targets::{self, Family, Port, SERVICE_NAME};
+use crate::subsets::repack;
+use crate::targets::{Family, Port, SERVICE_NAME};
 
 const CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
-const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
-/// Addresses mirrored of one subset, at most (--mirroring-max-endpoints-per-subset).
+const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Addresses mirrored of one subset, at most (--mirroring-max-endpoints-per-subset). All of a
+/// subset go into one slice of a family.
 const ADDRESSES_MAX: usize = 1000;
 
 /// Brings the mirrored slices of one Endpoints object up to date.
-pub(crate) fn plan(world: &World, namespace: &str, name: &str) -> Plan {
+pub(crate) fn plan(
+    world: &World,
+    memory: &mut Memory,
+    (namespace, name): (&str, &str),
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
     let held: Vec<_> = world
         .slices
-        .within(namespace)
+        .of_service(namespace, name)
         .filter(|slice| {
-            !slice.deleting()
-                && slice.labels().get(MANAGED_BY).is_some_and(|by| by == CONTROLLER)
-                && slice.labels().get(SERVICE_NAME).is_some_and(|of| of == name)
+            !slice.deleting() && slice.labels().get(MANAGED_BY).is_some_and(|by| by == CONTROLLER)
         })
         .cloned()
         .collect();
     let source = world.endpoints.get(namespace, name).filter(|one| mirrored(world, one));
-    if source.is_none() && held.is_empty() {
-        return Plan::default();
-    }
-    let desired = Desired {
-        meta: source.map(|one| slice_meta(one)).unwrap_or_default(),
-        groups: source.map(|one| groups(one)).unwrap_or_default(),
-        placeholder: false,
+    let Some(source) = source else {
+        *memory = Memory::default();
+        let deletions =
+            held.iter().map(|slice| Action::delete(Kind::EndpointSlice, &slice.metadata));
+        return deletions.collect::<Vec<_>>().into();
     };
-    reconcile(&held, desired).into()
+    let (groups, skipped) = groups(source);
+    let mut desired = Desired {
+        meta: slice_meta(source),
+        annotations: Annotations::Exactly(annotations(source)),
+        groups,
+        placeholder: false,
+        per_slice: ADDRESSES_MAX,
+    };
+    let placed = place(&held, &mut desired);
+    plan.actions = first_phase(placed.writes(&desired));
+    complain(source, memory, skipped, now, &mut plan);
+    plan
 }
 
 fn mirrored(world: &World, endpoints: &Endpoints) -> bool {
     let skipped = endpoints.labels().get(SKIP).is_some_and(|value| value == "true")
         || endpoints.annotation(LEADER).is_some()
-        || endpoints.labels().contains_key(crate::endpoints::MANAGED_BY)
         // The API server writes the slice of its own Service itself.
         || (endpoints.namespace(), endpoints.name()) == ("default", "kubernetes");
     let service = world.services.get(endpoints.namespace(), endpoints.name());
     !endpoints.deleting()
         && !skipped
-        && service.and_then(|service| service.spec.as_ref()).is_some_and(|spec| {
-            targets::selector(spec).is_none() && spec.type_.as_deref() != Some("ExternalName")
-        })
+        && service
+            .and_then(|service| service.spec.as_ref())
+            .is_some_and(|spec| spec.selector.as_ref().is_none_or(|selector| selector.is_empty()))
 }
 
-fn groups(endpoints: &Endpoints) -> BTreeMap<Family, Groups> {
-    let mut families: BTreeMap<Family, Groups> = BTreeMap::new();
-    for subset in endpoints.subsets.iter().flatten() {
-        let ports = ports(subset);
-        let ready = subset.addresses.iter().flatten().map(|address| (address, true));
-        let not_ready = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
-        for (address, is_ready) in ready.chain(not_ready).take(ADDRESSES_MAX) {
-            let Ok(ip) = address.ip.parse() else { continue };
-            let group = families.entry(Family::of(&ip)).or_default();
-            group.entry(ports.clone()).or_default().push(endpoint(address, is_ready));
+/// Addresses that are not mirrored.
+#[derive(Default)]
+struct Skipped {
+    invalid: usize,
+    all: usize,
+}
+
+fn complain(
+    source: &Endpoints,
+    memory: &mut Memory,
+    skipped: Skipped,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let invalid = format!(
+        "Skipped {} invalid IP addresses when mirroring to EndpointSlices",
+        skipped.invalid
+    );
+    let too_many = format!(
+        "A max of {ADDRESSES_MAX} addresses can be mirrored to EndpointSlices per Endpoints \
+         subset. {} addresses were skipped",
+        skipped.all
+    );
+    let notices: Vec<(&str, &str)> = [
+        (skipped.invalid > 0).then_some(("InvalidIPAddress", invalid.as_str())),
+        (skipped.all > skipped.invalid).then_some(("TooManyAddressesToMirror", too_many.as_str())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let text = notices.iter().map(|(_, text)| *text).collect::<Vec<_>>().join("\n");
+    if memory.is_news((!text.is_empty()).then_some(text.as_str())) {
+        let component = "endpoint-slice-mirroring-controller";
+        let about = About { kind: Kind::Endpoints, meta: &source.metadata, component, now };
+        for (reason, text) in notices {
+            plan.push(Action::event(&about, Severity::Warning, reason, text));
         }
     }
-    families
+}
+
+fn groups(endpoints: &Endpoints) -> (BTreeMap<Family, Groups>, Skipped) {
+    let mut families: BTreeMap<Family, Groups> = BTreeMap::new();
+    let mut skipped = Skipped::default();
+    for subset in repack(endpoints.subsets.as_deref().unwrap_or_default()) {
+        let ports = ports(&subset);
+        let ready = subset.addresses.iter().flatten().map(|address| (address, true));
+        let not_ready = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
+        let mut left = ADDRESSES_MAX;
+        for (address, is_ready) in ready.chain(not_ready) {
+            if left == 0 {
+                skipped.all += 1;
+                continue;
+            }
+            let Ok(ip) = address.ip.parse::<IpAddr>() else {
+                skipped.invalid += 1;
+                skipped.all += 1;
+                continue;
+            };
+            left -= 1;
+            let ip = ip.to_canonical();
+            let group = families.entry(Family::of(&ip)).or_default();
+            group.entry(ports.clone()).or_default().push(endpoint(address, ip, is_ready));
+        }
+    }
+    (families, skipped)
 }
 
 fn ports(subset: &EndpointSubset) -> Vec<Port> {
@@ -83,11 +154,11 @@ fn ports(subset: &EndpointSubset) -> Vec<Port> {
     ports
 }
 
-fn endpoint(address: &EndpointAddress, is_ready: bool) -> Endpoint {
+fn endpoint(address: &EndpointAddress, ip: IpAddr, is_ready: bool) -> Endpoint {
     Endpoint {
-        addresses: vec![address.ip.clone()],
+        addresses: vec![ip.to_string()],
         conditions: Some(EndpointConditions { ready: Some(is_ready), ..Default::default() }),
-        hostname: address.hostname.clone(),
+        hostname: address.hostname.clone().filter(|name| !name.is_empty()),
         node_name: address.node_name.clone(),
         target_ref: address.target_ref.clone(),
         ..Endpoint::default()
@@ -105,4 +176,12 @@ fn slice_meta(endpoints: &Endpoints) -> Meta {
         owner_references: Some(vec![pods::owner_reference(Kind::Endpoints, &endpoints.metadata)]),
         ..Meta::default()
     }
+}
+
+/// Every annotation is passed on, but those that speak of the Endpoints themselves.
+fn annotations(endpoints: &Endpoints) -> BTreeMap<String, String> {
+    let mut all = endpoints.metadata.annotations.clone().unwrap_or_default();
+    all.remove(TRIGGER_TIME);
+    all.remove(APPLIED);
+    all
 }

@@ -43,6 +43,11 @@ pub(crate) fn ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|(status, _)| status == "True")
 }
 
+/// When the pod became ready or ceased to be.
+pub(crate) fn ready_changed(pod: &Pod) -> Option<Timestamp> {
+    condition(pod, "Ready").and_then(|(_, since)| since)
+}
+
 fn ready_since(pod: &Pod) -> Option<Timestamp> {
     condition(pod, "Ready").filter(|(status, _)| *status == "True").and_then(|(_, since)| since)
 }

@@ -76,6 +76,8 @@ pub(crate) type Diff<K> = (Option<Arc<K>>, Option<Arc<K>>);
 pub(crate) struct Store<K> {
     items: BTreeMap<Id, Arc<K>>,
     by_owner: HashMap<String, BTreeSet<Id>>,
+    /// By namespace and the Service that a label names: slices.
+    by_service: HashMap<Id, BTreeSet<Id>>,
     listing: Option<HashSet<Id>>,
     synced: bool,
     gone: HashSet<String>,
@@ -87,6 +89,7 @@ impl<K> Default for Store<K> {
         Self {
             items: BTreeMap::new(),
             by_owner: HashMap::new(),
+            by_service: HashMap::new(),
             listing: None,
             synced: false,
             gone: HashSet::new(),
@@ -128,6 +131,16 @@ impl<K: Object> Store<K> {
     /// Objects that name `uid` among their owners.
     pub(crate) fn owned_by<'a>(&'a self, uid: &str) -> impl Iterator<Item = &'a Arc<K>> {
         self.by_owner.get(uid).into_iter().flatten().filter_map(|id| self.items.get(id))
+    }
+
+    /// Objects whose label says that they are of this Service.
+    pub(crate) fn of_service<'a>(
+        &'a self,
+        namespace: &str,
+        service: &str,
+    ) -> impl Iterator<Item = &'a Arc<K>> + use<'a, K> {
+        let ids = self.by_service.get(&(namespace.to_owned(), service.to_owned()));
+        ids.into_iter().flatten().filter_map(|id| self.items.get(id))
     }
 
     /// Objects whose managing owner is `uid`.
@@ -172,6 +185,9 @@ impl<K: Object> Store<K> {
         for owner in object.owners() {
             self.by_owner.entry(owner.uid.clone()).or_default().insert(id.clone());
         }
+        if let Some(key) = service_of(object.as_ref()) {
+            self.by_service.entry(key).or_default().insert(id.clone());
+        }
         self.items.insert(id, object.clone());
         match old {
             Some(old) if old.uid() != object.uid() => {
@@ -208,6 +224,14 @@ impl<K: Object> Store<K> {
                 }
             }
         }
+        if let Some(key) = service_of(old.as_ref())
+            && let Some(ids) = self.by_service.get_mut(&key)
+        {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_service.remove(&key);
+            }
+        }
         Some(old)
     }
 
@@ -222,6 +246,12 @@ impl<K: Object> Store<K> {
             self.gone.remove(&oldest);
         }
     }
+}
+
+/// Namespace and name of the Service that an object's label names.
+fn service_of(object: &impl Object) -> Option<Id> {
+    let name = object.labels().get(crate::targets::SERVICE_NAME)?;
+    Some((object.namespace().to_owned(), name.clone()))
 }
 
 #[cfg(test)]

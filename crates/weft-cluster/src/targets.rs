@@ -54,7 +54,7 @@ pub(crate) fn selector(spec: &ServiceSpec) -> Option<&std::collections::BTreeMap
 }
 
 pub(crate) fn headless(spec: &ServiceSpec) -> bool {
-    spec.cluster_ip.as_deref() == Some("None")
+    matches!(spec.cluster_ip.as_deref(), None | Some("" | "None"))
 }
 
 /// The families of a Service, its primary one first.
@@ -89,6 +89,8 @@ pub(crate) fn address(pod: &Pod, family: Family) -> Option<IpAddr> {
     let all = status.pod_ips.iter().flatten().map(|one| one.ip.as_str());
     all.chain(status.pod_ip.as_deref())
         .filter_map(|text| text.parse::<IpAddr>().ok())
+        // An IPv4 address in IPv6 clothes is one of IPv4, as Go has it.
+        .map(|address| address.to_canonical())
         .find(|address| Family::of(address) == family)
 }
 

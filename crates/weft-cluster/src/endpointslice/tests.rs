@@ -5,10 +5,15 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::reconcile::ENDPOINTS_MAX;
 use super::*;
 use crate::action::{Action, Verb};
 use crate::targets::Port;
+
+const ENDPOINTS_MAX: usize = 100;
+
+fn reconcile(held: &[Arc<EndpointSlice>], mut desired: Desired) -> Vec<Action> {
+    place(held, &mut desired).writes(&desired)
+}
 
 fn port(number: i32) -> Vec<Port> {
     vec![Port {
@@ -39,8 +44,10 @@ fn desired(groups: Groups) -> Desired {
             labels: Some([("l".into(), "v".into())].into()),
             ..Meta::default()
         },
+        annotations: Annotations::Trigger(None),
         groups: [(Family::V4, groups)].into(),
         placeholder: true,
+        per_slice: ENDPOINTS_MAX,
     }
 }
 
@@ -138,6 +145,72 @@ fn a_new_endpoint_costs_one_write() {
     assert_eq!(slices.contents().len(), 251);
 }
 
+/// Pods that are replaced one by one leave the slices as full as they were.
+#[test]
+fn replacement_does_not_fragment() {
+    let mut slices = Slices::default();
+    let mut set: BTreeMap<u16, (bool, bool)> = BTreeMap::new();
+    for number in 0..250 {
+        set.insert(number, (true, false));
+        let actions = reconcile(&slices.held(), desired(wanted(&set)));
+        assert_eq!(actions.len(), 1);
+        slices.apply(&actions);
+    }
+    assert_eq!(slices.all.len(), 3, "one at a time needs no more slices than all at once");
+    for number in 0..250 {
+        // A surge of one, as a rolling update has it.
+        set.insert(1000 + number, (true, false));
+        slices.apply(&reconcile(&slices.held(), desired(wanted(&set))));
+        set.remove(&(number * 7 % 250));
+        let actions = reconcile(&slices.held(), desired(wanted(&set)));
+        assert!(actions.len() <= 1);
+        slices.apply(&actions);
+        assert!(slices.all.len() <= 3 + 1, "{}", slices.all.len());
+    }
+}
+
+/// What goes makes room for what comes: the name stays, and nothing is made or deleted.
+#[test]
+fn a_slice_is_used_again() {
+    let mut slices = Slices::default();
+    let old: BTreeMap<u16, (bool, bool)> = [(1, (true, false))].into();
+    slices.apply(&reconcile(&[], desired(wanted(&old))));
+    let new: BTreeMap<u16, (bool, bool)> = [(1, (true, true))].into();
+    let actions = reconcile(&slices.held(), desired(wanted(&new)));
+    assert!(matches!(actions.as_slice(), [Action { verb: Verb::Replace(..), .. }]), "{actions:?}");
+    slices.apply(&actions);
+    let actions = reconcile(&slices.held(), desired(Groups::new()));
+    assert!(matches!(actions.as_slice(), [Action { verb: Verb::Replace(..), .. }]), "{actions:?}");
+    slices.apply(&actions);
+    let all = slices.held();
+    assert_eq!((all.len(), all[0].endpoints.len(), all[0].ports.clone()), (1, 0, Some(Vec::new())));
+}
+
+#[test]
+fn the_time_of_the_change_is_published() {
+    let pod = |name: &str, time: &str| -> Arc<Pod> {
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": name}, "status": {"conditions": [
+                {"type": "Ready", "status": "True", "lastTransitionTime": time}]}}))
+            .expect("a pod"),
+        )
+    };
+    let service: Service =
+        serde_json::from_value(json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}}))
+            .expect("a Service");
+    let mut memory = Memory::default();
+    let one = pod("a", "2026-01-01T00:00:05Z");
+    let said = memory.trigger(&service, [&one].into_iter());
+    assert_eq!(said.as_deref(), Some("2026-01-01T00:00:00Z"), "at first the Service's own time");
+    memory.published();
+    assert_eq!(memory.trigger(&service, [&one].into_iter()), None, "nothing new");
+    let later = [pod("a", "2026-01-01T00:00:09Z"), pod("b", "2026-01-01T00:00:08Z")];
+    let said = memory.trigger(&service, later.iter());
+    assert_eq!(said.as_deref(), Some("2026-01-01T00:00:08Z"), "the earliest of what changed");
+    let said = memory.trigger(&service, later.iter());
+    assert_eq!(said.as_deref(), Some("2026-01-01T00:00:08Z"), "the write has failed: still due");
+}
+
 #[test]
 fn labels_are_brought_up_to_date() {
     let set: BTreeMap<u16, (bool, bool)> = [(1, (true, false))].into();
@@ -206,7 +279,7 @@ proptest! {
                     ((port, endpoint_of(*number, true).addresses[0].clone()), *ready)
                 })
                 .collect();
-            prop_assert_eq!(says, shall);
+            prop_assert_eq!(&says, &shall);
             for slice in slices.all.values() {
                 prop_assert!(slice.endpoints.len() <= ENDPOINTS_MAX);
                 prop_assert!(!slice.endpoints.is_empty() || slices.all.len() == 1);
@@ -229,6 +302,18 @@ proptest! {
                     prop_assert!(names_before.contains(&action.name));
                 }
             }
+            // A change costs what it touches: slices that lose or change something, and the
+            // fewest that take what is new.
+            let says_before: BTreeMap<_, _> =
+                before.iter().map(|(key, (_, ready))| (key.clone(), *ready)).collect();
+            let touched: BTreeSet<&String> = before
+                .iter()
+                .filter(|(key, (_, ready))| shall.get(*key) != Some(ready))
+                .map(|(_, (name, _))| name)
+                .collect();
+            let added = shall.keys().filter(|key| !says_before.contains_key(*key)).count();
+            // Two sets of ports: each may leave one slice partly full; and the placeholder.
+            prop_assert!(actions.len() <= touched.len() + added / ENDPOINTS_MAX + 3);
             prop_assert_eq!(reconcile(&slices.held(), desired(wanted(&set))), vec![]);
         }
     }

@@ -3,66 +3,60 @@
 //! the end is the same.
 
 mod api;
+mod bench;
+mod endpoints;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use std::ops::{Deref, DerefMut};
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use self::api::{FakeApi, time};
-use crate::action::{Action, Delete};
+use self::api::time;
+use self::bench::Bench;
+use crate::action::Delete;
 use crate::config::Config;
-use crate::core::{Core, Outcome};
-use crate::key::Key;
-use crate::kinds::{Kind, WATCHED};
+use crate::core::Core;
+use crate::kinds::Kind;
 
 const NS: &str = "ns";
 /// Replicas of the Deployment, at most, in any moment of a test.
 const REPLICAS_MAX: u64 = 4;
 
 struct Simulation {
-    api: FakeApi,
-    core: Core,
-    under_way: Vec<(Key, Action)>,
-    random: u64,
-    clock_ms: i64,
+    bench: Bench,
     address: u32,
-    writes: usize,
+}
+
+impl Deref for Simulation {
+    type Target = Bench;
+    fn deref(&self) -> &Bench {
+        &self.bench
+    }
+}
+
+impl DerefMut for Simulation {
+    fn deref_mut(&mut self) -> &mut Bench {
+        &mut self.bench
+    }
+}
+
+fn config() -> Config {
+    Config {
+        pod_cidrs: vec!["10.244.0.0/20".parse().expect("a range")],
+        // No lease is renewed here.
+        node_grace: std::time::Duration::from_secs(1 << 30),
+        ..Config::default()
+    }
 }
 
 impl Simulation {
     fn new(seed: u64) -> Self {
-        let config = Config {
-            pod_cidrs: vec!["10.244.0.0/20".parse().expect("a range")],
-            // No lease is renewed here.
-            node_grace: std::time::Duration::from_secs(1 << 30),
-            ..Config::default()
-        };
-        let mut simulation = Self {
-            api: FakeApi { clock_s: 1_000_000, ..FakeApi::default() },
-            core: Core::new(config),
-            under_way: Vec::new(),
-            random: seed | 1,
-            clock_ms: 1_000_000_000,
-            address: 0,
-            writes: 0,
-        };
+        let mut simulation = Self { bench: Bench::new(seed, config()), address: 0 };
         simulation.user_creates();
-        simulation.api.relist_all(&mut simulation.core);
+        simulation.bench.relist_all();
         simulation
-    }
-
-    /// xorshift64: enough to shuffle.
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random % sides
-    }
-
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millisecond(self.clock_ms).expect("a time")
     }
 
     fn user_creates(&mut self) {
@@ -123,59 +117,10 @@ impl Simulation {
             7..9 => self.kubelet(),
             9 => self.clock_ms += i64::try_from(self.roll(50)).expect("small"),
             10 => self.user(),
-            _ => {
-                let kind = WATCHED[usize::try_from(self.roll(16)).expect("small")];
-                if self.roll(8) == 0 {
-                    self.api.relist(kind, &mut self.core);
-                }
-            }
+            _ => self.break_a_watch(),
         }
         self.poll();
         self.check();
-    }
-
-    fn poll(&mut self) {
-        let now = self.now();
-        for work in self.core.poll(now) {
-            self.under_way.extend(work.actions.into_iter().map(|one| (work.key.clone(), one)));
-        }
-    }
-
-    /// Delivers the next change of one watch.
-    fn deliver(&mut self) {
-        let waiting: Vec<Kind> = self
-            .api
-            .watches
-            .iter()
-            .filter(|(_, queue)| !queue.is_empty())
-            .map(|(kind, _)| *kind)
-            .collect();
-        if waiting.is_empty() {
-            return;
-        }
-        let at = self.roll(waiting.len() as u64);
-        let kind = waiting[usize::try_from(at).expect("small")];
-        let change = self.api.watches.get_mut(&kind).and_then(|queue| queue.pop_front());
-        self.core.handle_change(change.expect("it is not empty"));
-    }
-
-    /// Executes one write and delivers its answer, or loses one of both.
-    fn answer(&mut self, faults: bool) {
-        if self.under_way.is_empty() {
-            return;
-        }
-        let at = usize::try_from(self.roll(self.under_way.len() as u64)).expect("small");
-        let (key, action) = self.under_way.swap_remove(at);
-        if faults && self.roll(10) == 0 {
-            // Never arrived.
-            let lost = Outcome::Failed("lost".into());
-            self.core.handle_answer(&key, &action, lost, self.now());
-            return;
-        }
-        self.writes += 1;
-        self.api.clock_s = self.clock_ms / 1000;
-        let outcome = self.api.execute(&action);
-        self.core.handle_answer(&key, &action, outcome, self.now());
     }
 
     /// A kubelet starts, readies or ends one pod.
@@ -292,17 +237,8 @@ impl Simulation {
             self.kubelet();
             self.poll();
             self.check();
-            let told = self.api.watches.values().all(|queue| queue.is_empty());
-            if told && self.under_way.is_empty() {
-                match self.core.next_timer() {
-                    _ if !self.core.idle() => {}
-                    // Node leases and lost nodes are beyond this test's horizon.
-                    Some(at) if at < self.now() + jiff::SignedDuration::from_secs(300) => {
-                        self.clock_ms = at.as_millisecond() + 1;
-                    }
-                    _ if self.resting() => return,
-                    _ => {}
-                }
+            if self.at_rest() && self.resting() {
+                return;
             }
         }
         panic!("no rest after {} writes; under way: {:?}", self.writes, self.under_way);
@@ -412,12 +348,8 @@ proptest! {
 
         let before = simulation.writes;
         let objects = simulation.api.objects.clone();
-        simulation.core = Core::new(Config {
-            pod_cidrs: vec!["10.244.0.0/20".parse().expect("a range")],
-            node_grace: std::time::Duration::from_secs(1 << 30),
-            ..Config::default()
-        });
-        simulation.api.relist_all(&mut simulation.core);
+        simulation.core = Core::new(config());
+        simulation.bench.relist_all();
         simulation.settle();
         prop_assert_eq!(simulation.writes, before, "a restart writes nothing");
         prop_assert_eq!(&simulation.api.objects, &objects);

@@ -9,6 +9,8 @@ use crate::core::Core;
 use crate::kinds::{Change, Kind, WATCHED, World};
 use crate::{deployment, job, nodelife, statefulset};
 
+mod endpoints;
+
 /// An object of this name makes every planner panic.
 pub(crate) const POISON: &str = "poison";
 
