@@ -1,0 +1,10 @@
+//! What functions do: the standard ones and Kubernetes' libraries.
+
+pub(crate) mod bytes;
+pub(crate) mod format;
+pub(crate) mod lists;
+pub(crate) mod net;
+pub(crate) mod quantity;
+pub(crate) mod semver;
+pub(crate) mod time;
+pub(crate) mod url;
