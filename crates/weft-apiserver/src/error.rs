@@ -66,6 +66,10 @@ impl ApiError {
         status::code(&self.0)
     }
 
+    pub(crate) fn reason(&self) -> &str {
+        self.0["reason"].as_str().unwrap_or_default()
+    }
+
     pub(crate) fn message(&self) -> &str {
         self.0["message"].as_str().unwrap_or_default()
     }

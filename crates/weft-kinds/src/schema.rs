@@ -1,7 +1,8 @@
 //! The types of the Kubernetes API as a table: fields, numbers, merge keys.
 //!
 //! The table (`schema/types-v1.35.txt`) is text with one type per unindented line
-//! (`core.v1.Pod object`; `object` = carries apiVersion and kind) and one field per indented
+//! (`core.v1.Pod object`; `object` = carries apiVersion and kind, `atomic` = one value for
+//! server-side apply) and one field per indented
 //! line: protobuf number, JSON name, type, attributes. A type is a scalar or another type's
 //! name, with `[]` for a list of it and `{}` for a map from strings. Attributes: `inline` (the
 //! members of the named type stand in this one's JSON), `merge[=key]`, `retainKeys` and
@@ -106,6 +107,8 @@ pub struct Field {
     pub atomic: bool,
     /// Whether the zero value is left out of JSON.
     pub omit_zero: bool,
+    /// Whether this is a struct that Go always has (no pointer): absent and empty are the same.
+    pub value: bool,
 }
 
 impl Field {
@@ -123,6 +126,8 @@ impl Field {
 pub struct Type {
     /// Name such as `core.v1.PodSpec`.
     pub name: &'static str,
+    /// Whether server-side apply replaces it whole, wherever it stands.
+    pub atomic: bool,
     /// Fields by protobuf number, inlined types as one field.
     pub fields: Vec<Field>,
     /// Fields by JSON name, sorted, with the members of inlined types.
@@ -199,9 +204,16 @@ fn parse(text: &'static str) -> Table {
             let owner = types.last_mut().expect("invariant: a type precedes its fields");
             owner.fields.push(parse_field(field, &names));
         } else {
-            let (name, object) = line.split_once(' ').map_or((line, false), |(n, _)| (n, true));
-            let fields = if object { envelope() } else { Vec::new() };
-            types.push(Type { name, fields, members: Vec::new() });
+            let mut words = line.split(' ');
+            let name = words.next().unwrap_or(line);
+            let (mut fields, mut atomic) = (Vec::new(), false);
+            for word in words {
+                match word {
+                    "object" => fields = envelope(),
+                    _ => atomic = true,
+                }
+            }
+            types.push(Type { name, atomic, fields, members: Vec::new() });
         }
     }
     for index in 0..types.len() {
@@ -235,6 +247,7 @@ fn envelope() -> Vec<Field> {
         list: ListType::Atomic,
         atomic: false,
         omit_zero: true,
+        value: false,
     };
     vec![field("apiVersion"), field("kind")]
 }
@@ -275,6 +288,7 @@ fn parse_field(line: &'static str, names: &HashMap<&'static str, TypeId>) -> Fie
             "retainKeys" => field.retain_keys = true,
             "atomic" => field.atomic = true,
             "omit" => field.omit_zero = true,
+            "value" => field.value = true,
             "list=set" => field.list = ListType::Set,
             other => {
                 if let Some(key) = other.strip_prefix("merge=") {

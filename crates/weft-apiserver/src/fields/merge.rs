@@ -1,7 +1,7 @@
-//! Merging an applied configuration into a live object, and taking fields out of it.
+//! Merging an applied configuration into a live object, and taking out what is applied no more.
 
-use super::{Element, set::item_key};
-use serde_json::{Map, Value};
+use super::{Element, FieldSet, set::item_key};
+use serde_json::Value;
 use weft_kinds::schema::{Field, ListType, Shape, Type};
 
 /// The live object with what is applied.
@@ -9,6 +9,9 @@ pub(crate) fn merge(kind: &'static Type, live: &Value, applied: &Value) -> Value
     let (Some(live), Some(applied)) = (live.as_object(), applied.as_object()) else {
         return applied.clone();
     };
+    if kind.atomic {
+        return Value::Object(applied.clone());
+    }
     let mut out = live.clone();
     for (k, v) in applied {
         let merged = match (out.get(k), kind.member(k)) {
@@ -65,95 +68,56 @@ fn merge_list(field: &Field, kind: Option<&'static Type>, old: &[Value], new: &[
     Value::Array(out)
 }
 
-/// Takes one path out of the object. Maps and lists that are empty then go as well, as Go leaves
-/// them out; structs stay.
-pub(crate) fn remove(kind: &'static Type, object: &mut Value, path: &[Element]) {
-    let Some((Element::Field(name), rest)) = path.split_first() else { return };
+/// Takes out what the applier owned before (`last`) and what nobody owns any more (`keep`). A
+/// struct, list or map that held only that goes as a whole.
+pub(crate) fn prune(kind: &'static Type, object: &mut Value, last: &FieldSet, keep: &FieldSet) {
     let Some(map) = object.as_object_mut() else { return };
-    if rest.is_empty() {
-        map.shift_remove(name);
-        return;
-    }
-    let (Some(field), Some(value)) = (kind.member(name), map.get_mut(name)) else { return };
-    match field.shape {
-        Shape::One => {
-            if let Some(t) = field.type_of() {
-                remove(t, value, rest);
+    for (element, last) in &last.children {
+        let Element::Field(name) = element else { continue };
+        match (keep.children.get(element), kind.member(name)) {
+            (None, _) => drop(map.shift_remove(name)),
+            (Some(keep), Some(field)) => {
+                if let Some(value) = map.get_mut(name) {
+                    prune_field(field, value, last, keep);
+                }
             }
+            (Some(_), None) => {}
         }
-        Shape::Map => {
-            if let (Some(inner), Element::Field(key)) = (value.as_object_mut(), &rest[0]) {
-                remove_entry(field.type_of(), inner, key, &rest[1..]);
-                if inner.is_empty() {
-                    map.shift_remove(name);
+    }
+}
+
+fn prune_field(field: &'static Field, value: &mut Value, last: &FieldSet, keep: &FieldSet) {
+    let below = |value: &mut Value, last: &FieldSet, keep: &FieldSet| {
+        if let Some(kind) = field.type_of() {
+            prune(kind, value, last, keep);
+        }
+    };
+    match (field.shape, value) {
+        (Shape::One, value) => below(value, last, keep),
+        (Shape::Map, Value::Object(entries)) => {
+            for (element, last) in &last.children {
+                let Element::Field(key) = element else { continue };
+                match (keep.children.get(element), entries.get_mut(key)) {
+                    (None, Some(_)) => drop(entries.shift_remove(key)),
+                    (Some(keep), Some(entry)) => below(entry, last, keep),
+                    (_, None) => {}
                 }
             }
         }
-        Shape::List => {
-            if let Some(items) = value.as_array_mut() {
-                remove_item(field, items, &rest[0], &rest[1..]);
-                if items.is_empty() {
-                    map.shift_remove(name);
+        (Shape::List, Value::Array(items)) => items.retain_mut(|item| {
+            let element = match &field.list {
+                ListType::Map(keys) => Element::Key(item_key(keys, item)),
+                _ => Element::Value(item.to_string()),
+            };
+            match (last.children.get(&element), keep.children.get(&element)) {
+                (Some(last), Some(keep)) => {
+                    below(item, last, keep);
+                    true
                 }
+                (Some(last), None) => !last.own,
+                (None, _) => true,
             }
-        }
+        }),
+        _ => {}
     }
-}
-
-fn remove_entry(
-    kind: Option<&'static Type>,
-    map: &mut Map<String, Value>,
-    key: &str,
-    rest: &[Element],
-) {
-    match (kind, map.get_mut(key)) {
-        (Some(t), Some(v)) if !rest.is_empty() => remove(t, v, rest),
-        _ => drop(map.shift_remove(key)),
-    }
-}
-
-fn remove_item(field: &Field, items: &mut Vec<Value>, which: &Element, rest: &[Element]) {
-    let position = match (which, &field.list) {
-        (Element::Value(v), _) => {
-            let wanted: Option<Value> = serde_json::from_str(v).ok();
-            items.iter().position(|i| Some(i) == wanted.as_ref())
-        }
-        (Element::Key(k), ListType::Map(keys)) => {
-            items.iter().position(|i| item_key(keys, i) == *k)
-        }
-        _ => None,
-    };
-    let Some(i) = position else { return };
-    match field.type_of() {
-        Some(t) if !rest.is_empty() => remove(t, &mut items[i], rest),
-        _ => drop(items.remove(i)),
-    }
-}
-
-/// The value at a path, if it is there.
-pub(crate) fn value_at<'a>(
-    kind: &'static Type,
-    object: &'a Value,
-    path: &[Element],
-) -> Option<&'a Value> {
-    let Some((first, rest)) = path.split_first() else { return Some(object) };
-    let Element::Field(name) = first else { return None };
-    let (field, value) = (kind.member(name), object.get(name)?);
-    let Some(field) = field else { return rest.is_empty().then_some(value) };
-    let Some((next, after)) = rest.split_first() else { return Some(value) };
-    let inner = match (field.shape, next) {
-        (Shape::One, _) => return value_at(field.type_of()?, value, rest),
-        (Shape::Map, Element::Field(k)) => value.get(k)?,
-        (Shape::List, Element::Value(v)) => {
-            let wanted: Value = serde_json::from_str(v).ok()?;
-            value.as_array()?.iter().find(|i| **i == wanted)?
-        }
-
-        (Shape::List, Element::Key(k)) => {
-            let ListType::Map(keys) = &field.list else { return None };
-            value.as_array()?.iter().find(|i| item_key(keys, i) == *k)?
-        }
-        _ => return None,
-    };
-    if after.is_empty() { Some(inner) } else { value_at(field.type_of()?, inner, after) }
 }

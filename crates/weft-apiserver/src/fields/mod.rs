@@ -1,13 +1,20 @@
-//! Sets of fields, as managedFields records them, and what server-side apply does with them.
+//! Sets of fields, as managedFields records them, and what writes do with them.
 //!
-//! Pure: a set is taken from an applied configuration by the schema of its kind (maps and
-//! keyed lists are granular, everything else is one value), merged into the live object, and
-//! compared with the sets of other managers.
+//! Pure: an applied configuration is a set by the schema of its kind (maps and keyed lists are
+//! granular, everything else is one value); `merge` lays it over the live object; `compare`
+//! says what a write changes; `managed` gives that to the writer and takes it from the others,
+//! or finds the conflict.
 
+mod compare;
+mod entries;
+mod managed;
 mod merge;
 mod set;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use merge::{merge, remove, value_at};
-pub(crate) use set::{Element, FieldSet, path_text};
+pub(crate) use compare::duplicates;
+pub(crate) use entries::Managed;
+pub(crate) use managed::{Applied, Conflict, Writer, apply, same_but_times, update};
+use merge::{merge, prune};
+use set::{Element, FieldSet, path_text};

@@ -1,7 +1,7 @@
 //! The set itself and its FieldsV1 form.
 
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use weft_kinds::schema::{Field, ListType, Shape, Type};
 
 /// One step of a path.
@@ -26,14 +26,11 @@ pub(crate) struct FieldSet {
 const UNOWNED_META: &[&str] = &[
     "name",
     "namespace",
-    "generateName",
     "selfLink",
     "uid",
     "resourceVersion",
     "generation",
     "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
     "managedFields",
 ];
 
@@ -69,24 +66,31 @@ impl FieldSet {
     /// The fields that an applied configuration states.
     pub(crate) fn of(kind: &'static Type, object: &Value) -> Self {
         let mut set = Self::of_struct(kind, object, 0);
+        set.own = false;
+        set.strip();
+        set
+    }
+
+    /// Takes out what nobody owns.
+    pub(super) fn strip(&mut self) {
         for name in ["apiVersion", "kind"] {
-            set.children.remove(&Element::Field(name.into()));
+            self.children.remove(&Element::Field(name.into()));
         }
         let metadata = Element::Field("metadata".into());
-        if let Some(meta) = set.children.get_mut(&metadata) {
+        if let Some(meta) = self.children.get_mut(&metadata) {
             for name in UNOWNED_META {
                 meta.children.remove(&Element::Field((*name).into()));
             }
             meta.own = false;
             if meta.is_empty() {
-                set.children.remove(&metadata);
+                self.children.remove(&metadata);
             }
         }
-        set
     }
 
     fn of_struct(kind: &'static Type, object: &Value, depth: usize) -> Self {
-        let Some(map) = object.as_object().filter(|m| !m.is_empty() && depth < DEPTH_MAX) else {
+        let whole = kind.atomic || depth >= DEPTH_MAX;
+        let Some(map) = object.as_object().filter(|m| !m.is_empty() && !whole) else {
             return Self::leaf();
         };
         let children = map.iter().map(|(k, v)| {
@@ -105,7 +109,9 @@ impl FieldSet {
             (Shape::One, Some(kind), Value::Object(_)) => Self::of_struct(kind, value, depth),
             (Shape::Map, kind, Value::Object(map)) if !map.is_empty() => {
                 let children = map.iter().map(|(k, v)| {
-                    let child = kind.map_or_else(Self::leaf, |t| Self::of_struct(t, v, depth + 1));
+                    let mut child =
+                        kind.map_or_else(Self::leaf, |t| Self::of_struct(t, v, depth + 1));
+                    child.own = true;
                     (Element::Field(k.clone()), child)
                 });
                 Self { own: false, children: children.collect() }
@@ -169,16 +175,38 @@ impl FieldSet {
         Value::Object(out)
     }
 
-    /// What is here and not there.
-    pub(crate) fn minus(&self, other: &Self) -> Self {
+    /// What is in both.
+    pub(super) fn and(&self, other: &Self) -> Self {
         let children = self.children.iter().filter_map(|(e, mine)| {
-            let rest = match other.children.get(e) {
-                Some(theirs) => mine.minus(theirs),
-                None => mine.clone(),
-            };
-            (!rest.is_empty()).then(|| (e.clone(), rest))
+            let both = mine.and(other.children.get(e)?);
+            (!both.is_empty()).then(|| (e.clone(), both))
         });
-        Self { own: self.own && !other.own, children: children.collect() }
+        Self { own: self.own && other.own, children: children.collect() }
+    }
+
+    /// Adds what is there.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.own |= other.own;
+        for (e, theirs) in other.children {
+            match self.children.entry(e) {
+                Entry::Vacant(free) => drop(free.insert(theirs)),
+                Entry::Occupied(mut mine) => mine.get_mut().extend(theirs),
+            }
+        }
+    }
+
+    /// Takes out what is there.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        self.own &= !other.own;
+        if other.children.is_empty() {
+            return;
+        }
+        self.children.retain(|e, mine| {
+            if let Some(theirs) = other.children.get(e) {
+                mine.subtract(theirs);
+            }
+            !mine.is_empty()
+        });
     }
 
     /// The paths themselves, each from the root.
@@ -196,25 +224,6 @@ impl FieldSet {
             at.push(e.clone());
             child.collect(at, out);
             at.pop();
-        }
-    }
-
-    /// The set at a path.
-    pub(crate) fn at(&self, path: &[Element]) -> Option<&Self> {
-        path.iter().try_fold(self, |set, e| set.children.get(e))
-    }
-
-    /// Takes a path out.
-    pub(crate) fn remove(&mut self, path: &[Element]) {
-        let Some((first, rest)) = path.split_first() else {
-            self.own = false;
-            return;
-        };
-        if let Some(child) = self.children.get_mut(first) {
-            child.remove(rest);
-            if child.is_empty() {
-                self.children.remove(first);
-            }
         }
     }
 }

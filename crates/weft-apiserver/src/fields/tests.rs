@@ -1,6 +1,6 @@
 //! What applying means, on Deployments and Services.
 
-use super::{FieldSet, merge, remove};
+use super::{FieldSet, compare::compare, merge, prune};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use weft_kinds::schema::{Type, find};
@@ -43,11 +43,9 @@ fn keyed_items_are_merged_and_removed() {
             json!([{"name": "a", "image": "2", "tty": true}, {"name": "b", "image": "1"}, {"name": "c", "image": "3"}])
         )
     );
-    let gone = FieldSet::of(deployment(), &applied)
-        .minus(&FieldSet::of(deployment(), &pod(json!([{"name": "a", "image": "2"}]))));
-    for path in &gone.paths() {
-        remove(deployment(), &mut merged, path);
-    }
+    let last = FieldSet::of(deployment(), &applied);
+    let keep = FieldSet::of(deployment(), &pod(json!([{"name": "a", "image": "2"}])));
+    prune(deployment(), &mut merged, &last, &keep);
     assert_eq!(
         merged,
         pod(json!([{"name": "a", "image": "2", "tty": true}, {"name": "b", "image": "1"}]))
@@ -58,9 +56,8 @@ fn keyed_items_are_merged_and_removed() {
 fn an_emptied_map_goes() {
     let mut d = json!({"metadata": {"name": "d", "labels": {"a": "b"}}, "spec": {}});
     let set = FieldSet::of(deployment(), &d);
-    for path in set.paths() {
-        remove(deployment(), &mut d, &path);
-    }
+    let keep = FieldSet::of(deployment(), &json!({"metadata": {"annotations": {"x": "y"}}}));
+    prune(deployment(), &mut d, &set, &keep);
     assert_eq!(d["metadata"], json!({"name": "d"}));
 }
 
@@ -99,14 +96,21 @@ proptest! {
         for kind in [service(), deployment()] {
             let set = FieldSet::of(kind, &a);
             FieldSet::parse(&a);
-            prop_assert!(set.minus(&set).children.is_empty());
+            let mut none = set.clone();
+            none.subtract(&set);
+            prop_assert!(none.is_empty());
+            prop_assert_eq!(&set.and(&set), &set);
             let once = merge(kind, &b, &a);
             let mut twice = merge(kind, &once, &a);
             prop_assert_eq!(&once, &twice);
-            for path in set.paths() {
-                super::merge::value_at(kind, &twice, &path);
-                remove(kind, &mut twice, &path);
-            }
+            prune(kind, &mut twice, &set, &FieldSet::default());
+            super::duplicates(kind, &a);
+            let same = compare(kind, &a, &a);
+            prop_assert!(same.changed.is_empty() && same.removed.is_empty(), "{:?}", same);
+            let (there, back) = (compare(kind, &a, &b), compare(kind, &b, &a));
+            prop_assert_eq!(there.changed.is_empty() && there.removed.is_empty(),
+                back.changed.is_empty() && back.removed.is_empty());
+            prop_assert_eq!(FieldSet::parse(&there.changed.to_value()).to_value(), there.changed.to_value());
         }
     }
 }

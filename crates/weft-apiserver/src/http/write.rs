@@ -68,7 +68,8 @@ pub(super) fn part(target: &Target, sub: &str) -> Option<Part> {
     match sub {
         "status" if target.kind.status => Some(Part::Status),
         "finalize" if listed() => Some(Part::Finalize),
-        "ephemeralcontainers" | "resize" if listed() => Some(Part::Main),
+        "ephemeralcontainers" if listed() => Some(Part::EphemeralContainers),
+        "resize" if listed() => Some(Part::Resize),
         _ => None,
     }
 }

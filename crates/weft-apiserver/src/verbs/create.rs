@@ -1,14 +1,15 @@
 //! Create, and what every cluster has from the start.
 
-use super::{Ctx, Outcome, meta, refused, remove_meta, to_storage};
+use super::{Ctx, Outcome, Part, Tracking, meta, refused, remove_meta, to_storage};
 use crate::{
     Error, alloc,
     error::ApiError,
+    fields::{self, Managed},
     server::{State, attrs},
     store::{Commit, CommitError, Expect, Key, Write},
 };
 use serde_json::{Value, json};
-use weft_kinds::{Kind, decode::Decoded, default, status, strategy, validate};
+use weft_kinds::{Kind, decode::Decoded, default, schema, status, strategy, validate};
 
 /// Kubernetes' own: five characters without vowels and look-alikes.
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -25,6 +26,17 @@ impl State {
         kind: &Kind,
         namespace: Option<&str>,
         decoded: Decoded,
+    ) -> Result<Outcome, ApiError> {
+        self.create_tracked(ctx, kind, namespace, decoded, Tracking::Update)
+    }
+
+    pub(crate) fn create_tracked(
+        &self,
+        ctx: &mut Ctx,
+        kind: &Kind,
+        namespace: Option<&str>,
+        decoded: Decoded,
+        tracking: Tracking,
     ) -> Result<Outcome, ApiError> {
         ctx.strict(kind, decoded.strict)?;
         let mut object = decoded.object;
@@ -45,6 +57,15 @@ impl State {
                 detail: "name or generateName is required".into(),
             };
             return Err(status::invalid(kind, "", &[missing]).into());
+        }
+        if tracking == Tracking::Update {
+            // What the server decides later is nobody's.
+            default(kind, &mut object);
+            let (now, api_version) = (ctx.now_text(), kind.api_version());
+            let by = ctx.writer(Part::Main, kind, &api_version, &now);
+            let managed = Managed::of_write(&Value::Null, &object, "");
+            remove_meta(&mut object, "managedFields");
+            fields::update(schema::of(kind), &Value::Null, &mut object, managed, &by);
         }
         prepare(kind, &mut object, ctx);
         for _ in 0..GENERATE_TRIES {

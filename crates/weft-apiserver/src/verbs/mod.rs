@@ -13,6 +13,7 @@ pub(crate) mod update;
 use crate::{
     auth::Identity,
     error::ApiError,
+    fields::Writer,
     server::State,
     store::{CommitError, Entry, Key, OBJECT_BYTES_MAX, Txn},
 };
@@ -60,6 +61,22 @@ impl Ctx {
     /// The time as Kubernetes writes it: RFC 3339 in whole seconds.
     pub(crate) fn now_text(&self) -> String {
         time_text(self.now)
+    }
+
+    /// Who writes this part of a kind's objects.
+    pub(crate) fn writer<'a>(
+        &'a self,
+        part: Part,
+        kind: &Kind,
+        api_version: &'a str,
+        now: &'a str,
+    ) -> Writer<'a> {
+        let ignored: &[&str] = match part {
+            Part::Status => &["spec"],
+            _ if kind.status => &["status"],
+            _ => &[],
+        };
+        Writer { manager: &self.manager, api_version, subresource: part.name(), now, ignored }
     }
 
     /// Deals with unknown and duplicate fields.
@@ -117,6 +134,36 @@ pub(crate) enum Part {
     Finalize,
     /// `/binding` of a pod: spec and status at once.
     Binding,
+    /// `/scale`: the object itself, by its number of replicas.
+    Scale,
+    /// `/ephemeralcontainers` of a pod: only those.
+    EphemeralContainers,
+    /// `/resize` of a pod: only its containers' resources.
+    Resize,
+}
+
+impl Part {
+    /// The subresource's name; empty for the object itself.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Main => "",
+            Self::Status => "status",
+            Self::Finalize => "finalize",
+            Self::Binding => "binding",
+            Self::Scale => "scale",
+            Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Resize => "resize",
+        }
+    }
+}
+
+/// Who keeps the account of the fields' managers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    /// This write is an update by its context's manager.
+    Update,
+    /// The object brings it: it was applied, or nobody owns what is written.
+    Done,
 }
 
 impl State {

@@ -1,6 +1,6 @@
 //! Subresources of pods and service accounts that are only created: binding, eviction, token.
 
-use super::{Ctx, Outcome, Part, delete::DeleteOptions, later, meta, update};
+use super::{Ctx, Outcome, Part, Tracking, delete::DeleteOptions, later, meta, update};
 use crate::{auth::Bound, error::ApiError, server::State, store::Key};
 use serde_json::{Value, json};
 use weft_kinds::{Kind, lookup, status};
@@ -30,7 +30,7 @@ impl State {
             return Err(status::invalid(kind, &key.name, &[missing]).into());
         }
         let now = ctx.now_text();
-        self.change(ctx, kind, key, Part::Binding, |ctx, old| {
+        self.change(ctx, kind, key, Part::Binding, Tracking::Done, |ctx, old| {
             let uid = meta(binding, "uid");
             if !uid.is_empty() && uid != meta(old, "uid") {
                 return Err(

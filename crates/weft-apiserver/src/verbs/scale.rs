@@ -1,6 +1,6 @@
 //! The scale subresource: `autoscaling/v1` Scale over a kind's own fields.
 
-use super::{Ctx, Outcome, Part, meta, update, update::Patch};
+use super::{Ctx, Outcome, Part, Tracking, meta, update, update::Patch};
 use crate::{error::ApiError, http::body, server::State, store::Key};
 use serde_json::{Value, json};
 use weft_kinds::{Kind, Scale, decode::Decoded, patch, status};
@@ -20,7 +20,7 @@ impl State {
         change: &ScaleChange,
     ) -> Result<Outcome, ApiError> {
         let paths = paths(kind)?;
-        let outcome = self.change(ctx, kind, key, Part::Main, |ctx, old| {
+        let outcome = self.change(ctx, kind, key, Part::Scale, Tracking::Update, |ctx, old| {
             let scale = scale_of(paths, old);
             let wanted = match change {
                 ScaleChange::Put(s) => s.clone(),

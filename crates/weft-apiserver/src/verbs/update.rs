@@ -1,9 +1,10 @@
 //! Update and patch: one loop that reads, changes, checks and commits.
 
-use super::{Ctx, Outcome, Part, has_finalizers, meta, refused, remove_meta, to_storage};
+use super::{Ctx, Outcome, Part, Tracking, has_finalizers, meta, refused, remove_meta, to_storage};
 use crate::{
     alloc,
     error::ApiError,
+    fields::{self, Managed},
     server::{State, attrs},
     store::{Commit, CommitError, Expect, Key, Write},
 };
@@ -13,7 +14,7 @@ use weft_kinds::{
     decode::{self, Decoded},
     default,
     patch::{self, PatchError},
-    status, strategy, validate,
+    schema, status, strategy, validate,
 };
 
 /// A change without a resourceVersion that loses this many races is given up.
@@ -66,7 +67,7 @@ impl State {
             }
             _ => {}
         }
-        self.change(ctx, kind, key, part, |_, _| Ok(object.clone()))
+        self.change(ctx, kind, key, part, Tracking::Update, |_, _| Ok(object.clone()))
     }
 
     /// PATCH, except server-side apply.
@@ -79,7 +80,7 @@ impl State {
         patch: &Patch,
     ) -> Result<Outcome, ApiError> {
         let stored = kind.storage();
-        self.change(ctx, stored, key, part, |ctx, old| {
+        self.change(ctx, stored, key, part, Tracking::Update, |ctx, old| {
             let mut view = old.clone();
             super::events::value_from_storage(kind, &mut view);
             let patched = match patch {
@@ -116,6 +117,7 @@ impl State {
         kind: &Kind,
         key: &Key,
         part: Part,
+        tracking: Tracking,
         make: impl Fn(&mut Ctx, &Value) -> Result<Value, ApiError>,
     ) -> Result<Outcome, ApiError> {
         for _ in 0..RACES_MAX {
@@ -124,8 +126,17 @@ impl State {
             let warned = ctx.warnings.len();
             let mut new = make(ctx, &old)?;
             check_preconditions(kind, key, &new, &old)?;
+            let managed = match tracking {
+                Tracking::Update => Some(Managed::of_write(&old, &new, part.name())),
+                Tracking::Done => None,
+            };
             settle(kind, part, &mut new, &old)?;
-            if new == old {
+            if let Some(managed) = managed {
+                let (now, api_version) = (ctx.now_text(), kind.api_version());
+                let by = ctx.writer(part, kind, &api_version, &now);
+                fields::update(schema::of(kind), &old, &mut new, managed, &by);
+            }
+            if fields::same_but_times(&new, &old) {
                 return Ok(Outcome::entry(200, &entry));
             }
             let errors = validate(kind, &new, Some(&old));
@@ -188,14 +199,13 @@ fn settle(kind: &Kind, part: Part, new: &mut Value, old: &Value) -> Result<(), A
         }
     }
     new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
-    if new["metadata"]["managedFields"].as_array().is_none_or(Vec::is_empty) {
-        match old["metadata"].get("managedFields") {
-            Some(v) => new["metadata"]["managedFields"] = v.clone(),
-            None => remove_meta(new, "managedFields"),
-        }
-    }
     match part {
-        Part::Main => {
+        Part::EphemeralContainers | Part::Resize | Part::Main | Part::Scale => {
+            match part {
+                Part::EphemeralContainers => only(new, old, ephemeral_containers),
+                Part::Resize => only(new, old, resources),
+                _ => {}
+            }
             if kind.kind == "Namespace" {
                 keep(new, old, "spec");
             }
@@ -238,6 +248,38 @@ fn settle(kind: &Kind, part: Part, new: &mut Value, old: &Value) -> Result<(), A
         remove_meta(new, "finalizers");
     }
     Ok(())
+}
+
+/// The stored object with one thing out of the new one.
+fn only(new: &mut Value, old: &Value, take: impl Fn(&mut Value, &Value)) {
+    let wanted = std::mem::replace(new, old.clone());
+    take(new, &wanted);
+}
+
+fn ephemeral_containers(pod: &mut Value, wanted: &Value) {
+    match wanted["spec"].get("ephemeralContainers") {
+        Some(list) => pod["spec"]["ephemeralContainers"] = list.clone(),
+        None => {
+            drop(pod["spec"].as_object_mut().and_then(|s| s.shift_remove("ephemeralContainers")))
+        }
+    }
+}
+
+/// Resources and resize policies of the containers that are there.
+fn resources(pod: &mut Value, wanted: &Value) {
+    for list in ["containers", "initContainers"] {
+        let Some(containers) = pod["spec"][list].as_array_mut() else { continue };
+        for container in containers {
+            let named = |c: &&Value| c["name"] == container["name"];
+            let Some(new) = wanted["spec"][list].as_array().and_then(|l| l.iter().find(named))
+            else {
+                continue;
+            };
+            for key in ["resources", "resizePolicy"] {
+                keep(container, new, key);
+            }
+        }
+    }
 }
 
 fn keep(new: &mut Value, old: &Value, key: &str) {

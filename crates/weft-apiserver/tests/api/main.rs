@@ -1,10 +1,13 @@
 //! The server as its clients see it: kube-rs and stock kubectl over TLS on loopback.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+#[allow(dead_code)] // each test takes what it needs
+mod ask;
 mod bad_input;
 mod client;
 mod durable;
 mod kubectl;
+mod managed_fields;
 mod streams;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
