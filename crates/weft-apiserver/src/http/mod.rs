@@ -16,7 +16,7 @@ use crate::{
     error::ApiError,
     proxy,
     store::Key,
-    verbs::{Ctx, FieldValidation, from_storage, read},
+    verbs::{self, Ctx, FieldValidation, from_storage, read},
 };
 use accept::Format;
 use body::BoxError;
@@ -120,7 +120,11 @@ where
     if proxy::is_stream(&target) {
         return proxy::stream(server, request, &target, &params).await;
     }
-    resource(server, ctx, request, &target, &params).await
+    let response = resource(server, ctx, request, &target, &params).await?;
+    // What was acknowledged or shown must not be lost later.
+    let store = &server.0.store;
+    store.durable(store.rv()).await.map_err(verbs::not_journalled)?;
+    Ok(response)
 }
 
 fn context(

@@ -25,6 +25,8 @@ const H2_PREFACE_LEN: usize = 24;
 const CONNECTIONS_MAX: usize = 4096;
 /// All headers of a request together.
 const HEADER_BYTES_MAX: usize = 64 << 10;
+/// How long connections may take to end when the server does.
+const GRACE: Duration = Duration::from_secs(5);
 /// Streams on one HTTP/2 connection; client-go shares one for all its watches.
 const H2_STREAMS_MAX: u32 = 1000;
 
@@ -46,6 +48,11 @@ pub(crate) async fn serve(
             std::panic::resume_unwind(panic.into_panic());
         }
     }
+    // Clones may live on in clients of this process: the directory is let go of here.
+    let closing = tokio::task::spawn_blocking(move || server.0.store.close());
+    if let Err(panic) = closing.await {
+        std::panic::resume_unwind(panic.into_panic());
+    }
     Ok(())
 }
 
@@ -57,7 +64,7 @@ async fn accept(server: ApiServer, listener: TcpListener, tls: Tls, slots: Arc<S
             (slot.expect("invariant: nobody closes the semaphore"), listener.accept().await)
         };
         let (slot, stream) = tokio::select! {
-            () = server.0.shutdown.cancelled() => return,
+            () = server.0.shutdown.cancelled() => break,
             Some(_) = connections.join_next() => continue,
             accepted = next => match accepted {
                 (slot, Ok((stream, _))) => (slot, stream),
@@ -71,6 +78,11 @@ async fn accept(server: ApiServer, listener: TcpListener, tls: Tls, slots: Arc<S
         };
         connections.spawn(connection(server.clone(), stream, tls.clone(), slot));
     }
+    drop(listener);
+    // Watches end by themselves; requests get their answers.
+    let ended = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(GRACE, ended).await;
+    connections.shutdown().await;
 }
 
 async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, _slot: OwnedSemaphorePermit) {
@@ -103,6 +115,7 @@ async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, _slot: Owned
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20))
         .adaptive_window(true);
+    let shutdown = server.0.shutdown.clone();
     let service = service_fn(move |req: Request<Incoming>| {
         let server = server.clone();
         async move {
@@ -110,8 +123,16 @@ async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, _slot: Owned
             Ok::<_, Infallible>(response)
         }
     });
-    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await
-    {
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(error, "connection ended");
     }
 }

@@ -105,8 +105,15 @@ struct Stream {
 }
 
 impl Stream {
-    /// The next piece of the body; `None` ends the watch.
+    /// The next piece of the body; `None` ends the watch. Nothing is shown that the disk could
+    /// still lose.
     async fn next(&mut self) -> Option<Bytes> {
+        let piece = self.piece().await?;
+        self.server.0.store.durable(self.rv).await.ok()?;
+        Some(piece)
+    }
+
+    async fn piece(&mut self) -> Option<Bytes> {
         if let Some(first) = self.initial.pop_front() {
             let mut out = first.to_vec();
             while let Some(more) = self.initial.pop_front() {

@@ -7,6 +7,7 @@
 //! So every watcher sees every event in order, and a list and the watch that continues it meet
 //! without gap. Knows of an object only where its resourceVersion goes.
 
+mod background;
 mod crc;
 mod journal;
 mod ring;
@@ -20,9 +21,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
     path::Path,
-    sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use background::Background;
 pub(crate) use journal::{Journal, Record};
 pub(crate) use ring::{Change, Event, Expired, Scope, Watch, line as ring_line};
 use ring::{Ring, Watcher};
@@ -110,24 +112,39 @@ struct Inner {
     tables: Vec<Objects>,
     journal: Option<Journal>,
     ring_len_max: usize,
+    /// Nothing is written any more.
+    closed: bool,
 }
 
-/// The store. All methods are synchronous and short.
-pub(crate) struct Store {
+/// What the store's threads share with it.
+struct Shared {
     inner: RwLock<Inner>,
+    background: Background,
+}
+
+impl Shared {
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().expect("invariant: nothing panics while it holds the store")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().expect("invariant: nothing panics while it holds the store")
+    }
+}
+
+/// The store. All methods but [`durable`](Self::durable) and [`close`](Self::close) are short.
+pub(crate) struct Store {
+    shared: Arc<Shared>,
     names: RwLock<HashMap<String, Table>>,
-    /// Serialises fdatasync and remembers up to which version it went (group commit).
-    synced_rv: Mutex<u64>,
 }
 
 impl Store {
     /// An empty store in memory that keeps `ring_len_max` events per kind.
     pub(crate) fn in_memory(ring_len_max: usize) -> Self {
-        Self {
-            inner: RwLock::new(Inner { rv: 1, tables: Vec::new(), journal: None, ring_len_max }),
-            names: RwLock::default(),
-            synced_rv: Mutex::new(0),
-        }
+        let tables = Vec::new();
+        let inner = Inner { rv: 1, tables, journal: None, ring_len_max, closed: false };
+        let shared = Shared { inner: RwLock::new(inner), background: Background::default() };
+        Self { shared: Arc::new(shared), names: RwLock::default() }
     }
 
     /// A store that journals to `dir` and begins with what is there. `attrs` rebuilds the
@@ -139,26 +156,32 @@ impl Store {
         attrs: impl Fn(&str, &Value) -> Attrs,
     ) -> std::io::Result<Self> {
         let store = Self::in_memory(ring_len_max);
-        let (mut journal, records) = Journal::open(dir, sync)?;
         let mut rv = 1;
-        let mut live: HashMap<String, BTreeMap<Key, (u64, Bytes, u64)>> = HashMap::new();
-        for (offset, r) in records {
+        let mut live: HashMap<Arc<str>, BTreeMap<Key, Record>> = HashMap::new();
+        let mut journal = Journal::open(dir, sync, |r| {
             rv = rv.max(r.rv);
-            let map = live.entry(r.table.to_string()).or_default();
-            match r.object {
-                Some(bytes) => map.insert(r.key, (r.rv, bytes, offset)),
-                None => map.remove(&r.key),
-            };
-        }
+            if !r.table.is_empty() {
+                let map = live.entry(r.table.clone()).or_default();
+                match &r.object {
+                    Some(_) => map.insert(r.key.clone(), r),
+                    None => map.remove(&r.key),
+                };
+            }
+            Ok(())
+        })?;
         for (name, map) in live {
             let table = store.table(&name);
             let mut inner = store.write();
-            for (key, (rv, bytes, offset)) in map {
+            for (key, record) in map {
+                journal.count_live(&record);
+                let bytes = record.object.unwrap_or_default();
                 // Going on without it would lose the object and what it owns.
-                let value = serde_json::from_slice::<Value>(&bytes)
-                    .map_err(|error| journal.damaged(offset, &error.to_string()))?;
-                journal.count_live(&name, &key, &bytes);
-                let entry = Entry { rv, bytes, attrs: Arc::new(attrs(&name, &value)) };
+                let value = serde_json::from_slice::<Value>(&bytes).map_err(|error| {
+                    let Key { namespace, name: of } = &key;
+                    let why = format!("{}: {name} {namespace}/{of}: {error}", dir.display());
+                    std::io::Error::new(std::io::ErrorKind::InvalidData, why)
+                })?;
+                let entry = Entry { rv: record.rv, bytes, attrs: Arc::new(attrs(&name, &value)) };
                 inner.tables[table.0].map.insert(key, entry);
             }
         }
@@ -171,15 +194,16 @@ impl Store {
                 t.ring.forget_until(rv);
             }
         }
+        store.start_background(sync)?;
         Ok(store)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.inner.read().expect("invariant: nothing panics while it holds the store")
+        self.shared.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.inner.write().expect("invariant: nothing panics while it holds the store")
+        self.shared.write()
     }
 
     /// The table of that name, made on first use.
@@ -290,46 +314,6 @@ impl Store {
         let (watcher, live) = Watcher::new(scope, WATCHER_BACKLOG);
         t.watchers.push(watcher);
         (Listing { rv, items, remaining: 0 }, Watch { missed: Default::default(), live, rv })
-    }
-
-    /// Rewrites the journal when it is mostly history. A failure keeps the long journal.
-    fn compact_if_due(&self, inner: &mut Inner) {
-        let Inner { journal: Some(journal), tables, rv, .. } = inner else { return };
-        if !journal.compaction_due() {
-            return;
-        }
-        let live = tables.iter().flat_map(|t| {
-            t.map.iter().map(|(k, e)| Record {
-                table: t.ring.name.clone(),
-                key: k.clone(),
-                rv: e.rv,
-                object: Some(e.bytes.clone()),
-            })
-        });
-        if let Err(error) = journal.compact(live, *rv) {
-            tracing::warn!(%error, "the journal could not be compacted");
-        }
-    }
-
-    /// Makes version `rv` durable, if the journal is synced at all; one fdatasync serves all
-    /// writers that wait for it.
-    fn sync(&self, rv: u64) -> std::io::Result<()> {
-        if !self.read().journal.as_ref().is_some_and(Journal::syncs) {
-            return Ok(());
-        }
-        let mut synced = self.synced_rv.lock().expect("invariant: nothing panics while it syncs");
-        if *synced < rv {
-            // File and version together: a compaction between them would sync the old file.
-            let (file, upto) = {
-                let inner = self.read();
-                (inner.journal.as_ref().map(Journal::file), inner.rv)
-            };
-            if let Some(file) = file {
-                file.sync_data()?;
-            }
-            *synced = upto;
-        }
-        Ok(())
     }
 }
 

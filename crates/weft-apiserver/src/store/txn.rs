@@ -171,6 +171,8 @@ impl Store {
     /// may look, complete the value, add changes of other objects and refuse; what it returns is
     /// given to `done` once the change is certain. Every change has a resourceVersion and an
     /// event of its own; the entry is that of the first. A dry run ends after the guard.
+    ///
+    /// The process may die from here on; for the machine see [`durable`](Self::durable).
     pub(crate) fn commit<D, E>(
         &self,
         commit: Commit<'_>,
@@ -198,17 +200,18 @@ impl Store {
         if dry_run {
             return Ok(Entry { rv: inner.rv, ..entry });
         }
+        if inner.closed {
+            return Err(CommitError::Journal(std::io::Error::other("the server has ended")));
+        }
         if inner.journal.is_some() {
             let records: Vec<Record> = changes.iter().map(|c| c.record(&inner)).collect();
             let journal = inner.journal.as_mut().expect("invariant: looked at just now");
-            journal.append(&records).map_err(CommitError::Journal)?;
+            let appended = journal.append(&records);
+            self.shared.background.wrote(journal);
+            appended.map_err(CommitError::Journal)?;
         }
         done(delta);
-        let last = first + changes.len() as u64 - 1;
         changes.into_iter().for_each(|c| inner.apply(c));
-        self.compact_if_due(&mut inner);
-        drop(inner);
-        self.sync(last).map_err(CommitError::Journal)?;
         Ok(entry)
     }
 }

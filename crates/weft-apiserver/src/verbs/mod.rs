@@ -217,11 +217,14 @@ pub(crate) fn refused(e: CommitError<ApiError>, kind: &Kind, name: &str) -> ApiE
             let why = format!("{name:?} is nested deeper than {DEPTH_MAX}");
             status::bad_request(why).into()
         }
-        CommitError::Journal(e) => {
-            tracing::error!(error = %e, "the journal cannot be written");
-            status::internal(format_args!("cannot write the journal: {e}")).into()
-        }
+        CommitError::Journal(e) => not_journalled(e),
     }
+}
+
+/// The disk is full or broken: nothing is acknowledged.
+pub(crate) fn not_journalled(e: std::io::Error) -> ApiError {
+    tracing::error!(error = %e, "the journal cannot be written");
+    status::internal(format_args!("cannot write the journal: {e}")).into()
 }
 
 /// A text of metadata, empty when absent.

@@ -22,8 +22,8 @@ async fn objects_versions_and_addresses_survive() {
         let maps: Api<ConfigMap> = Api::namespaced(s.client().await, "default");
         let c = serde_json::from_value(json!({"metadata": {"name": "c"}, "data": {"a": "b"}}));
         let c = maps.create(&pp, &c.unwrap()).await.unwrap();
+        s.stop().await;
         (made.spec.unwrap().cluster_ip.unwrap(), c.resource_version().unwrap(), c.uid())
-        // Dropped as it is: nothing is flushed.
     };
     let s = start();
     let maps: Api<ConfigMap> = Api::namespaced(s.client().await, "default");

@@ -54,6 +54,12 @@ impl Server {
         Self { api, kubeconfig, task }
     }
 
+    /// Stops and waits until the data directory is free for the next one.
+    async fn stop(mut self) {
+        self.api.shutdown();
+        (&mut self.task).await.unwrap();
+    }
+
     /// A kube-rs client over TLS.
     async fn client(&self) -> kube::Client {
         let parsed = Kubeconfig::from_yaml(&self.kubeconfig).unwrap();

@@ -1,4 +1,6 @@
-//! The store against a plain model; the journal against damage.
+//! The store against a plain model.
+
+mod journal;
 
 use super::*;
 use proptest::prelude::*;
@@ -190,36 +192,6 @@ fn a_refused_or_dry_transaction_changes_nothing_at_all() {
     assert!(s.get(a, &key).is_none() && s.get(b, &Key::new("", "y")).is_none());
 }
 
-#[test]
-fn a_journal_torn_inside_a_transaction_has_none_of_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("objects.journal");
-    let open = || Store::open(dir.path(), false, 10, |_, v| attrs(v)).unwrap();
-    let names = |s: &Store, t: &str| -> Vec<String> {
-        let l = s.list(s.table(t), &Scope::default(), None, None, 0).unwrap();
-        l.items.iter().map(|(k, _)| k.name.to_string()).collect()
-    };
-    let (before, rv) = {
-        let s = open();
-        let gone = Key::new("", "gone");
-        commit(&s, s.table("g/b"), &gone, Expect::Absent, Write::Put(object("gone", 1))).unwrap();
-        let before = std::fs::metadata(&path).unwrap().len() as usize;
-        group(&s, "x", 3);
-        (before, s.rv())
-    };
-    let whole = std::fs::read(&path).unwrap();
-    for len in before..whole.len() {
-        std::fs::write(&path, &whole[..len]).unwrap();
-        let s = open();
-        assert_eq!(s.rv(), rv - 5, "cut at {len}");
-        assert_eq!((names(&s, "g/a"), names(&s, "g/b")), (vec![], vec!["gone".to_owned()]));
-    }
-    std::fs::write(&path, &whole).unwrap();
-    let s = open();
-    assert_eq!(s.rv(), rv);
-    assert_eq!((names(&s, "g/a").len(), names(&s, "g/b").len()), (1, 3));
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -283,120 +255,6 @@ proptest! {
         prop_assert_eq!(names, whole);
     }
 
-    /// Whatever is cut off or damaged at the end of the journal, what was before is there.
-    #[test]
-    fn a_torn_journal_keeps_its_beginning(
-        ops in proptest::collection::vec((0u32..4, any::<bool>()), 1..12), cut in 0usize..200, flip in proptest::option::of(0usize..200)
-    ) {
-        let dir = tempfile::tempdir().unwrap();
-        let open = || Store::open(dir.path(), false, 10, |_, v| attrs(v)).unwrap();
-        let mut states = Vec::new();
-        {
-            let s = open();
-            let t = s.table("g/t");
-            for (name, remove) in ops {
-                let name = format!("o{name}");
-                if remove { delete(&s, t, &name) } else { drop(put(&s, t, &name, 1)) }
-                let l = s.list(t, &Scope::default(), None, None, 0).unwrap();
-                states.push((l.rv, state(&l)));
-            }
-        }
-        let path = dir.path().join("objects.journal");
-        let mut data = std::fs::read(&path).unwrap();
-        data.truncate(data.len().saturating_sub(cut).max(8));
-        if let Some(at) = flip && data.len() > 8 + at {
-            let i = data.len() - 1 - at;
-            data[i] ^= 0x55;
-        }
-        std::fs::write(&path, &data).unwrap();
-        let s = match Store::open(dir.path(), false, 10, |_, v| attrs(v)) {
-            Ok(s) => s,
-            Err(e) => {
-                prop_assert!(flip.is_some() && e.to_string().contains("offset"), "{}", e);
-                return Ok(());
-            }
-        };
-        let t = s.table("g/t");
-        let l = s.list(t, &Scope::default(), None, None, 0).unwrap();
-        let expected = states.iter().rev().find(|(rv, _)| *rv <= l.rv).map(|(_, m)| m.clone()).unwrap_or_default();
-        prop_assert_eq!(state(&l), expected);
-        if cut == 0 && flip.is_none() {
-            prop_assert_eq!(l.rv, states.last().unwrap().0);
-        }
-        // And it can be written again.
-        put(&s, t, "fresh", 1);
-        drop(s);
-        prop_assert!(open().get(open().table("g/t"), &Key::new("ns", "fresh")).is_some());
-    }
-}
-
-#[test]
-fn compaction_keeps_objects_and_version() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut j, _) = Journal::open(dir.path(), true).unwrap();
-    let record = |n: u64, rv| Record {
-        table: "g/t".into(),
-        key: Key::new("ns", &format!("o{n}")),
-        rv,
-        object: Some(Bytes::from(object(&format!("o{n}"), 1).to_string())),
-    };
-    for rv in 2..500 {
-        j.append(&[record(rv % 5, rv)]).unwrap();
-    }
-    let before = std::fs::metadata(dir.path().join("objects.journal")).unwrap().len();
-    j.compact((0..5).map(|n| record(n, 490 + n)), 499).unwrap();
-    j.append(&[record(9, 500)]).unwrap();
-    drop(j);
-    assert!(std::fs::metadata(dir.path().join("objects.journal")).unwrap().len() < before / 50);
-    let s = Store::open(dir.path(), false, 10, |_, v| attrs(v)).unwrap();
-    assert_eq!(s.rv(), 500);
-    assert_eq!(s.list(s.table("g/t"), &Scope::default(), None, None, 0).unwrap().items.len(), 6);
-    // What happened before the restart cannot be watched.
-    assert!(s.watch(s.table("g/t"), Scope::default(), 499).is_err());
-    assert!(s.watch(s.table("g/t"), Scope::default(), 500).is_ok());
-}
-
-#[test]
-fn a_foreign_file_is_not_overwritten() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("objects.journal"), "something else").unwrap();
-    assert!(Store::open(dir.path(), false, 10, |_, v| attrs(v)).is_err());
-}
-
-#[test]
-fn damage_before_the_tail_is_an_error_and_a_tear_is_not() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("objects.journal");
-    let open = || Store::open(dir.path(), true, 10, |_, v| attrs(v));
-    {
-        let s = open().unwrap();
-        let t = s.table("g/t");
-        (0..3).for_each(|n| drop(put(&s, t, &format!("o{n}"), n)));
-    }
-    let whole = std::fs::read(&path).unwrap();
-    // The payload, then the length of the first record.
-    for (at, flip) in [(30, 1), (8, 1), (10, 1), (11, 0x80)] {
-        let mut data = whole.clone();
-        data[at] ^= flip;
-        std::fs::write(&path, &data).unwrap();
-        let e = open().err().expect("refused").to_string();
-        assert!(e.contains("objects.journal") && e.contains("offset 8 "), "{e}");
-        assert_eq!(std::fs::read(&path).unwrap(), data, "not touched");
-    }
-    for tail in [&[0u8; 100][..], &[200, 0, 0, 0, 1, 2, 3, 4, 1], &[1]] {
-        std::fs::write(&path, [&whole[..], tail].concat()).unwrap();
-        let s = open().unwrap();
-        assert_eq!(
-            s.list(s.table("g/t"), &Scope::default(), None, None, 0).unwrap().items.len(),
-            3
-        );
-    }
-    let (mut j, _) = Journal::open(dir.path(), false).unwrap();
-    let (table, key) = ("g/t".into(), Key::new("ns", "bad"));
-    let offset = std::fs::metadata(&path).unwrap().len();
-    j.append(&[Record { table, key, rv: 9, object: Some(Bytes::from_static(b"{")) }]).unwrap();
-    let e = open().err().expect("refused").to_string();
-    assert!(e.contains(&format!("offset {offset} ")), "{e}");
 }
 
 #[test]
@@ -417,7 +275,7 @@ fn objects_too_large_or_too_deep_are_not_journalled() {
     let memory = Store::in_memory(10);
     let marked = commit(&memory, memory.table("t"), &key, Expect::Absent, Write::Put(dying));
     assert!(marked.is_ok(), "what is large can be deleted");
-    assert_eq!(std::fs::metadata(dir.path().join("objects.journal")).unwrap().len(), 8);
+    assert_eq!(std::fs::metadata(dir.path().join("journal-0000000001")).unwrap().len(), 8);
     assert_eq!(s.rv(), 1);
 }
 
