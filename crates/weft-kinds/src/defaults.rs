@@ -52,6 +52,8 @@ static DEFAULTERS: &[(&str, Defaulter)] = &[
     ("batch.v1.CronJob", workload::cron_job),
     ("discovery.v1.EndpointSlice", network::endpoint_slice),
     ("networking.v1.NetworkPolicy", network::network_policy),
+    ("networking.v1.IngressClass", network::ingress_class),
+    ("networking.v1.ServiceCIDR", network::service_cidr),
     ("autoscaling.v2.HorizontalPodAutoscaler", |object| {
         put_in(object, "spec", "minReplicas", 1);
     }),

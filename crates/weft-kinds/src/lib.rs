@@ -17,6 +17,7 @@
 //! or watches.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod decode;
 mod defaults;
 mod depth;
@@ -31,6 +32,7 @@ pub mod status;
 pub mod strategy;
 pub mod table;
 pub mod validate;
+mod warnings;
 
 pub use defaults::default;
 pub use depth::{DEPTH_MAX, deeper_than};
@@ -40,3 +42,4 @@ pub use kind::{
 };
 pub use rows::{kinds, lookup, lookup_kind, lookup_version};
 pub use validate::{FieldError, FieldErrorKind, validate};
+pub use warnings::warnings;

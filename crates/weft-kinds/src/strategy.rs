@@ -5,7 +5,7 @@
 
 mod create;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{Generation, Kind};
 
@@ -15,10 +15,12 @@ use crate::{Generation, Kind};
 pub fn prepare_create(kind: &Kind, object: &mut Value) {
     let Some(map) = object.as_object_mut() else { return };
     // A kubelet registers its node with the status in one request.
-    if kind.status && kind.type_name() != "core.v1.Node" {
+    if kind.status && kind.type_name() != "core.v1.Node" && !keeps_status(kind) {
         map.shift_remove("status");
     }
     create::once(kind, map);
+    drop_topology(kind, object);
+    let Some(map) = object.as_object_mut() else { return };
     if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
         match kind.generation {
             Generation::Spec => metadata.insert("generation".into(), 1.into()),
@@ -31,13 +33,22 @@ pub fn prepare_create(kind: &Kind, object: &mut Value) {
 /// `metadata.generation` grows when anything but metadata and status changed. What a Service
 /// keeps of its allocations is the server's affair.
 pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value) {
-    if kind.status {
+    if kind.status && !keeps_status(kind) {
         copy_member(new, old, "status");
     }
+    if kind.type_name() == "core.v1.Service" && new["spec"]["type"] != "LoadBalancer" {
+        // What a balancer reported goes with the type; taking the balancer down may last longer.
+        new["status"]["loadBalancer"] = json!({});
+    }
+    drop_topology(kind, new);
     let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);
     let next = match kind.generation {
         Generation::Never => None,
-        Generation::Spec if same_but_metadata_and_status(new, old) => generation,
+        Generation::Spec
+            if same_but_metadata_and_status(new, old) && !relabelled(kind, new, old) =>
+        {
+            generation
+        }
         Generation::Spec => Some(generation.unwrap_or(0).saturating_add(1)),
     };
     if let Some(Value::Object(metadata)) = new.get_mut("metadata") {
@@ -64,6 +75,27 @@ pub fn prepare_status_update(new: &mut Value, old: &Value) {
         }
     }
     *new = next;
+}
+
+/// The real API forgets to guard the status of ServiceCIDRs; clients may rely on it.
+fn keeps_status(kind: &Kind) -> bool {
+    kind.type_name() == "networking.v1.ServiceCIDR"
+}
+
+/// `deprecatedTopology` was another version's; the real API drops it from every write.
+fn drop_topology(kind: &Kind, object: &mut Value) {
+    if kind.type_name() == "discovery.v1.EndpointSlice" {
+        let endpoints = object.get_mut("endpoints").and_then(Value::as_array_mut);
+        for endpoint in endpoints.into_iter().flatten().filter_map(Value::as_object_mut) {
+            endpoint.shift_remove("deprecatedTopology");
+        }
+    }
+}
+
+/// The labels of an EndpointSlice count for its generation, too.
+fn relabelled(kind: &Kind, new: &Value, old: &Value) -> bool {
+    let labels = |object: &Value| object["metadata"]["labels"].clone();
+    kind.type_name() == "discovery.v1.EndpointSlice" && labels(new) != labels(old)
 }
 
 fn copy_member(to: &mut Value, from: &Value, key: &str) {

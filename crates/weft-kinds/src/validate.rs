@@ -16,6 +16,7 @@ mod rest;
 mod selector;
 mod service;
 mod service_ips;
+mod service_status;
 mod text;
 mod workload;
 
@@ -101,10 +102,8 @@ impl FieldError {
     pub fn body(&self) -> String {
         use FieldErrorKind as K;
         let mut text = self.kind.text().to_owned();
-        let shows_value = !matches!(
-            self.kind,
-            K::Required | K::Forbidden | K::TooLong | K::TooMany | K::Internal
-        );
+        let shows_value =
+            !matches!(self.kind, K::Required | K::Forbidden | K::TooLong | K::Internal);
         if let (true, Some(value)) = (shows_value, &self.bad_value) {
             text.push_str(": ");
             text.push_str(&value.to_string());
@@ -121,6 +120,13 @@ impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.body())
     }
+}
+
+/// What is wrong with the addresses and families of a Service; allocation asks for this before it
+/// completes them.
+pub fn service_addresses(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let spec = |service: &Value| service.get("spec").cloned().unwrap_or_default();
+    service_ips::related(&spec(service), old.map(spec).as_ref())
 }
 
 /// All that is wrong with `new`, as a create (`old` is `None`) or as an update of `old`.

@@ -10,13 +10,6 @@ const AFFINITY_SECONDS: u32 = 10_800;
 pub(super) fn service(object: &mut Object) {
     if let Some(status) = ensure(object, "status") {
         put(status, "loadBalancer", json!({}));
-        if let Some(balancer) = member(status, "loadBalancer") {
-            for ingress in items(balancer, "ingress") {
-                if ingress.contains_key("ip") {
-                    put(ingress, "ipMode", "VIP");
-                }
-            }
-        }
     }
     let Some(spec) = ensure(object, "spec") else { return };
     put(spec, "sessionAffinity", "None");
@@ -55,6 +48,13 @@ pub(super) fn service(object: &mut Object) {
     }
     if kind == "LoadBalancer" {
         put(spec, "allocateLoadBalancerNodePorts", true);
+        let status = member(object, "status");
+        let balancer = status.and_then(|status| member(status, "loadBalancer"));
+        for ingress in balancer.into_iter().flat_map(|balancer| items(balancer, "ingress")) {
+            if !text(ingress, "ip").is_empty() {
+                put(ingress, "ipMode", "VIP");
+            }
+        }
     }
 }
 
@@ -68,6 +68,9 @@ pub(super) fn endpoints(object: &mut Object) {
 
 pub(super) fn endpoint_slice(object: &mut Object) {
     put(object, "endpoints", json!([]));
+    for endpoint in items(object, "endpoints") {
+        put(endpoint, "conditions", json!({}));
+    }
     for port in items(object, "ports") {
         put(port, "name", "");
         put(port, "protocol", "TCP");
@@ -90,4 +93,15 @@ pub(super) fn network_policy(object: &mut Object) {
         "policyTypes",
         if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) },
     );
+}
+
+pub(super) fn ingress_class(object: &mut Object) {
+    let spec = member(object, "spec");
+    if let Some(parameters) = spec.and_then(|spec| member(spec, "parameters")) {
+        put(parameters, "scope", "Cluster");
+    }
+}
+
+pub(super) fn service_cidr(object: &mut Object) {
+    put(object, "status", json!({}));
 }

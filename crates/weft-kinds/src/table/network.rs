@@ -93,7 +93,9 @@ pub(super) const ENDPOINTS: Printer = Printer {
                 }));
             }
         }
-        vec![name(object), three(&all, "<none>").into(), age(object, now)]
+        // Subsets without ready addresses are not no subsets.
+        let none = if list(object, "/subsets").is_empty() { "<none>" } else { "" };
+        vec![name(object), three(&all, none).into(), age(object, now)]
     },
 };
 
@@ -172,8 +174,9 @@ pub(super) const NETWORK_POLICY: Printer = Printer {
 };
 
 pub(super) const IP_ADDRESS: Printer = Printer {
-    columns: &[NAME, text("ParentRef"), AGE],
-    cells: |object, now| {
+    // The real API has no column for the age here.
+    columns: &[NAME, text("ParentRef")],
+    cells: |object, _| {
         let part = |field: &str| string(object, &format!("/spec/parentRef/{field}"));
         let mut parent = part("resource").to_owned();
         if !part("group").is_empty() {
@@ -184,7 +187,7 @@ pub(super) const IP_ADDRESS: Printer = Printer {
                 parent = format!("{parent}/{}", part(field));
             }
         }
-        vec![name(object), or(&parent, "<none>"), age(object, now)]
+        vec![name(object), or(&parent, "<none>")]
     },
 };
 

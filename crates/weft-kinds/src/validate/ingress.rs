@@ -1,23 +1,16 @@
 //! Rules of Ingresses and their classes.
 
-use std::net::IpAddr;
-
 use serde_json::Value;
 
-use super::{Errors, integer, list, string, strings, text};
+use super::{Errors, integer, list, service_status, string, strings, text};
+use crate::address::parse_ip;
 
 const CONTROLLER_BYTES_MAX: usize = 250;
 
 pub(super) fn ingress(e: &mut Errors, new: &Value, old: Option<&Value>) {
     let empty = Value::Null;
     let spec = new.get("spec").unwrap_or(&empty);
-    let class = string(spec, "ingressClassName");
-    const ANNOTATION: &str = "kubernetes.io/ingress.class";
-    let annotated = new.pointer("/metadata/annotations").map_or("", |a| string(a, ANNOTATION));
-    if old.is_none() && !class.is_empty() && !annotated.is_empty() && annotated != class {
-        let detail = "must match `ingressClassName` when both are specified";
-        e.invalid(format!("annotations.{ANNOTATION}"), annotated, detail);
-    }
+    let class = spec.get("ingressClassName").and_then(Value::as_str);
     let rules = list(spec, "rules");
     if rules.is_empty() && spec.get("defaultBackend").is_none() {
         let detail = "either `defaultBackend` or `rules` must be specified";
@@ -39,8 +32,20 @@ pub(super) fn ingress(e: &mut Errors, new: &Value, old: Option<&Value>) {
             e.each(&format!("{at}.secretName"), secret, text::subdomain(secret));
         }
     }
-    if !class.is_empty() {
+    if let Some(class) = class {
         e.each("spec.ingressClassName", class, text::subdomain(class));
+    }
+    const ANNOTATION: &str = "kubernetes.io/ingress.class";
+    let annotated = new.pointer("/metadata/annotations").and_then(|all| all.get(ANNOTATION));
+    if old.is_none()
+        && let (Some(class), Some(Value::String(annotated))) = (class, annotated)
+        && annotated != class
+    {
+        let detail = "must match `ingressClassName` when both are specified";
+        e.invalid(format!("annotations.{ANNOTATION}"), annotated.as_str(), detail);
+    }
+    if old.is_some() {
+        service_status::ingress(e, new, old);
     }
 }
 
@@ -51,7 +56,7 @@ fn host(name: &str) -> Vec<String> {
 fn rule(e: &mut Errors, rule: &Value, at: &str) {
     let name = string(rule, "host");
     if !name.is_empty() {
-        if name.parse::<IpAddr>().is_ok() {
+        if parse_ip(name).is_some() {
             let detail = "must be a DNS name, not an IP address";
             e.invalid(format!("{at}.host"), name, detail);
         }
@@ -70,11 +75,11 @@ fn rule(e: &mut Errors, rule: &Value, at: &str) {
 fn http_path(e: &mut Errors, entry: &Value, at: &str) {
     let path = string(entry, "path");
     let field = format!("{at}.path");
-    match string(entry, "pathType") {
-        "" => {
-            e.required(format!("{at}.pathType"), "pathType must be specified");
-            return;
-        }
+    let Some(Value::String(kind)) = entry.get("pathType") else {
+        e.required(format!("{at}.pathType"), "pathType must be specified");
+        return;
+    };
+    match kind.as_str() {
         "Exact" | "Prefix" => {
             if !path.starts_with('/') {
                 e.invalid(field.as_str(), path, "must be an absolute path");
@@ -134,8 +139,7 @@ fn backend(e: &mut Errors, backend: &Value, at: &str) {
 }
 
 fn typed_reference(e: &mut Errors, reference: &Value, at: &str) {
-    let group = string(reference, "apiGroup");
-    if !group.is_empty() {
+    if let Some(Value::String(group)) = reference.get("apiGroup") {
         e.each(&format!("{at}.apiGroup"), group, text::subdomain(group));
     }
     for key in ["kind", "name"] {
@@ -150,6 +154,9 @@ pub(super) fn ingress_class(e: &mut Errors, new: &Value, old: Option<&Value>) {
     const FIELD: &str = "spec.controller";
     let empty = Value::Null;
     let spec = new.get("spec").unwrap_or(&empty);
+    if let Some(old) = old.and_then(|old| old.get("spec")) {
+        e.immutable(FIELD, spec.get("controller"), old.get("controller"));
+    }
     let controller = string(spec, "controller");
     if controller.len() > CONTROLLER_BYTES_MAX {
         e.too_long(FIELD, CONTROLLER_BYTES_MAX);
@@ -158,6 +165,7 @@ pub(super) fn ingress_class(e: &mut Errors, new: &Value, old: Option<&Value>) {
         _ if controller.is_empty() => e.required(FIELD, ""),
         Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
             e.each(FIELD, domain, text::subdomain(domain));
+            e.each(FIELD, path, text::http_path(path));
         }
         _ => {
             let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
@@ -165,21 +173,23 @@ pub(super) fn ingress_class(e: &mut Errors, new: &Value, old: Option<&Value>) {
         }
     }
     if let Some(parameters) = spec.get("parameters") {
-        const AT: &str = "spec.parameters";
-        typed_reference(e, parameters, AT);
-        let namespace = string(parameters, "namespace");
-        match string(parameters, "scope") {
-            "Namespace" if namespace.is_empty() => {
-                let detail = "`parameters.scope` is set to 'Namespace'";
-                e.required(format!("{AT}.namespace"), detail);
-            }
-            "Cluster" if !namespace.is_empty() => {
-                e.forbidden(format!("{AT}.namespace"), "`parameters.scope` is set to 'Cluster'");
-            }
-            scope => e.one_of(format!("{AT}.scope"), scope, &["Cluster", "Namespace"]),
-        }
+        self::parameters(e, parameters, "spec.parameters");
     }
-    if let Some(old) = old.and_then(|old| old.get("spec")) {
-        e.immutable(FIELD, spec.get("controller"), old.get("controller"));
+}
+
+fn parameters(e: &mut Errors, parameters: &Value, at: &str) {
+    typed_reference(e, parameters, at);
+    let Some(Value::String(scope)) = parameters.get("scope") else {
+        return e.required(format!("{at}.scope"), "");
+    };
+    let field = format!("{at}.namespace");
+    match (scope.as_str(), parameters.get("namespace").and_then(Value::as_str)) {
+        ("Namespace", None) => e.required(field, "`parameters.scope` is set to 'Namespace'"),
+        ("Namespace", Some(namespace)) => e.each(&field, namespace, text::label(namespace)),
+        ("Cluster", Some(_)) => e.forbidden(field, "`parameters.scope` is set to 'Cluster'"),
+        ("Cluster", None) => {}
+        (other, _) => {
+            e.not_supported(format!("{at}.scope"), other, &["Cluster", "Namespace"]);
+        }
     }
 }

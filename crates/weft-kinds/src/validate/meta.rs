@@ -56,7 +56,7 @@ fn name(kind: &Kind, name: &str) -> Vec<String> {
         NameRule::Label => text::label(name),
         NameRule::Label1035 => text::label_1035(name),
         NameRule::PathSegment => text::path_segment(name),
-        NameRule::IpAddress => text::ip(name),
+        NameRule::IpAddress => crate::address::strict_ip(name),
     }
 }
 

@@ -1,12 +1,10 @@
 //! Rules of endpoints, policies, addresses and ranges.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::service::port_or_name;
 use super::{Errors, PROTOCOLS, integer, list, selector, string, strings, text};
+use crate::address::{parse_cidr, parse_ip, strict_cidr, strict_ip};
 
 /// Limits of an EndpointSlice, as the real API has them.
 const ENDPOINTS_MAX: usize = 1000;
@@ -66,24 +64,19 @@ fn slice_endpoint(e: &mut Errors, endpoint: &Value, kind: &str, at: &str) {
     for (index, address) in addresses.into_iter().enumerate() {
         let one = format!("{field}[{index}]");
         match kind {
-            "IPv4" | "IPv6" => match address.parse::<IpAddr>() {
-                Err(_) => e.each(&one, address, text::ip(address)),
-                Ok(ip) => {
-                    if ip.is_ipv4() != (kind == "IPv4") {
-                        e.invalid(field.as_str(), address, format!("must be an {kind} address"));
-                    }
-                    e.each(&one, address, text::endpoint_ip(address));
+            "IPv4" | "IPv6" => {
+                // The newer family has the stricter rule.
+                let messages = if kind == "IPv4" { text::ip(address) } else { strict_ip(address) };
+                if !messages.is_empty() {
+                    e.each(&one, address, messages);
+                    continue;
                 }
-            },
-            "FQDN" => {
-                let name = address.strip_suffix('.').unwrap_or(address);
-                let mut messages = text::subdomain(name);
-                if messages.is_empty() && !name.contains('.') {
-                    let detail = "should be a domain with at least two segments separated by dots";
-                    messages.push(detail.to_owned());
+                if parse_ip(address).is_some_and(|ip| ip.is_ipv4() != (kind == "IPv4")) {
+                    e.invalid(field.as_str(), address, format!("must be an {kind} address"));
                 }
-                e.each(&one, address, messages);
+                e.each(&one, address, text::endpoint_ip(address));
             }
+            "FQDN" => domain(e, address, &one),
             _ => {}
         }
     }
@@ -101,7 +94,7 @@ fn slice_endpoint(e: &mut Errors, endpoint: &Value, kind: &str, at: &str) {
         let field = format!("{at}.hints.{key}");
         if hints.len() > HINTS_MAX {
             e.too_many(field, hints.len(), HINTS_MAX);
-            continue;
+            return;
         }
         for (index, hint) in hints.iter().enumerate() {
             let name = string(hint, "name");
@@ -114,7 +107,29 @@ fn slice_endpoint(e: &mut Errors, endpoint: &Value, kind: &str, at: &str) {
     }
 }
 
-pub(super) fn endpoints(e: &mut Errors, new: &Value, _: Option<&Value>) {
+/// A fully qualified domain name, with or without the last dot.
+fn domain(e: &mut Errors, text: &str, field: &str) {
+    if text.is_empty() {
+        e.required(field, "");
+        return;
+    }
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let messages = text::subdomain(name);
+    if !messages.is_empty() {
+        e.invalid(field, name, messages.join(","));
+    } else if !name.contains('.') {
+        let detail = "should be a domain with at least two segments separated by dots";
+        e.invalid(field, name, detail);
+    } else if let Some(label) = name.split('.').find(|label| !text::label(label).is_empty()) {
+        e.invalid(field, label, text::label(label).join(","));
+    }
+}
+
+pub(super) fn endpoints(e: &mut Errors, new: &Value, old: Option<&Value>) {
+    // What was there before is not judged by newer rules.
+    if old.is_some_and(|old| old.get("subsets") == new.get("subsets")) {
+        return;
+    }
     for (index, subset) in list(new, "subsets").iter().enumerate() {
         let at = format!("subsets[{index}]");
         let lists = ["addresses", "notReadyAddresses"];
@@ -125,15 +140,15 @@ pub(super) fn endpoints(e: &mut Errors, new: &Value, _: Option<&Value>) {
             for (index, address) in list(subset, key).iter().enumerate() {
                 let at = format!("{at}.{key}[{index}]");
                 let ip = string(address, "ip");
-                let mut messages = text::ip(ip);
-                if messages.is_empty() {
-                    messages = text::endpoint_ip(ip);
-                }
-                e.each(&format!("{at}.ip"), ip, messages);
+                e.each(&format!("{at}.ip"), ip, text::ip(ip));
                 let hostname = string(address, "hostname");
                 if !hostname.is_empty() {
                     e.each(&format!("{at}.hostname"), hostname, text::label(hostname));
                 }
+                if let Some(Value::String(node)) = address.get("nodeName") {
+                    e.each(&format!("{at}.nodeName"), node, text::subdomain(node));
+                }
+                e.each(&format!("{at}.ip"), ip, text::endpoint_ip(ip));
             }
         }
         let ports = list(subset, "ports");
@@ -149,13 +164,38 @@ pub(super) fn endpoints(e: &mut Errors, new: &Value, _: Option<&Value>) {
                 e.invalid(format!("{at}.port"), number, message);
             }
             e.one_of(format!("{at}.protocol"), string(port, "protocol"), PROTOCOLS);
+            if let Some(Value::String(protocol)) = port.get("appProtocol") {
+                e.each(&format!("{at}.appProtocol"), protocol, text::qualified_name(protocol));
+            }
         }
     }
 }
 
-pub(super) fn network_policy(e: &mut Errors, new: &Value, _: Option<&Value>) {
+pub(super) fn network_policy(e: &mut Errors, new: &Value, old: Option<&Value>) {
     let empty = Value::Null;
     let spec = new.get("spec").unwrap_or(&empty);
+    // The real API judges an update twice, the second time with regard to what was there.
+    policy_spec(e, spec, &[]);
+    if let Some(old) = old {
+        policy_spec(e, spec, &blocks(old.get("spec").unwrap_or(&empty)));
+    }
+}
+
+/// Every CIDR of a policy.
+fn blocks(spec: &Value) -> Vec<&str> {
+    [("ingress", "from"), ("egress", "to")]
+        .into_iter()
+        .flat_map(|(direction, side)| list(spec, direction).iter().flat_map(move |r| list(r, side)))
+        .filter_map(|peer| peer.get("ipBlock"))
+        .flat_map(|block| {
+            let mut all = strings(block, "except");
+            all.push(string(block, "cidr"));
+            all
+        })
+        .collect()
+}
+
+fn policy_spec(e: &mut Errors, spec: &Value, existing: &[&str]) {
     selector::selector(e, spec.get("podSelector"), "spec.podSelector");
     for (direction, side) in [("ingress", "from"), ("egress", "to")] {
         for (index, rule) in list(spec, direction).iter().enumerate() {
@@ -164,7 +204,7 @@ pub(super) fn network_policy(e: &mut Errors, new: &Value, _: Option<&Value>) {
                 policy_port(e, port, &format!("{at}.ports[{index}]"));
             }
             for (index, peer) in list(rule, side).iter().enumerate() {
-                policy_peer(e, peer, &format!("{at}.{side}[{index}]"));
+                policy_peer(e, peer, &format!("{at}.{side}[{index}]"), existing);
             }
         }
     }
@@ -212,8 +252,7 @@ fn policy_port(e: &mut Errors, port: &Value, at: &str) {
     }
 }
 
-fn policy_peer(e: &mut Errors, peer: &Value, at: &str) {
-    let block = peer.get("ipBlock");
+fn policy_peer(e: &mut Errors, peer: &Value, at: &str, existing: &[&str]) {
     let mut selectors = 0;
     for key in ["podSelector", "namespaceSelector"] {
         if let Some(chosen) = peer.get(key) {
@@ -221,83 +260,122 @@ fn policy_peer(e: &mut Errors, peer: &Value, at: &str) {
             selector::selector(e, Some(chosen), &format!("{at}.{key}"));
         }
     }
+    let block = peer.get("ipBlock");
+    if let Some(block) = block {
+        ip_block(e, block, &format!("{at}.ipBlock"), existing);
+    }
     match (block, selectors) {
         (None, 0) => e.required(at, "must specify a peer"),
         (Some(_), 1..) => e.forbidden(at, "may not specify both ipBlock and another peer"),
         _ => {}
     }
-    let Some(block) = block else { return };
+}
+
+fn ip_block(e: &mut Errors, block: &Value, at: &str, existing: &[&str]) {
     let cidr = string(block, "cidr");
     if cidr.is_empty() {
-        e.required(format!("{at}.ipBlock.cidr"), "");
+        e.required(format!("{at}.cidr"), "");
         return;
     }
-    e.each(&format!("{at}.ipBlock.cidr"), cidr, text::cidr(cidr));
-    let Ok(whole) = cidr.parse::<IpNet>() else { return };
+    let judge = |e: &mut Errors, field: &str, cidr: &str| {
+        if !existing.contains(&cidr) {
+            e.each(field, cidr, text::cidr(cidr));
+        }
+    };
+    judge(e, &format!("{at}.cidr"), cidr);
+    let Some(whole) = parse_cidr(cidr) else { return };
     for (index, except) in strings(block, "except").into_iter().enumerate() {
-        let field = format!("{at}.ipBlock.except[{index}]");
-        match except.parse::<IpNet>() {
-            Err(_) => e.each(&field, except, text::cidr(except)),
-            Ok(part) => {
-                if !whole.contains(&part.addr()) || part.prefix_len() <= whole.prefix_len() {
-                    e.invalid(field, except, "must be a strict subset of `cidr`");
-                }
-            }
+        let field = format!("{at}.except[{index}]");
+        judge(e, &field, except);
+        let Some(part) = parse_cidr(except) else { continue };
+        if !whole.contains(&part.network()) || part.prefix_len() <= whole.prefix_len() {
+            e.invalid(field, except, "must be a strict subset of `cidr`");
         }
     }
 }
 
 pub(super) fn ip_address(e: &mut Errors, new: &Value, old: Option<&Value>) {
     let name = new.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    if let Ok(ip) = name.parse::<IpAddr>()
-        && ip.to_string() != name
-    {
-        e.invalid("metadata.name", name, "must be a valid IP address in canonical form");
+    if old.is_some() {
+        e.each("metadata.name", name, strict_ip(name));
     }
-    match new.pointer("/spec/parentRef") {
+    let parent = |object: &Value| object.pointer("/spec/parentRef").cloned();
+    match parent(new) {
         None => e.required("spec.parentRef", ""),
         Some(parent) => {
-            for key in ["resource", "name"] {
-                if string(parent, key).is_empty() {
-                    e.required(format!("spec.parentRef.{key}"), "");
+            const AT: &str = "spec.parentRef";
+            let group = string(&parent, "group");
+            if !group.is_empty() {
+                e.each(&format!("{AT}.group"), group, text::subdomain(group));
+            }
+            for (key, required) in [("resource", true), ("name", true), ("namespace", false)] {
+                match string(&parent, key) {
+                    "" if required => e.required(format!("{AT}.{key}"), ""),
+                    "" => {}
+                    value => e.each(&format!("{AT}.{key}"), value, text::path_segment(value)),
                 }
             }
         }
     }
-    if let Some(old) = old {
-        let of = |object: &'static str, value: &Value| value.pointer(object).cloned();
-        let (is, was) = (of("/spec/parentRef", new), of("/spec/parentRef", old));
-        e.immutable("spec.parentRef", is.as_ref(), was.as_ref());
+    if let Some(old) = old
+        && parent(old) != parent(new)
+    {
+        // The real API prints its internal type.
+        let shown = parent(new).map(|parent| {
+            let part = |key: &str| string(&parent, key).to_owned();
+            json!({"Group": part("group"), "Resource": part("resource"),
+                   "Namespace": part("namespace"), "Name": part("name")})
+        });
+        e.invalid("spec.parentRef", shown.unwrap_or_default(), IMMUTABLE);
     }
 }
 
+const IMMUTABLE: &str = "field is immutable";
+
 pub(super) fn service_cidr(e: &mut Errors, new: &Value, old: Option<&Value>) {
-    let empty = Value::Null;
-    let spec = new.get("spec").unwrap_or(&empty);
-    let cidrs = strings(spec, "cidrs");
+    const FIELD: &str = "spec.cidrs";
+    let cidrs = strings(&new["spec"], "cidrs");
+    let Some(old) = old else {
+        service_cidrs(e, &cidrs);
+        return;
+    };
+    let before = strings(&old["spec"], "cidrs");
+    let changed = |e: &mut Errors, index: usize| {
+        if cidrs[index] != before[index] {
+            e.invalid(format!("{FIELD}[{index}]"), cidrs[index], IMMUTABLE);
+        }
+    };
+    match (before.len(), cidrs.len()) {
+        (was, is) if was == is => (0..is).for_each(|index| changed(e, index)),
+        // From one family to two.
+        (1, 2) => {
+            changed(e, 0);
+            service_cidrs(e, &cidrs);
+        }
+        _ => e.invalid(FIELD, Value::from(cidrs), IMMUTABLE),
+    }
+}
+
+fn service_cidrs(e: &mut Errors, cidrs: &[&str]) {
+    const FIELD: &str = "spec.cidrs";
     match cidrs.len() {
-        0 => e.required("spec.cidrs", "at least one CIDR required"),
+        0 => return e.required(FIELD, "at least one CIDR required"),
         1 | 2 => {}
         _ => {
-            let detail = "may only hold up to 2 values";
-            e.invalid("spec.cidrs", Value::from(cidrs.clone()), detail);
+            let shown = json!({"CIDRs": cidrs});
+            return e.invalid(FIELD, shown, "may only hold up to 2 values");
         }
     }
     for (index, cidr) in cidrs.iter().enumerate() {
-        e.each(&format!("spec.cidrs[{index}]"), cidr, text::cidr(cidr));
+        e.each(&format!("{FIELD}[{index}]"), cidr, strict_cidr(cidr));
     }
-    let families: Vec<bool> = cidrs
-        .iter()
-        .filter_map(|cidr| cidr.parse::<IpNet>().ok())
-        .map(|net| net.addr().is_ipv6())
-        .collect();
-    if let [first, second] = families.as_slice()
+    let families: Vec<_> =
+        cidrs.iter().map(|c| parse_cidr(c).map(|n| n.addr().is_ipv6())).collect();
+    if let [Some(first), Some(second)] = families[..]
         && first == second
     {
-        let detail = "may specify no more than one IP for each IP family";
-        e.invalid("spec.cidrs", Value::from(cidrs.clone()), detail);
-    }
-    if let Some(old) = old.and_then(|old| old.get("spec")) {
-        e.immutable("spec.cidrs", spec.get("cidrs"), old.get("cidrs"));
+        let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and \
+                      2001:db8::/64";
+        e.invalid(FIELD, Value::from(cidrs.to_vec()), detail);
     }
 }

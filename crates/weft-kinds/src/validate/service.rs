@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::meta::labels;
-use super::{Errors, PROTOCOLS, integer, list, service_ips, string, strings, text};
+use super::{Errors, PROTOCOLS, integer, list, service_ips, service_status, string, strings, text};
 
 const LOAD_BALANCER_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
 /// Seconds of ClientIP affinity: one day.
 const AFFINITY_SECONDS_MAX: i64 = 86_400;
 
 pub(super) fn is_headless(spec: &Value) -> bool {
-    strings(spec, "clusterIPs") == ["None"] || string(spec, "clusterIP") == "None"
+    strings(spec, "clusterIPs") == ["None"]
 }
 
 pub(super) fn service(e: &mut Errors, new: &Value, old: Option<&Value>) {
@@ -26,15 +26,21 @@ pub(super) fn service(e: &mut Errors, new: &Value, old: Option<&Value>) {
             let class = spec.get("loadBalancerClass").cloned().unwrap_or_default();
             e.invalid("spec.loadBalancerClass", class, "may not change once set");
         }
+        // The real API checks the class's form twice in an update.
+        balancer_class(e, spec);
+        health_port_stays(e, spec, before);
+        service_status::service(e, new, old);
     }
+    topology(e, new);
     kind(e, spec);
     ports(e, spec);
     labels(e, spec.get("selector"), "spec.selector");
     affinity(e, spec);
-    service_ips::cluster_ips(e, spec);
+    service_ips::cluster_ips(e, spec, before);
+    let existing = before.map(|before| strings(before, "externalIPs")).unwrap_or_default();
     for (index, ip) in strings(spec, "externalIPs").into_iter().enumerate() {
         let field = format!("spec.externalIPs[{index}]");
-        let mut messages = text::ip(ip);
+        let mut messages = if existing.contains(&ip) { Vec::new() } else { text::ip(ip) };
         if messages.is_empty() {
             messages = text::endpoint_ip(ip);
         }
@@ -46,8 +52,22 @@ pub(super) fn service(e: &mut Errors, new: &Value, old: Option<&Value>) {
         &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
     );
     duplicates(e, spec);
-    balancer(e, spec);
-    traffic(e, spec, before);
+    balancer(e, new, old);
+    traffic(e, spec);
+}
+
+/// The older annotation may not contradict the newer one.
+fn topology(e: &mut Errors, service: &Value) {
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let annotation =
+        |key: &str| service.pointer("/metadata/annotations")?.get(key).and_then(Value::as_str);
+    if let (Some(mode), Some(hints)) = (annotation(MODE), annotation(HINTS))
+        && mode != hints
+    {
+        let field = format!("metadata.annotations[{MODE}]");
+        e.invalid(field, mode, format!("must match annotations[{HINTS}] when both are specified"));
+    }
 }
 
 fn kind(e: &mut Errors, spec: &Value) {
@@ -62,8 +82,7 @@ fn kind(e: &mut Errors, spec: &Value) {
             format!("may not be set to 'None' for {kind} services"),
         ),
         "ExternalName" => {
-            let has_ip = matches!(string(spec, "clusterIP"), ip if !ip.is_empty())
-                || !list(spec, "clusterIPs").is_empty();
+            let has_ip = !list(spec, "clusterIPs").is_empty();
             for (set, field) in [
                 (has_ip, "clusterIPs"),
                 (!list(spec, "ipFamilies").is_empty(), "ipFamilies"),
@@ -143,8 +162,10 @@ fn duplicates(e: &mut Errors, spec: &Value) {
             e.duplicate(format!("spec.ports[{index}].nodePort"), node_port);
         }
         if earlier("port") {
-            let key = json!({"protocol": string(port, "protocol"),
-                             "port": integer(port, "port"), "targetPort": 0});
+            // The real API prints its internal type.
+            let key = json!({"Name": "", "Protocol": string(port, "protocol"),
+                             "AppProtocol": null, "Port": integer(port, "port"),
+                             "TargetPort": 0, "NodePort": 0});
             e.duplicate(format!("spec.ports[{index}]"), key);
         }
     }
@@ -178,41 +199,83 @@ fn affinity(e: &mut Errors, spec: &Value) {
     }
 }
 
-fn balancer(e: &mut Errors, spec: &Value) {
+fn balancer(e: &mut Errors, new: &Value, old: Option<&Value>) {
+    const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let spec = &new["spec"];
     let is_balancer = string(spec, "type") == "LoadBalancer";
     let ranges = strings(spec, "loadBalancerSourceRanges");
+    let annotation =
+        |service: &Value| Some(service.pointer("/metadata/annotations")?.get(ANNOTATION)?.clone());
     if !ranges.is_empty() {
         // The real API misspells this path; clients see it so.
         const FIELD: &str = "spec.LoadBalancerSourceRanges";
         if !is_balancer {
             e.forbidden(FIELD, LOAD_BALANCER_ONLY);
         }
+        let existing =
+            old.map(|old| strings(&old["spec"], "loadBalancerSourceRanges")).unwrap_or_default();
         for (index, range) in ranges.into_iter().enumerate() {
             let range = range.trim();
-            e.each(&format!("{FIELD}[{index}]"), range, text::cidr(range));
+            if !existing.iter().any(|old| old.trim() == range) {
+                e.each(&format!("{FIELD}[{index}]"), range, text::cidr(range));
+            }
+        }
+    } else if let Some(Value::String(value)) = annotation(new) {
+        let field = format!("metadata.annotations[{ANNOTATION}]");
+        if !is_balancer {
+            e.forbidden(field.as_str(), LOAD_BALANCER_ONLY);
+        }
+        let same = old.and_then(annotation).is_some_and(|old| old == value.as_str());
+        let value = value.trim();
+        if !same && !value.is_empty() {
+            for range in value.split(',').map(str::trim) {
+                e.each(&field, range, text::cidr(range));
+            }
         }
     }
-    if !is_balancer && spec.get("allocateLoadBalancerNodePorts").is_some() {
-        e.forbidden("spec.allocateLoadBalancerNodePorts", LOAD_BALANCER_ONLY);
-    }
-    if let Some(Value::String(class)) = spec.get("loadBalancerClass") {
-        if is_balancer {
-            e.each("spec.loadBalancerClass", class, text::qualified_name(class));
-        } else {
-            e.forbidden("spec.loadBalancerClass", LOAD_BALANCER_ONLY);
+    match spec.get("allocateLoadBalancerNodePorts") {
+        Some(_) if !is_balancer => {
+            e.forbidden("spec.allocateLoadBalancerNodePorts", LOAD_BALANCER_ONLY);
         }
+        // The real API leaves `spec` out of this path.
+        None if is_balancer => e.required("allocateLoadBalancerNodePorts", ""),
+        _ => {}
+    }
+    balancer_class(e, spec);
+}
+
+fn balancer_class(e: &mut Errors, spec: &Value) {
+    let Some(Value::String(class)) = spec.get("loadBalancerClass") else { return };
+    if string(spec, "type") == "LoadBalancer" {
+        e.each("spec.loadBalancerClass", class, text::qualified_name(class));
+    } else {
+        e.forbidden("spec.loadBalancerClass", LOAD_BALANCER_ONLY);
     }
 }
 
-fn traffic(e: &mut Errors, spec: &Value, before: Option<&Value>) {
-    const HEALTH: &str = "spec.healthCheckNodePort";
-    let accessible = |spec: &Value| match string(spec, "type") {
+const HEALTH: &str = "spec.healthCheckNodePort";
+
+fn is_health_checked(spec: &Value) -> bool {
+    string(spec, "type") == "LoadBalancer" && string(spec, "externalTrafficPolicy") == "Local"
+}
+
+fn health_port_stays(e: &mut Errors, spec: &Value, before: &Value) {
+    if is_health_checked(before)
+        && is_health_checked(spec)
+        && integer(before, "healthCheckNodePort") != integer(spec, "healthCheckNodePort")
+    {
+        e.forbidden(HEALTH, "field is immutable");
+    }
+}
+
+fn traffic(e: &mut Errors, spec: &Value) {
+    let accessible = match string(spec, "type") {
         "NodePort" | "LoadBalancer" => true,
         "ClusterIP" => !list(spec, "externalIPs").is_empty(),
         _ => false,
     };
     let policy = string(spec, "externalTrafficPolicy");
-    if accessible(spec) {
+    if accessible {
         e.one_of("spec.externalTrafficPolicy", policy, &["Cluster", "Local"]);
     } else if !policy.is_empty() {
         e.invalid(
@@ -221,34 +284,25 @@ fn traffic(e: &mut Errors, spec: &Value, before: Option<&Value>) {
             "may only be set for externally-accessible services",
         );
     }
-    let checked = |spec: &Value| {
-        string(spec, "type") == "LoadBalancer" && string(spec, "externalTrafficPolicy") == "Local"
-    };
-    let port = integer(spec, "healthCheckNodePort");
-    if !checked(spec) && port != 0 {
-        e.invalid(
+    match (is_health_checked(spec), integer(spec, "healthCheckNodePort")) {
+        (true, 0) => e.required(HEALTH, ""),
+        (true, port) => {
+            for message in text::port_number(port) {
+                e.invalid(HEALTH, port, message);
+            }
+        }
+        (false, 0) => {}
+        (false, port) => e.invalid(
             HEALTH,
             port,
             "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
-        );
-    } else if port != 0 {
-        for message in text::port_number(port) {
-            e.invalid(HEALTH, port, message);
-        }
-    }
-    if let Some(before) = before
-        && checked(before)
-        && checked(spec)
-        && port != 0
-        && integer(before, "healthCheckNodePort") != port
-    {
-        e.forbidden(HEALTH, "field is immutable");
+        ),
     }
     match spec.get("internalTrafficPolicy").and_then(Value::as_str) {
         Some(policy) if !matches!(policy, "Cluster" | "Local") => {
             e.not_supported("spec.internalTrafficPolicy", policy, &["Cluster", "Local"]);
         }
-        None if string(spec, "type") != "ExternalName" => {
+        None if matches!(string(spec, "type"), "ClusterIP" | "NodePort" | "LoadBalancer") => {
             e.required("spec.internalTrafficPolicy", "");
         }
         _ => {}

@@ -1,19 +1,26 @@
 //! Rules of a Service's addresses and families.
 
-use std::net::IpAddr;
-
 use serde_json::Value;
 
 use super::service::is_headless;
-use super::{Errors, string, strings, text};
+use super::{Errors, FieldError, string, strings, text};
+use crate::address::parse_ip;
 
 const IPS: &str = "spec.clusterIPs";
 const FAMILIES: &str = "spec.ipFamilies";
 const POLICY: &str = "spec.ipFamilyPolicy";
 const CHANGED: &str = "may not change once set";
 
+/// All that a Service says about its addresses and families, as allocation wants it checked
+/// before it completes them.
+pub(crate) fn related(spec: &Value, before: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    cluster_ips(&mut errors, spec, before);
+    errors.list
+}
+
 /// What `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` say about each other.
-pub(super) fn cluster_ips(e: &mut Errors, spec: &Value) {
+pub(super) fn cluster_ips(e: &mut Errors, spec: &Value, before: Option<&Value>) {
     if string(spec, "type") == "ExternalName" {
         return;
     }
@@ -44,6 +51,7 @@ pub(super) fn cluster_ips(e: &mut Errors, spec: &Value) {
             e.not_supported(POLICY, policy.as_str(), KNOWN);
         }
     }
+    let existing = before.map(|before| strings(before, "clusterIPs")).unwrap_or_default();
     let mut well_formed = true;
     for (index, ip) in ips.iter().enumerate() {
         if index == 0 && *ip == "None" {
@@ -53,7 +61,7 @@ pub(super) fn cluster_ips(e: &mut Errors, spec: &Value) {
             }
             continue;
         }
-        let messages = text::ip(ip);
+        let messages = if existing.contains(ip) { Vec::new() } else { text::ip(ip) };
         well_formed &= messages.is_empty();
         e.each(&format!("{IPS}[{index}]"), ip, messages);
     }
@@ -63,10 +71,9 @@ pub(super) fn cluster_ips(e: &mut Errors, spec: &Value) {
     if !well_formed {
         return;
     }
-    let is_v6 = |ip: &str| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6());
-    if let [first, second] = ips.as_slice()
-        && is_v6(first) == is_v6(second)
-    {
+    let is_v6 = |ip: &str| parse_ip(ip).is_some_and(|ip| ip.is_ipv6());
+    let v6 = ips.iter().filter(|ip| is_v6(ip)).count();
+    if ips.len() > 1 && (v6 == 0 || v6 == ips.len()) {
         e.invalid(IPS, all(), "may specify no more than one IP for each IP family");
     }
     if is_headless(spec) {
@@ -103,6 +110,8 @@ pub(super) fn update(e: &mut Errors, new: &Value, old: &Value) {
 
 fn changed(e: &mut Errors, spec: &Value, field: &str, one: &str, old: &[&str], new: &[&str]) {
     let value = || Value::from(new.to_vec());
+    // Here the real API shows the addresses in place of the families.
+    let first = || Value::from(strings(spec, "clusterIPs"));
     if old.len() == new.len() {
         for (index, _) in old.iter().zip(new).enumerate().filter(|(_, (a, b))| a != b) {
             // The real API names the first family whichever changed.
@@ -120,7 +129,7 @@ fn changed(e: &mut Errors, spec: &Value, field: &str, one: &str, old: &[&str], n
     if let (Some(was), Some(is)) = (old.first(), new.first())
         && was != is
     {
-        e.invalid(format!("{field}[0]"), value(), CHANGED);
+        e.invalid(format!("{field}[0]"), first(), CHANGED);
     }
     if released && new.len() == 1 && string(spec, "ipFamilyPolicy") != "SingleStack" {
         let policy = spec.get("ipFamilyPolicy").cloned().unwrap_or_default();

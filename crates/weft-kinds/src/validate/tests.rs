@@ -94,7 +94,7 @@ fn services_are_judged_as_the_real_api_does() {
             json!({"ports": [{"port": 80, "name": "a"}, {"port": 80, "name": "a"}]}),
             &[
                 "spec.ports[1].name: Duplicate value: \"a\"",
-                "spec.ports[1]: Duplicate value: {\"protocol\":\"TCP\",\"port\":80,\"targetPort\":0}",
+                "spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\"AppProtocol\":null,\"Port\":80,\"TargetPort\":0,\"NodePort\":0}",
             ],
         ),
         (

@@ -2,12 +2,17 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use crate::address;
+pub(super) use crate::address::{legacy_cidr as cidr, legacy_ip as ip};
 
 type Messages = Vec<String>;
 
 fn too_long(most: usize) -> String {
     format!("must be no more than {most} characters")
+}
+
+fn too_many_bytes(most: usize) -> String {
+    format!("must be no more than {most} bytes")
 }
 
 fn pattern(text: &str, regex: &str, examples: &[&str]) -> String {
@@ -118,7 +123,7 @@ fn is_name_part(text: &str) -> bool {
 pub(super) fn label_value(text: &str) -> Messages {
     let mut messages = Vec::new();
     if text.len() > 63 {
-        messages.push(too_long(63));
+        messages.push(too_many_bytes(63));
     }
     if !text.is_empty() && !is_name_part(text) {
         messages.push(pattern(
@@ -150,7 +155,7 @@ pub(super) fn qualified_name(text: &str) -> Messages {
             name
         }
         _ => {
-            let text = pattern(&format!("a qualified name {TEXT}"), REGEX, EXAMPLES);
+            let text = pattern(&format!("a valid label key {TEXT}"), REGEX, EXAMPLES);
             messages.push(format!(
                 "{text} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
             ));
@@ -160,7 +165,7 @@ pub(super) fn qualified_name(text: &str) -> Messages {
     if name.is_empty() {
         messages.push("name part must be non-empty".to_owned());
     } else if name.len() > 63 {
-        messages.push(format!("name part {}", too_long(63)));
+        messages.push(format!("name part {}", too_many_bytes(63)));
     }
     if !is_name_part(name) {
         messages.push(pattern(&format!("name part {TEXT}"), REGEX, EXAMPLES));
@@ -175,6 +180,16 @@ pub(super) fn path_segment(text: &str) -> Messages {
     }
     let found = ['/', '%'].into_iter().filter(|c| text.contains(*c));
     found.map(|c| format!("may not contain '{c}'")).collect()
+}
+
+/// The path of a domain-prefixed path.
+pub(super) fn http_path(text: &str) -> Messages {
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+    if !text.is_empty() && text.bytes().all(known) {
+        return Vec::new();
+    }
+    const REGEX: &str = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
+    vec![format!("Invalid path (regex used for validation is '{REGEX}')")]
 }
 
 pub(super) fn port_number(number: i64) -> Messages {
@@ -262,27 +277,9 @@ pub(super) fn percent(text: &str) -> Messages {
     )]
 }
 
-pub(super) fn ip(text: &str) -> Messages {
-    match text.parse::<IpAddr>() {
-        Ok(_) => Vec::new(),
-        Err(_) => {
-            vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()]
-        }
-    }
-}
-
-pub(super) fn cidr(text: &str) -> Messages {
-    match text.parse::<IpNet>() {
-        Ok(_) => Vec::new(),
-        Err(_) => {
-            vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]
-        }
-    }
-}
-
 /// An address that may be an endpoint: none that means this machine, this link or any.
 pub(super) fn endpoint_ip(text: &str) -> Messages {
-    let Ok(ip) = text.parse::<IpAddr>() else {
+    let Some(ip) = address::parse_ip(text) else {
         return vec!["must be a valid IP address".to_owned()];
     };
     let (link_local, link_multicast) = match ip {
