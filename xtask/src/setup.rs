@@ -69,10 +69,21 @@ fn apt_install(packages: &[&str]) -> Result<()> {
 /// Builds the `weft` binary and returns its path.
 pub fn build() -> Result<PathBuf> {
     sh::run("build", sh::cargo().args(["build", "--quiet", "--workspace"]))?;
+    built("weft")
+}
+
+/// Builds an example of the workspace, with the workspace's features, and returns its path.
+pub fn example(name: &str) -> Result<PathBuf> {
+    let args = ["build", "--quiet", "--workspace", "--example", name];
+    sh::run("build", sh::cargo().args(args))?;
+    built(&format!("examples/{name}"))
+}
+
+fn built(name: &str) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| sh::root().join("target"), PathBuf::from);
-    let weft = target.join("debug/weft");
-    weft.canonicalize().with_context(|| format!("find {}", weft.display()))
+    let path = target.join("debug").join(name);
+    path.canonicalize().with_context(|| format!("find {}", path.display()))
 }
 
 /// A cargo tool in target/tools, built once.

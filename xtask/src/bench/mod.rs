@@ -1,6 +1,7 @@
 //! `cargo xtask bench …`: ratios against a peer or a physical limit, measured side by side in
 //! one run, interleaved, as medians with their spread and an A/A control beside them.
 
+mod apiserver;
 mod lab_start;
 mod services;
 mod stats;
@@ -18,9 +19,10 @@ use crate::{setup, sh};
 /// Runs a benchmark by name.
 pub fn run(what: &str) -> Result<()> {
     match what {
+        "apiserver" => apiserver::run(),
         "lab-start" => lab_start::run(),
         "services" => services::run(),
-        other => bail!("unknown benchmark '{other}': use lab-start or services"),
+        other => bail!("unknown benchmark '{other}': use apiserver, lab-start or services"),
     }
 }
 
