@@ -1,7 +1,6 @@
 //! What planners want done: writes so specific that execution makes no choices.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -32,13 +31,22 @@ pub(crate) enum Verb {
     /// Strategic merge patch: conditions merge by their type, others' stay.
     Strategic(Option<&'static str>, Value),
     Delete(Delete),
-    /// Deletes the object if the API confirms that the owners it misses are gone.
-    DeleteOrphan {
-        missing: Vec<OwnerReference>,
-        delete: Delete,
+    /// Does something to an object if the API confirms that the owners it misses are gone.
+    IfGone {
+        missing: Vec<Gone>,
+        then: Box<Verb>,
     },
     /// Deletes everything in the namespace of this name, and lets it go once it is empty.
     Sweep,
+}
+
+/// An object that is believed to be gone.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Gone {
+    pub(crate) kind: Kind,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
 }
 
 /// Conditions and manner of a deletion.
@@ -46,6 +54,8 @@ pub(crate) enum Verb {
 pub(crate) struct Delete {
     /// Only the object with this uid.
     pub(crate) uid: Option<String>,
+    /// Only if the object is still of this version.
+    pub(crate) version: Option<String>,
     pub(crate) grace_seconds: Option<i64>,
     /// `Background`, `Foreground` or `Orphan`; the kind's default where absent.
     pub(crate) propagation: Option<&'static str>,
@@ -147,7 +157,11 @@ impl Action {
     /// The uid that a deletion is limited to.
     pub(crate) fn deleted_uid(&self) -> Option<&str> {
         match &self.verb {
-            Verb::Delete(delete) | Verb::DeleteOrphan { delete, .. } => delete.uid.as_deref(),
+            Verb::Delete(delete) => delete.uid.as_deref(),
+            Verb::IfGone { then, .. } => match then.as_ref() {
+                Verb::Delete(delete) => delete.uid.as_deref(),
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -69,10 +69,13 @@ pub(crate) struct Core {
     assumed: Assumed,
     /// Pods that wait for a node.
     pending: BTreeSet<Key>,
-    /// Since when the node of a pod is missing.
-    missing: HashMap<Key, Timestamp>,
+    /// Since when something is so that a planner waits for: a pod's node is missing, an owner that
+    /// leaves its dependents behind is being deleted.
+    since: HashMap<Key, Timestamp>,
     /// What the planners of endpoints remember of a Service.
     memories: HashMap<Key, endpointslice::Memory>,
+    /// What was last said of an object's owners.
+    notices: HashMap<Key, String>,
     side: Vec<Action>,
 }
 
@@ -89,16 +92,27 @@ impl Core {
             running: HashMap::new(),
             assumed: Assumed::default(),
             pending: BTreeSet::new(),
-            missing: HashMap::new(),
+            since: HashMap::new(),
             memories: HashMap::new(),
+            notices: HashMap::new(),
             side: Vec::new(),
         }
     }
 
     /// One step of one watch.
     pub(crate) fn handle_change(&mut self, change: Change) {
+        let before = self.world.others_synced();
         for delta in self.world.ingest(change) {
             self.note(&delta);
+        }
+        // Until now some owners and dependents were not known.
+        if !before && self.world.others_synced() {
+            let bound = self.world.bound();
+            self.due.extend(bound.into_iter().map(|(kind, meta)| {
+                let namespace = meta.namespace.as_deref().unwrap_or_default();
+                let name = meta.name.as_deref().unwrap_or_default();
+                Key::new(Controller::Garbage, kind, namespace, name)
+            }));
         }
     }
 
@@ -288,12 +302,31 @@ impl Core {
                 }
                 plan
             }
-            Controller::Garbage => gc::plan(world, key.kind, namespace, name),
+            Controller::Garbage => {
+                let since = match gc::orphans(world, key.kind, namespace, name) {
+                    true => *self.since.entry(key.clone()).or_insert(now),
+                    false => {
+                        self.since.remove(key);
+                        now
+                    }
+                };
+                let of = (key.kind, namespace, name);
+                let (mut plan, notice) = gc::plan(world, of, since, now);
+                // An object that stays as it is says so once.
+                if self.notices.get(key) == notice.as_ref() {
+                    plan.actions.retain(|action| !action.is_event());
+                }
+                match notice {
+                    Some(notice) => self.notices.insert(key.clone(), notice),
+                    None => self.notices.remove(key),
+                };
+                plan
+            }
             Controller::PodGarbage => {
                 let since = match podgc::missing_node(world, namespace, name) {
-                    Some(_) => *self.missing.entry(key.clone()).or_insert(now),
+                    Some(_) => *self.since.entry(key.clone()).or_insert(now),
                     None => {
-                        self.missing.remove(key);
+                        self.since.remove(key);
                         now
                     }
                 };

@@ -1,13 +1,15 @@
 //! Garbage: what is owned goes with its last owner, in the background, in the foreground, or
-//! not at all (`Orphan`).
+//! not at all (`Orphan`). Of every kind the API serves.
 //!
 //! A dependent may be seen before its owner, since each kind has a watch of its own; so the
-//! deletion asks the API for every missing owner first ([`Verb::DeleteOrphan`]).
+//! deletion asks the API for every missing owner first ([`Verb::IfGone`]). What waits for its
+//! dependents waits until every kind is known.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::action::{Action, Delete, Plan, Verb, value};
+use crate::action::{About, Action, Delete, Gone, Plan, Severity, Verb, value};
 use crate::kinds::{Kind, Meta, World};
 
 const FOREGROUND: &str = "foregroundDeletion";
@@ -17,24 +19,46 @@ enum Owner {
     Solid,
     /// Is being deleted in the foreground and waits for this object.
     Waiting,
-    Missing,
+    Missing(Gone),
+    /// An object of no namespace names an owner of a namespaced kind: it may be anywhere, so the
+    /// object stays.
+    Impossible,
 }
 
-/// What becomes of one object because of its owners or its dependents.
-pub(crate) fn plan(world: &World, kind: Kind, namespace: &str, name: &str) -> Plan {
-    let Some(meta) = world.metadata(kind, namespace, name) else { return Plan::default() };
-    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
-    let has = |wanted: &str| finalizers.iter().any(|held| held == wanted);
-    if meta.deletion_timestamp.is_some() {
-        if has(ORPHAN) {
-            return orphan(world, kind, meta).into();
-        }
-        if has(FOREGROUND) {
-            return foreground(world, kind, meta).into();
-        }
-        return Plan::default();
+/// How long an owner that leaves its dependents behind waits at least: each kind has a watch of
+/// its own, and a dependent that was made just before must be seen, or it would go with its owner.
+const ORPHAN_WAIT: SignedDuration = SignedDuration::from_millis(250);
+
+/// Whether an object is being deleted and leaves its dependents behind.
+pub(crate) fn orphans(world: &World, kind: Kind, namespace: &str, name: &str) -> bool {
+    let meta = world.metadata(kind, namespace, name);
+    meta.is_some_and(|meta| meta.deletion_timestamp.is_some() && has(meta, ORPHAN))
+}
+
+/// What becomes of one object because of its owners or its dependents; and what its Event says,
+/// where there is one. `since`: when it was first seen to leave its dependents behind.
+pub(crate) fn plan(
+    world: &World,
+    (kind, namespace, name): (Kind, &str, &str),
+    since: Timestamp,
+    now: Timestamp,
+) -> (Plan, Option<String>) {
+    let Some(meta) = world.metadata(kind, namespace, name) else { return (Plan::default(), None) };
+    if meta.deletion_timestamp.is_none() {
+        let about = About { kind, meta, component: "garbage-collector-controller", now };
+        return owned(world, &about);
     }
-    owned(world, kind, meta).into()
+    let plan = match (has(meta, ORPHAN), has(meta, FOREGROUND)) {
+        _ if !world.others_synced() => Plan::default(),
+        (true, _) => orphan(world, kind, meta, since, now),
+        (_, true) => foreground(world, kind, meta).into(),
+        _ => Plan::default(),
+    };
+    (plan, None)
+}
+
+fn has(meta: &Meta, finalizer: &str) -> bool {
+    meta.finalizers.iter().flatten().any(|held| held == finalizer)
 }
 
 fn uid(meta: &Meta) -> &str {
@@ -42,52 +66,119 @@ fn uid(meta: &Meta) -> &str {
 }
 
 fn state(world: &World, dependent: &Meta, owner: &OwnerReference) -> Owner {
-    // Kinds that are not watched here (custom resources) count as there.
-    let Some(kind) = Kind::of(&owner.api_version, &owner.kind) else { return Owner::Solid };
-    let namespace = if kind.namespaced() { dependent.namespace.as_deref() } else { None };
-    let held = world.metadata(kind, namespace.unwrap_or_default(), &owner.name);
+    // A kind that the API does not serve may be served again.
+    let Some(kind) = world.kind_of(&owner.api_version, &owner.kind) else { return Owner::Solid };
+    let namespace = dependent.namespace.as_deref().unwrap_or_default();
+    if kind.namespaced() && namespace.is_empty() {
+        return Owner::Impossible;
+    }
+    let namespace = if kind.namespaced() { namespace } else { "" };
+    let held = world.metadata(kind, namespace, &owner.name);
     match held.filter(|held| uid(held) == owner.uid) {
-        None => Owner::Missing,
-        Some(held)
-            if held.deletion_timestamp.is_some()
-                && held.finalizers.iter().flatten().any(|one| one == FOREGROUND) =>
-        {
-            Owner::Waiting
-        }
+        None if !world.knows(kind) => Owner::Solid,
+        None => Owner::Missing(Gone {
+            kind,
+            namespace: namespace.to_owned(),
+            name: owner.name.clone(),
+            uid: owner.uid.clone(),
+        }),
+        Some(held) if held.deletion_timestamp.is_some() && has(held, FOREGROUND) => Owner::Waiting,
         Some(_) => Owner::Solid,
     }
 }
 
-fn owned(world: &World, kind: Kind, meta: &Meta) -> Vec<Action> {
+/// The Event about an owner that is not where the object could have it.
+fn complaint(dependent: &Meta, owner: &OwnerReference) -> String {
+    let namespace = dependent.namespace.as_deref().unwrap_or_default();
+    format!(
+        "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace \
+         {namespace:?}",
+        owner.api_version, owner.kind, owner.name, owner.uid
+    )
+}
+
+fn owned(world: &World, about: &About<'_>) -> (Plan, Option<String>) {
+    let meta = about.meta;
     let (mut solid, mut waiting, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    let mut notices = Vec::new();
     for owner in meta.owner_references.iter().flatten() {
         match state(world, meta, owner) {
             Owner::Solid => solid.push(owner),
             Owner::Waiting => waiting.push(owner),
-            Owner::Missing => missing.push(owner.clone()),
+            Owner::Missing(gone) => {
+                if world.find(gone.kind, &gone.uid).is_some() {
+                    notices.push(complaint(meta, owner));
+                }
+                missing.push(gone);
+            }
+            Owner::Impossible => {
+                notices.push(complaint(meta, owner));
+                solid.push(owner);
+            }
         }
     }
+    let mut plan: Plan = decide(world, about, &solid, &waiting, missing).into();
+    for notice in &notices {
+        let reason = "OwnerRefInvalidNamespace";
+        plan.push(Action::event(about, Severity::Warning, reason, notice));
+    }
+    (plan, (!notices.is_empty()).then(|| notices.join("\n")))
+}
+
+fn decide(
+    world: &World,
+    about: &About<'_>,
+    solid: &[&OwnerReference],
+    waiting: &[&OwnerReference],
+    mut missing: Vec<Gone>,
+) -> Vec<Action> {
+    let (kind, meta) = (about.kind, about.meta);
     if waiting.is_empty() && missing.is_empty() {
         return Vec::new();
     }
+    // What was seen to go need not be asked for.
+    missing.retain(|gone| !world.is_gone(gone.kind, &gone.uid));
     if !solid.is_empty() {
-        // Another owner still wants it. Leave a reference that is merely not seen yet.
-        return match waiting.is_empty() {
-            true => Vec::new(),
-            false => {
-                let kept: Vec<&OwnerReference> = solid.into_iter().chain(missing.iter()).collect();
-                vec![set(kind, meta, json!({"ownerReferences": kept}))]
-            }
-        };
+        // Another owner still wants it: the others are not owners any more.
+        let verb = Verb::Merge(None, body(meta, json!({"ownerReferences": solid})));
+        return vec![if_gone(kind, meta, missing, verb)];
     }
-    let has_dependents = !world.dependents(uid(meta)).is_empty();
-    let propagation = match !waiting.is_empty() && has_dependents {
-        true => "Foreground",
-        false => "Background",
+    let dependents = world.dependents(uid(meta));
+    if !waiting.is_empty() && dependents.iter().any(|(_, one)| has(one, FOREGROUND)) {
+        // Its owner waits for it, and it would wait for a dependent that waits as well: this may
+        // be a circle, so it stops blocking.
+        let mut owners = meta.owner_references.clone().unwrap_or_default();
+        if owners.iter().any(|owner| owner.block_owner_deletion == Some(true)) {
+            owners.iter_mut().for_each(|owner| owner.block_owner_deletion = Some(false));
+            let verb = Verb::Merge(None, body(meta, json!({"ownerReferences": owners})));
+            return vec![Action::on(kind, meta, verb)];
+        }
+    }
+    let propagation = if !waiting.is_empty() && !dependents.is_empty() {
+        "Foreground"
+    } else if has(meta, ORPHAN) {
+        "Orphan"
+    } else if has(meta, FOREGROUND) {
+        "Foreground"
+    } else {
+        "Background"
     };
-    let delete =
-        Delete { uid: meta.uid.clone(), propagation: Some(propagation), ..Delete::default() };
-    vec![Action::on(kind, meta, Verb::DeleteOrphan { missing, delete })]
+    let delete = Delete {
+        uid: meta.uid.clone(),
+        // Its owners may be others by now.
+        version: meta.resource_version.clone(),
+        propagation: Some(propagation),
+        ..Delete::default()
+    };
+    vec![if_gone(kind, meta, missing, Verb::Delete(delete))]
+}
+
+fn if_gone(kind: Kind, meta: &Meta, missing: Vec<Gone>, verb: Verb) -> Action {
+    let verb = match missing.is_empty() {
+        true => verb,
+        false => Verb::IfGone { missing, then: Box::new(verb) },
+    };
+    Action::on(kind, meta, verb)
 }
 
 /// The owner waits for those dependents that say so (`blockOwnerDeletion`).
@@ -102,19 +193,20 @@ fn foreground(world: &World, kind: Kind, meta: &Meta) -> Vec<Action> {
     if blocking { Vec::new() } else { vec![release(kind, meta, FOREGROUND)] }
 }
 
-fn orphan(world: &World, kind: Kind, meta: &Meta) -> Vec<Action> {
-    let dependents = world.dependents(uid(meta));
-    if dependents.is_empty() {
-        return vec![release(kind, meta, ORPHAN)];
+fn orphan(world: &World, kind: Kind, meta: &Meta, since: Timestamp, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    for (kind, dependent) in world.dependents(uid(meta)) {
+        let owners = dependent.owner_references.iter().flatten();
+        let kept: Vec<_> = owners.filter(|owner| owner.uid != uid(meta)).collect();
+        plan.push(set(kind, dependent, json!({"ownerReferences": kept})));
     }
-    dependents
-        .into_iter()
-        .map(|(kind, dependent)| {
-            let owners = dependent.owner_references.iter().flatten();
-            let kept: Vec<_> = owners.filter(|owner| owner.uid != uid(meta)).collect();
-            set(kind, dependent, json!({"ownerReferences": kept}))
-        })
-        .collect()
+    if plan.actions.is_empty() {
+        match since.saturating_add(ORPHAN_WAIT).unwrap_or(Timestamp::MAX) {
+            at if at > now => plan.ask_again(at),
+            _ => plan.push(release(kind, meta, ORPHAN)),
+        }
+    }
+    plan
 }
 
 fn release(kind: Kind, meta: &Meta, finalizer: &str) -> Action {
@@ -123,7 +215,11 @@ fn release(kind: Kind, meta: &Meta, finalizer: &str) -> Action {
 }
 
 /// Changes metadata on top of what was seen.
-fn set(kind: Kind, meta: &Meta, mut body: serde_json::Value) -> Action {
-    body["resourceVersion"] = meta.resource_version.clone().into();
-    Action::merge(kind, meta, None, json!({"metadata": body}))
+fn set(kind: Kind, meta: &Meta, change: Value) -> Action {
+    Action::merge(kind, meta, None, body(meta, change))
+}
+
+fn body(meta: &Meta, mut change: Value) -> Value {
+    change["resourceVersion"] = meta.resource_version.clone().into();
+    json!({"metadata": change})
 }

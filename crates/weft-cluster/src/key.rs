@@ -150,7 +150,7 @@ fn garbage(world: &World, kind: Kind, old: Option<&Meta>, new: Option<&Meta>, ke
     }
     // An owner that is deleted in the foreground, or orphans, waits for its dependents.
     for owner in old.into_iter().flat_map(|old| old.owner_references.iter().flatten()) {
-        let Some(kind) = Kind::of(&owner.api_version, &owner.kind) else { continue };
+        let Some(kind) = world.kind_of(&owner.api_version, &owner.kind) else { continue };
         let namespace = match kind.namespaced() {
             true => old.and_then(|old| old.namespace.as_deref()).unwrap_or_default(),
             false => "",

@@ -1,6 +1,8 @@
-//! The kinds the controllers know, as one table: a row gives a store, a watch and a path.
+//! The kinds the controllers know, as one table: a row gives a store, a watch and a path. Of all
+//! other kinds the API serves, custom ones too, they know the metadata: owners and finalizers.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::Resource as _;
 use k8s_openapi::api::apps::v1::{
@@ -21,34 +23,49 @@ macro_rules! kinds {
     ($($kind:ident $field:ident $namespaced:literal;)*) => {
         /// A kind of object that the controllers watch or write.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub(crate) enum Kind { $($kind,)* Event }
+        pub(crate) enum Kind {
+            $($kind,)*
+            Event,
+            /// A kind that discovery told of.
+            Other(&'static Resource),
+        }
 
-        /// Every kind that is watched.
+        /// Every kind that is watched as a whole.
         pub(crate) const WATCHED: &[Kind] = &[$(Kind::$kind),*];
 
         impl Kind {
             pub(crate) fn api_version(self) -> &'static str {
-                match self { $(Kind::$kind => $kind::API_VERSION,)* Kind::Event => Event::API_VERSION }
+                match self {
+                    $(Kind::$kind => $kind::API_VERSION,)*
+                    Kind::Event => Event::API_VERSION,
+                    Kind::Other(resource) => &resource.api_version,
+                }
             }
             pub(crate) fn name(self) -> &'static str {
-                match self { $(Kind::$kind => $kind::KIND,)* Kind::Event => Event::KIND }
+                match self {
+                    $(Kind::$kind => $kind::KIND,)*
+                    Kind::Event => Event::KIND,
+                    Kind::Other(resource) => &resource.kind,
+                }
             }
             pub(crate) fn plural(self) -> &'static str {
                 match self {
                     $(Kind::$kind => $kind::URL_PATH_SEGMENT,)*
                     Kind::Event => Event::URL_PATH_SEGMENT,
+                    Kind::Other(resource) => &resource.plural,
                 }
             }
             pub(crate) fn namespaced(self) -> bool {
-                match self { $(Kind::$kind => $namespaced,)* Kind::Event => true }
+                match self {
+                    $(Kind::$kind => $namespaced,)*
+                    Kind::Event => true,
+                    Kind::Other(resource) => resource.namespaced,
+                }
             }
-            /// The kind an owner reference names, where it is one of ours. The version may
+            /// The kind an owner reference names, where it is one of the table. The version may
             /// differ, the group may not.
             pub(crate) fn of(api_version: &str, kind: &str) -> Option<Kind> {
-                let group = |version: &str| version.rsplit_once('/').map(|(g, _)| g.to_owned());
-                WATCHED.iter().copied().find(|known| {
-                    known.name() == kind && group(known.api_version()) == group(api_version)
-                })
+                WATCHED.iter().copied().find(|known| known.is(api_version, kind))
             }
         }
 
@@ -57,6 +74,9 @@ macro_rules! kinds {
             $($kind(watcher::Event<$kind>),)*
             /// The server does not serve this kind: its store counts as complete and empty.
             Absent(Kind),
+            Other(Kind, watcher::Event<Partial>),
+            /// These are all the kinds beside those of the table.
+            Kinds(Vec<Kind>),
         }
 
         #[cfg(test)]
@@ -79,13 +99,27 @@ macro_rules! kinds {
                         })
                     })*
                     Kind::Event => unreachable!("Events are not watched"),
+                    Kind::Other(_) => {
+                        let of = |body: Value| Partial::of(
+                            serde_json::from_value(body["metadata"].clone()).expect("metadata"));
+                        Change::Other(kind, match event {
+                            watcher::Event::Init => watcher::Event::Init,
+                            watcher::Event::InitApply(body) => watcher::Event::InitApply(of(body)),
+                            watcher::Event::InitDone => watcher::Event::InitDone,
+                            watcher::Event::Apply(body) => watcher::Event::Apply(of(body)),
+                            watcher::Event::Delete(body) => watcher::Event::Delete(of(body)),
+                        })
+                    }
                 }
             }
         }
 
         /// What changed in the world.
         #[derive(Clone)]
-        pub(crate) enum Delta { $($kind(Option<Arc<$kind>>, Option<Arc<$kind>>),)* }
+        pub(crate) enum Delta {
+            $($kind(Option<Arc<$kind>>, Option<Arc<$kind>>),)*
+            Other(Kind, Option<Arc<Partial>>, Option<Arc<Partial>>),
+        }
 
         impl Delta {
             /// Kind and both states' metadata.
@@ -96,16 +130,27 @@ macro_rules! kinds {
                         old.as_ref().map(|object| &object.metadata),
                         new.as_ref().map(|object| &object.metadata),
                     ),)*
+                    Delta::Other(kind, old, new) => (
+                        *kind,
+                        old.as_ref().map(|object| &object.metadata),
+                        new.as_ref().map(|object| &object.metadata),
+                    ),
                 }
             }
         }
 
         /// Everything the controllers know of the cluster. Planners read it, the core writes it.
         #[derive(Default)]
-        pub(crate) struct World { $(pub(crate) $field: Store<$kind>,)* }
+        pub(crate) struct World {
+            $(pub(crate) $field: Store<$kind>,)*
+            /// The kinds beside those of the table.
+            others: BTreeMap<Kind, Store<Partial>>,
+            /// Whether discovery has told of them.
+            discovered: bool,
+        }
 
         impl World {
-            /// Whether every first list is complete.
+            /// Whether every first list of the table's kinds is complete.
             pub(crate) fn synced(&self) -> bool { $(self.$field.synced())&&* }
 
             /// The kinds whose first list is still missing.
@@ -123,7 +168,17 @@ macro_rules! kinds {
                         match kind {
                             $(Kind::$kind => self.$field.set_synced(),)*
                             Kind::Event => {}
+                            Kind::Other(_) => return self.empty(kind),
                         }
+                        Vec::new()
+                    }
+                    Change::Other(kind, event) => match self.others.get_mut(&kind) {
+                        Some(store) => ingest(store, event)
+                            .into_iter().map(|(old, new)| Delta::Other(kind, old, new)).collect(),
+                        None => Vec::new(),
+                    },
+                    Change::Kinds(kinds) => {
+                        self.set_others(kinds);
                         Vec::new()
                     }
                 }
@@ -138,6 +193,14 @@ macro_rules! kinds {
                         Err(_) => Vec::new(),
                     })*
                     Kind::Event => Vec::new(),
+                    Kind::Other(_) => {
+                        let meta = serde_json::from_value::<Meta>(answer["metadata"].clone());
+                        let (Some(store), Ok(meta)) = (self.others.get_mut(&kind), meta) else {
+                            return Vec::new();
+                        };
+                        store.upsert(Partial::of(meta))
+                            .into_iter().map(|(old, new)| Delta::Other(kind, old, new)).collect()
+                    }
                 }
             }
 
@@ -153,6 +216,12 @@ macro_rules! kinds {
                         Some(Delta::$kind(old, new))
                     })*
                     Kind::Event => None,
+                    Kind::Other(_) => {
+                        let store = self.others.get_mut(&kind)?;
+                        let held = store.get(namespace, name)?.uid().to_owned();
+                        let (old, new) = store.remove(namespace, name, uid.unwrap_or(&held))?;
+                        Some(Delta::Other(kind, old, new))
+                    }
                 }
             }
 
@@ -161,6 +230,9 @@ macro_rules! kinds {
                 match kind {
                     $(Kind::$kind => self.$field.get(namespace, name).map(|object| &object.metadata),)*
                     Kind::Event => None,
+                    Kind::Other(_) => {
+                        self.others.get(&kind)?.get(namespace, name).map(|object| &object.metadata)
+                    }
                 }
             }
 
@@ -169,6 +241,46 @@ macro_rules! kinds {
                 let mut found = Vec::new();
                 $(found.extend(
                     self.$field.owned_by(uid).map(|object| (Kind::$kind, &object.metadata)));)*
+                for (kind, store) in &self.others {
+                    found.extend(store.owned_by(uid).map(|object| (*kind, &object.metadata)));
+                }
+                found
+            }
+
+            /// Where an object of a kind is that has this uid, wherever that is.
+            pub(crate) fn find(&self, kind: Kind, uid: &str) -> Option<&Meta> {
+                match kind {
+                    $(Kind::$kind => self.$field.iter()
+                        .find(|object| object.uid() == uid).map(|object| &object.metadata),)*
+                    Kind::Event => None,
+                    Kind::Other(_) => self.others.get(&kind)?.iter()
+                        .find(|object| object.uid() == uid).map(|object| &object.metadata),
+                }
+            }
+
+            /// Whether an object was seen to go for good.
+            pub(crate) fn is_gone(&self, kind: Kind, uid: &str) -> bool {
+                match kind {
+                    $(Kind::$kind => self.$field.is_gone(uid),)*
+                    Kind::Event => false,
+                    Kind::Other(_) => self.others.get(&kind).is_some_and(|all| all.is_gone(uid)),
+                }
+            }
+
+            /// Every object that has owners or waits for the end of its finalizers.
+            pub(crate) fn bound(&self) -> Vec<(Kind, &Meta)> {
+                let bound = |meta: &Meta| {
+                    meta.owner_references.as_ref().is_some_and(|all| !all.is_empty())
+                        || (meta.deletion_timestamp.is_some()
+                            && meta.finalizers.as_ref().is_some_and(|all| !all.is_empty()))
+                };
+                let mut found = Vec::new();
+                $(found.extend(self.$field.iter().map(|object| (Kind::$kind, &object.metadata))
+                    .filter(|(_, meta)| bound(meta)));)*
+                for (kind, store) in &self.others {
+                    found.extend(store.iter().map(|object| (*kind, &object.metadata))
+                        .filter(|(_, meta)| bound(meta)));
+                }
                 found
             }
 
@@ -179,6 +291,9 @@ macro_rules! kinds {
                     found.extend(
                         self.$field.within(namespace).map(|object| (Kind::$kind, &object.metadata)));
                 })*
+                for (kind, store) in self.others.iter().filter(|(kind, _)| kind.namespaced()) {
+                    found.extend(store.within(namespace).map(|object| (*kind, &object.metadata)));
+                }
                 found
             }
         }
@@ -187,6 +302,122 @@ macro_rules! kinds {
         macro_rules! for_each_kind { ($each:ident) => { $($each!($kind);)* } }
         pub(crate) use for_each_kind;
     };
+}
+
+/// A kind that the table does not have.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Resource {
+    pub(crate) api_version: String,
+    pub(crate) kind: String,
+    pub(crate) plural: String,
+    pub(crate) namespaced: bool,
+}
+
+impl Resource {
+    /// The kind of this resource. It lives as long as the process: keys and stores name kinds by
+    /// value, and a process meets few of them, each once.
+    pub(crate) fn intern(self) -> Kind {
+        static KNOWN: Mutex<BTreeSet<&'static Resource>> = Mutex::new(BTreeSet::new());
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.get(&self).copied();
+        Kind::Other(found.unwrap_or_else(|| {
+            let kept: &'static Resource = Box::leak(Box::new(self));
+            known.insert(kept);
+            kept
+        }))
+    }
+}
+
+impl Kind {
+    /// Whether this is the kind that an object or an owner reference names, in whatever version.
+    pub(crate) fn is(self, api_version: &str, kind: &str) -> bool {
+        let group = |version| str::rsplit_once(version, '/').map(|(group, _)| group);
+        self.name() == kind && group(self.api_version()) == group(api_version)
+    }
+}
+
+/// The metadata of an object of any kind, as far as it matters to owners and finalizers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Partial {
+    pub(crate) metadata: Meta,
+}
+
+impl Partial {
+    pub(crate) fn of(meta: Meta) -> Self {
+        Self {
+            metadata: Meta {
+                name: meta.name,
+                namespace: meta.namespace,
+                uid: meta.uid,
+                resource_version: meta.resource_version,
+                owner_references: meta.owner_references,
+                finalizers: meta.finalizers,
+                deletion_timestamp: meta.deletion_timestamp,
+                ..Meta::default()
+            },
+        }
+    }
+}
+
+impl k8s_openapi::Resource for Partial {
+    const API_VERSION: &'static str = "meta.k8s.io/v1";
+    const GROUP: &'static str = "meta.k8s.io";
+    const KIND: &'static str = "PartialObjectMetadata";
+    const VERSION: &'static str = "v1";
+    const URL_PATH_SEGMENT: &'static str = "";
+    type Scope = k8s_openapi::ClusterResourceScope;
+}
+
+impl k8s_openapi::Metadata for Partial {
+    type Ty = Meta;
+    fn metadata(&self) -> &Meta {
+        &self.metadata
+    }
+    fn metadata_mut(&mut self) -> &mut Meta {
+        &mut self.metadata
+    }
+}
+
+impl World {
+    /// The kind that an owner reference names, where the API serves it.
+    pub(crate) fn kind_of(&self, api_version: &str, kind: &str) -> Option<Kind> {
+        let other = || self.others.keys().copied().find(|known| known.is(api_version, kind));
+        Kind::of(api_version, kind).or_else(other)
+    }
+
+    /// Whether every list is complete of kinds that the table does not have.
+    pub(crate) fn others_synced(&self) -> bool {
+        self.discovered && self.others.values().all(Store::synced)
+    }
+
+    /// Whether the objects of this kind are known.
+    pub(crate) fn knows(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Other(_) => self.others.get(&kind).is_some_and(Store::synced),
+            _ => true,
+        }
+    }
+
+    /// Discovery's word. The objects of a kind that is gone were told to be gone, or are when its
+    /// watch says so; until then their owners and dependents are remembered.
+    fn set_others(&mut self, kinds: Vec<Kind>) {
+        let renamed = |held: &Kind| {
+            !kinds.contains(held) && kinds.iter().any(|one| one.is(held.api_version(), held.name()))
+        };
+        self.others.retain(|held, _| !renamed(held));
+        self.discovered = true;
+        for kind in kinds {
+            self.others.entry(kind).or_default();
+        }
+    }
+
+    /// The API does not serve this kind any more.
+    fn empty(&mut self, kind: Kind) -> Vec<Delta> {
+        let Some(store) = self.others.get_mut(&kind) else { return Vec::new() };
+        store.begin();
+        let lost = store.finish();
+        lost.into_iter().map(|(old, new)| Delta::Other(kind, old, new)).collect()
+    }
 }
 
 /// Metadata of any object.

@@ -2,7 +2,7 @@
 //! life cycle, namespaces and garbage. It runs only beside the embedded API; where a real
 //! control plane is, nothing of this is needed.
 //!
-//! Flow: one watch per kind → [`core`](crate::core) (one thread, one consistent world) →
+//! Flow: one watch per kind (of its metadata, where no planner knows it) → [`core`](crate::core) (one thread, one consistent world) →
 //! planner per key → writes, in parallel → their answers flow back like changes.
 //!
 //! Invariants:
@@ -51,6 +51,7 @@ mod subsets;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use config::Config;
 pub use error::Error;

@@ -1,16 +1,11 @@
 //! The thin edge: watches and writes. All decisions are in [`crate::core`].
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use http::Request;
 use jiff::Timestamp;
 use kube::Client;
-use kube::api::Api;
-use kube::runtime::watcher;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -21,7 +16,8 @@ use crate::config::Config;
 use crate::core::{Core, Outcome};
 use crate::error::Error;
 use crate::key::Key;
-use crate::kinds::{Change, Kind, WATCHED, for_each_kind};
+use crate::kinds::{Change, Kind};
+use crate::watch::discover;
 
 /// Changes and answers that wait for the core. Answers must not overtake changes (see
 /// [`crate::store`]), so both take this one queue.
@@ -30,11 +26,8 @@ const QUEUE_MAX: usize = 4096;
 const BATCH_MAX: usize = 1024;
 /// A write that takes longer than this has failed; the watch tells what became of it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// First pause of a watch after an error; doubles up to [`WATCH_PAUSE_MAX`].
-const WATCH_PAUSE: Duration = Duration::from_millis(20);
-const WATCH_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-enum Message {
+pub(crate) enum Message {
     Change(Box<Change>),
     Answer { key: Key, action: Box<Action>, outcome: Outcome },
 }
@@ -45,7 +38,7 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> R
     let requests = Arc::new(Semaphore::new(config.requests_max.max(1)));
     let (sender, mut receiver) = mpsc::channel(QUEUE_MAX);
     let mut watches = JoinSet::new();
-    spawn_watches(&client, &sender, &mut watches);
+    crate::watch::spawn(&client, &sender, &mut watches);
     let mut writes: JoinSet<()> = JoinSet::new();
     let mut core = Core::new(config);
     let mut synced = false;
@@ -117,66 +110,6 @@ async fn sleep_until(at: Option<Timestamp>) {
     tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
 }
 
-fn spawn_watches(client: &Client, sender: &mpsc::Sender<Message>, watches: &mut JoinSet<()>) {
-    macro_rules! spawn {
-        ($kind:ident) => {{
-            let (client, sender) = (client.clone(), sender.clone());
-            watches.spawn(async move {
-                watch(client, Kind::$kind, Change::$kind, sender).await;
-            });
-        }};
-    }
-    for_each_kind!(spawn);
-    debug_assert_eq!(watches.len(), WATCHED.len());
-}
-
-async fn watch<K>(
-    client: Client,
-    kind: Kind,
-    change: fn(watcher::Event<K>) -> Change,
-    sender: mpsc::Sender<Message>,
-) where
-    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    let events = watcher(Api::<K>::all(client), watcher::Config::default());
-    let mut events = std::pin::pin!(events);
-    let mut pause = WATCH_PAUSE;
-    let mut complained = false;
-    while let Some(event) = events.next().await {
-        let message = match event {
-            Ok(event) => {
-                complained = false;
-                pause = WATCH_PAUSE;
-                Some(change(event))
-            }
-            Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))
-                if status.code == 404 =>
-            {
-                if !std::mem::replace(&mut complained, true) {
-                    tracing::warn!(kind = kind.name(), "the API does not serve this kind");
-                }
-                Some(Change::Absent(kind))
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut complained, true) {
-                    tracing::warn!(kind = kind.name(), %error, "watch");
-                }
-                None
-            }
-        };
-        let failed = !matches!(&message, Some(change) if !matches!(change, Change::Absent(_)));
-        if let Some(message) = message
-            && sender.send(Message::Change(Box::new(message))).await.is_err()
-        {
-            return;
-        }
-        if failed {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(WATCH_PAUSE_MAX);
-        }
-    }
-}
-
 async fn execute(client: &Client, action: &Action) -> Outcome {
     match &action.verb {
         Verb::Sweep => match sweep(client, &action.name).await {
@@ -184,12 +117,9 @@ async fn execute(client: &Client, action: &Action) -> Outcome {
             Ok(false) => Outcome::Conflict,
             Err(error) => Outcome::Failed(error.to_string()),
         },
-        Verb::DeleteOrphan { missing, delete } => {
+        Verb::IfGone { missing, then } => {
             for owner in missing {
-                let Some(kind) = Kind::of(&owner.api_version, &owner.kind) else {
-                    return Outcome::Conflict;
-                };
-                let uri = format!("{}/{}", path(kind, &action.namespace), owner.name);
+                let uri = format!("{}/{}", path(owner.kind, &owner.namespace), owner.name);
                 match call(client, "GET", uri, "application/json", None).await {
                     Outcome::NotFound => {}
                     Outcome::Done(held) if held["metadata"]["uid"] != owner.uid => {}
@@ -197,9 +127,8 @@ async fn execute(client: &Client, action: &Action) -> Outcome {
                     other => return other,
                 }
             }
-            let verb = Verb::Delete(delete.clone());
-            let delete = Action { verb, ..action.clone() };
-            write(client, &delete).await
+            let then = Action { verb: then.as_ref().clone(), ..action.clone() };
+            write(client, &then).await
         }
         _ => write(client, action).await,
     }
@@ -209,13 +138,14 @@ async fn execute(client: &Client, action: &Action) -> Outcome {
 /// namespace's finalizer once nothing is left. Says whether it did.
 async fn sweep(client: &Client, namespace: &str) -> Result<bool, kube::Error> {
     let mut left = 0;
-    for (version, plural, verbs) in namespaced_kinds(client).await? {
-        let root = if version.contains('/') { "/apis" } else { "/api" };
-        let uri = format!("{root}/{version}/namespaces/{namespace}/{plural}");
-        let has = |verb: &str| verbs.iter().any(|held| held == verb);
-        if !has("list") || !(has("delete") || has("deletecollection")) {
+    for found in discover(client).await? {
+        let resource = &found.resource;
+        if !resource.namespaced || !found.has("list") || !found.has("delete") {
             continue;
         }
+        let version = &resource.api_version;
+        let root = if version.contains('/') { "/apis" } else { "/api" };
+        let uri = format!("{root}/{version}/namespaces/{namespace}/{}", resource.plural);
         let list = get(client, &uri).await?;
         let items = list["items"].as_array().cloned().unwrap_or_default();
         left += items.len();
@@ -247,27 +177,6 @@ async fn sweep(client: &Client, namespace: &str) -> Result<bool, kube::Error> {
     let uri = format!("{uri}/finalize");
     let outcome = call(client, "PUT", uri, "application/json", Some(held)).await;
     Ok(matches!(outcome, Outcome::Done(_) | Outcome::NotFound))
-}
-
-/// Version, plural and verbs of every namespaced kind the API serves.
-async fn namespaced_kinds(
-    client: &Client,
-) -> Result<Vec<(String, String, Vec<String>)>, kube::Error> {
-    let mut lists = vec![client.list_core_api_resources("v1").await?];
-    for group in client.list_api_groups().await?.groups {
-        if let Some(version) = group.preferred_version.or(group.versions.into_iter().next()) {
-            lists.push(client.list_api_group_resources(&version.group_version).await?);
-        }
-    }
-    let mut kinds = Vec::new();
-    for list in lists {
-        for resource in list.resources {
-            if resource.namespaced && !resource.name.contains('/') {
-                kinds.push((list.group_version.clone(), resource.name, resource.verbs));
-            }
-        }
-    }
-    Ok(kinds)
 }
 
 async fn get(client: &Client, uri: &str) -> Result<Value, kube::Error> {
@@ -324,10 +233,13 @@ fn request(action: &Action) -> (&'static str, String, &'static str, Value) {
         Verb::Strategic(sub, body) => {
             ("PATCH", named(*sub), "application/strategic-merge-patch+json", body.clone())
         }
-        Verb::Delete(delete) | Verb::DeleteOrphan { delete, .. } => {
+        Verb::Delete(delete) => {
             let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
             if let Some(uid) = &delete.uid {
-                body["preconditions"] = json!({"uid": uid});
+                body["preconditions"]["uid"] = uid.as_str().into();
+            }
+            if let Some(version) = &delete.version {
+                body["preconditions"]["resourceVersion"] = version.as_str().into();
             }
             if let Some(grace) = delete.grace_seconds {
                 body["gracePeriodSeconds"] = grace.into();
@@ -337,7 +249,8 @@ fn request(action: &Action) -> (&'static str, String, &'static str, Value) {
             }
             ("DELETE", named(None), JSON, body)
         }
-        Verb::Sweep => ("GET", named(None), JSON, Value::Null),
+        // Both are taken apart before.
+        Verb::Sweep | Verb::IfGone { .. } => ("GET", named(None), JSON, Value::Null),
     }
 }
 

@@ -208,6 +208,11 @@ impl<K: Object> Store<K> {
         self.take(&id).map(|old| (Some(old), None))
     }
 
+    /// Whether the object of this uid is known to be gone for good.
+    pub(crate) fn is_gone(&self, uid: &str) -> bool {
+        self.gone.contains(uid)
+    }
+
     fn take(&mut self, id: &Id) -> Option<Arc<K>> {
         let old = self.take_indexed(id)?;
         self.bury(old.uid());

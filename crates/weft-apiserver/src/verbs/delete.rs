@@ -17,26 +17,6 @@ const GRACE_DEFAULT_SECONDS: i64 = 30;
 const GRACE_MAX_SECONDS: i64 = 1 << 31;
 /// Namespaces that every cluster has; kube-apiserver refuses to delete them, too.
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
-/// Group and kind of what the garbage collector watches, and so works finalizers off.
-const COLLECTED: &[(&str, &[&str])] = &[
-    (
-        "",
-        &[
-            "Namespace",
-            "Node",
-            "Pod",
-            "Service",
-            "Endpoints",
-            "ServiceAccount",
-            "ConfigMap",
-            "Secret",
-        ],
-    ),
-    ("apps", &["ReplicaSet", "Deployment", "StatefulSet", "DaemonSet", "ControllerRevision"]),
-    ("batch", &["Job"]),
-    ("discovery.k8s.io", &["EndpointSlice"]),
-    ("coordination.k8s.io", &["Lease"]),
-];
 const RACES_MAX: usize = 50;
 
 /// `metav1.DeleteOptions`.
@@ -279,12 +259,11 @@ fn grace_seconds(pod: &Value, options: &DeleteOptions) -> i64 {
     if grace < 0 { 1 } else { grace.min(GRACE_MAX_SECONDS) }
 }
 
-/// Orphan and Foreground are finalizers that the garbage collector works off; on a kind that it
-/// does not watch nobody would.
+/// Orphan and Foreground are finalizers that the garbage collector works off, of every kind but
+/// Events, which it does not watch.
 fn set_gc_finalizers(kind: &Kind, object: &mut Value, propagation: Option<Propagation>) {
     let Some(mut policy) = propagation else { return };
-    if !COLLECTED.iter().any(|(group, kinds)| *group == kind.group && kinds.contains(&&*kind.kind))
-    {
+    if kind.kind == "Event" {
         policy = Propagation::Background;
     }
     let mut list: Vec<Value> = object
@@ -368,25 +347,10 @@ mod tests {
             DeleteOptions { propagation: Some(Propagation::Foreground), ..Default::default() };
         let v = json!({"kind": "PersistentVolumeClaim", "metadata": {"name": "c"}});
         let claims = kind("persistentvolumeclaims");
-        assert_eq!(plan(claims, &v, &foreground, at()), Next::Gone);
-        // The collector's own table.
-        let source = include_str!("../../../weft-cluster/src/kinds.rs");
-        let (_, rows) = source.split_once("\nkinds! {\n").unwrap();
-        let mut watched: Vec<&str> = rows
-            .lines()
-            .take_while(|l| *l != "}")
-            .filter_map(|l| l.split_whitespace().next())
-            .collect();
-        let mut ours: Vec<&str> = COLLECTED.iter().flat_map(|(_, k)| k.iter().copied()).collect();
-        watched.sort();
-        ours.sort();
-        assert_eq!(watched, ours);
-        for (group, kinds) in COLLECTED {
-            for name in *kinds {
-                let known = |k: &std::sync::Arc<Kind>| k.group == *group && k.kind == *name;
-                assert!(weft_kinds::kinds().iter().any(known), "{group}/{name}");
-            }
-        }
+        let Next::Marked(marked) = plan(claims, &v, &foreground, at()) else { panic!() };
+        assert_eq!(marked["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+        let v = json!({"kind": "Event", "metadata": {"name": "e"}});
+        assert_eq!(plan(kind("events"), &v, &foreground, at()), Next::Gone);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(super) struct FakeApi {
     /// What each watch has still to tell.
     pub(super) watches: BTreeMap<Kind, VecDeque<Change>>,
     pub(super) clock_s: i64,
+    /// Kinds beside those of the table.
+    pub(super) others: Vec<Kind>,
 }
 
 impl FakeApi {
@@ -40,8 +42,9 @@ impl FakeApi {
     }
 
     pub(super) fn relist_all(&mut self, core: &mut Core) {
-        for kind in WATCHED {
-            self.relist(*kind, core);
+        core.handle_change(Change::Kinds(self.others.clone()));
+        for kind in WATCHED.iter().copied().chain(self.others.clone()) {
+            self.relist(kind, core);
         }
     }
 
@@ -134,6 +137,10 @@ impl FakeApi {
         if how.uid.as_ref().is_some_and(|uid| held["metadata"]["uid"] != *uid) {
             return Outcome::Conflict;
         }
+        let version = &held["metadata"]["resourceVersion"];
+        if how.version.as_ref().is_some_and(|wanted| version != wanted) {
+            return Outcome::Conflict;
+        }
         let graceful = kind == Kind::Pod
             && how.grace_seconds != Some(0)
             && !held["spec"]["nodeName"].is_null();
@@ -149,6 +156,8 @@ impl FakeApi {
                 if let Some(finalizer) = finalizer {
                     next["metadata"]["finalizers"] = json!([finalizer]);
                 }
+                let generation = next["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+                next["metadata"]["generation"] = generation.into();
                 next = self.store(kind, next);
             }
             return Outcome::Done(next);
@@ -188,15 +197,14 @@ impl FakeApi {
                 self.merge(kind, namespace, name, body)
             }
             Verb::Delete(how) => self.delete(kind, namespace, name, how),
-            Verb::DeleteOrphan { missing, delete } => {
+            Verb::IfGone { missing, then } => {
                 for owner in missing {
-                    let kind = Kind::of(&owner.api_version, &owner.kind).expect("a known kind");
-                    let held = self.get(kind, namespace, &owner.name);
+                    let held = self.get(owner.kind, &owner.namespace, &owner.name);
                     if held.is_some_and(|held| held["metadata"]["uid"] == owner.uid) {
                         return Outcome::Conflict;
                     }
                 }
-                self.delete(kind, namespace, name, delete)
+                self.execute(&Action { verb: then.as_ref().clone(), ..action.clone() })
             }
             Verb::Sweep => panic!("no namespace ends here"),
         }

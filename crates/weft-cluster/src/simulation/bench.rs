@@ -53,7 +53,8 @@ impl Bench {
 
     /// What a watch had to tell is lost; it lists again.
     pub(super) fn break_a_watch(&mut self) {
-        let kind = WATCHED[self.pick(WATCHED.len())];
+        let kinds: Vec<Kind> = WATCHED.iter().chain(&self.api.others).copied().collect();
+        let kind = kinds[self.pick(kinds.len())];
         if self.roll(8) == 0 {
             self.api.relist(kind, &mut self.core);
         }

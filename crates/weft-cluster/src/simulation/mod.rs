@@ -5,6 +5,7 @@
 mod api;
 mod bench;
 mod endpoints;
+mod garbage;
 
 use std::collections::{BTreeMap, BTreeSet};
 

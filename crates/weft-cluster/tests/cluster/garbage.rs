@@ -1,0 +1,170 @@
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, PersistentVolumeClaim};
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+fn owner(api_version: &str, kind: &str, name: &str, uid: Option<String>) -> Value {
+    json!([{"apiVersion": api_version, "kind": kind, "name": name, "uid": uid,
+        "blockOwnerDeletion": true}])
+}
+
+fn policy(name: &str, owners: Value) -> Value {
+    json!({"metadata": {"name": name, "namespace": "default", "ownerReferences": owners},
+        "spec": {"podSelector": {}}})
+}
+
+fn map(name: &str, owners: Value) -> Value {
+    json!({"metadata": {"name": name, "namespace": "default", "ownerReferences": owners}})
+}
+
+async fn gone<K>(cluster: &Cluster, name: &str)
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api = cluster.api::<K>("default");
+    cluster
+        .until(&format!("the end of {name}"), || async {
+            api.get_opt(name).await.expect("a get").is_none().then_some(())
+        })
+        .await;
+}
+
+/// Owners and dependents of kinds that no controller knows as such.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_has_owners() {
+    let cluster = Cluster::new(0).await;
+    let rule = json!({"http": {"paths": [{"path": "/", "pathType": "Prefix",
+        "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}});
+    for (name, params) in
+        [("background", DeleteParams::background()), ("foreground", DeleteParams::foreground())]
+    {
+        let ingress = json!({"metadata": {"name": name, "namespace": "default"},
+            "spec": {"rules": [rule]}});
+        let root = cluster.create::<Ingress>(ingress).await;
+        let owners = owner("networking.k8s.io/v1", "Ingress", name, root.metadata.uid);
+        let middle = cluster.create::<NetworkPolicy>(policy(name, owners)).await;
+        let owners = owner("networking.k8s.io/v1", "NetworkPolicy", name, middle.metadata.uid);
+        cluster.create::<ConfigMap>(map(name, owners)).await;
+        cluster.api::<Ingress>("default").delete(name, &params).await.expect("deleted");
+        gone::<Ingress>(&cluster, name).await;
+        if name == "foreground" {
+            let left = cluster.api::<NetworkPolicy>("default").get_opt(name).await.expect("a get");
+            assert!(left.is_none(), "the owner waits for its dependents");
+        }
+        gone::<NetworkPolicy>(&cluster, name).await;
+        gone::<ConfigMap>(&cluster, name).await;
+    }
+    // Orphaned dependents stay, without the owner.
+    let root = cluster.create::<NetworkPolicy>(policy("orphan", json!([]))).await;
+    let owners = owner("networking.k8s.io/v1", "NetworkPolicy", "orphan", root.metadata.uid);
+    cluster.create::<ConfigMap>(map("orphan", owners)).await;
+    let api = cluster.api::<NetworkPolicy>("default");
+    api.delete("orphan", &DeleteParams::orphan()).await.expect("deleted");
+    gone::<NetworkPolicy>(&cluster, "orphan").await;
+    let left = cluster.api::<ConfigMap>("default").get("orphan").await.expect("it stays");
+    assert!(left.metadata.owner_references.iter().flatten().next().is_none(), "{left:?}");
+}
+
+/// A dependent may have an owner of no namespace, not the other way round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owners_across_namespaces() {
+    let cluster = Cluster::new(0).await;
+    let role = |name: &str, owners: Value| json!({"metadata": {"name": name, "ownerReferences": owners}, "rules": []});
+    let root = cluster.create::<ClusterRole>(role("root", json!([]))).await;
+    let owners = owner("rbac.authorization.k8s.io/v1", "ClusterRole", "root", root.metadata.uid);
+    cluster.create::<ConfigMap>(map("owned", owners)).await;
+    // Elsewhere there is an object of this uid, but that is none of this namespace's.
+    cluster.create::<Namespace>(json!({"metadata": {"name": "other"}})).await;
+    let elsewhere = cluster
+        .create::<ConfigMap>(json!({"metadata": {"name": "far", "namespace": "other"}}))
+        .await;
+    let owners = owner("v1", "ConfigMap", "far", elsewhere.metadata.uid.clone());
+    cluster.create::<ConfigMap>(map("astray", owners.clone())).await;
+    cluster.create::<ClusterRole>(role("impossible", owners)).await;
+    gone::<ConfigMap>(&cluster, "astray").await;
+    let uid = elsewhere.metadata.uid.unwrap_or_default();
+    cluster
+        .until("both Events", || async {
+            let events = cluster.list::<Event>("default", "").await;
+            let messages: Vec<String> = events
+                .into_iter()
+                .filter(|event| event.reason.as_deref() == Some("OwnerRefInvalidNamespace"))
+                .filter_map(|event| event.message)
+                .collect();
+            let wanted = |namespace: &str| {
+                format!(
+                    "ownerRef [v1/ConfigMap, namespace: {namespace}, name: far, uid: {uid}] does \
+                     not exist in namespace \"{namespace}\""
+                )
+            };
+            (messages.contains(&wanted("default")) && messages.contains(&wanted(""))).then_some(())
+        })
+        .await;
+    let roles: Api<ClusterRole> = Api::all(cluster.client.clone());
+    assert!(roles.get_opt("impossible").await.expect("a get").is_some());
+    assert!(cluster.api::<ConfigMap>("default").get_opt("owned").await.expect("a get").is_some());
+    roles.delete("root", &DeleteParams::default()).await.expect("deleted");
+    gone::<ConfigMap>(&cluster, "owned").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_says_what_holds_it() {
+    let cluster = Cluster::new(0).await;
+    cluster.create::<Namespace>(json!({"metadata": {"name": "shop"}})).await;
+    cluster
+        .create::<PersistentVolumeClaim>(json!({
+            "metadata": {"name": "data", "namespace": "shop", "finalizers": ["example.com/keep"]},
+            "spec": {"accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1Gi"}}}}))
+        .await;
+    let api: Api<Namespace> = Api::all(cluster.client.clone());
+    api.delete("shop", &DeleteParams::default()).await.expect("deleted");
+    cluster
+        .until("the conditions", || async {
+            let all = api.get("shop").await.expect("it waits").status?.conditions?;
+            let says = |kind: &str, status: &str, reason: &str, message: &str| {
+                all.iter().any(|one| {
+                    one.type_ == kind
+                        && one.status == status
+                        && one.reason.as_deref() == Some(reason)
+                        && one.message.as_deref() == Some(message)
+                })
+            };
+            let done = says(
+                "NamespaceContentRemaining",
+                "True",
+                "SomeResourcesRemain",
+                "Some resources are remaining: persistentvolumeclaims. has 1 resource instances",
+            ) && says(
+                "NamespaceFinalizersRemaining",
+                "True",
+                "SomeFinalizersRemain",
+                "Some content in the namespace has finalizers remaining: example.com/keep in 1 \
+                 resource instances",
+            ) && says(
+                "NamespaceDeletionContentFailure",
+                "False",
+                "ContentDeleted",
+                "All content successfully deleted, may be waiting on finalization",
+            );
+            done.then_some(())
+        })
+        .await;
+    let body = json!({"metadata": {"finalizers": null}});
+    cluster
+        .api::<PersistentVolumeClaim>("shop")
+        .patch("data", &PatchParams::default(), &Patch::Merge(body))
+        .await
+        .expect("let go");
+    cluster
+        .until("its end", || async {
+            api.get_opt("shop").await.expect("a get").is_none().then_some(())
+        })
+        .await;
+}
