@@ -22,12 +22,16 @@ const UNSAFE: [&str; 9] = [
 ];
 
 /// What a crate must not depend on: the arrows of the plan. Lower knows nothing of higher.
-const FORBIDDEN_EDGES: [(&str, &[&str]); 9] = [
+const FORBIDDEN_EDGES: [(&str, &[&str]); 10] = [
     ("weft-model", &["weft-", "kube", "k8s-openapi", "tokio"]),
     ("weft-services", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
     ("weft-fabric", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
     ("weft-dns", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
     ("weft-cel", &["weft-", "kube", "k8s-openapi", "tokio"]),
+    (
+        "weft-crd",
+        &["weft-kinds", "weft-apiserver", "weft-lab", "kube", "k8s-openapi", "tokio", "hyper"],
+    ),
     ("weft-kinds", &["weft-apiserver", "weft-lab", "tokio", "hyper", "axum"]),
     ("weft-agent", &["weft-lab", "weft-apiserver", "weft-cluster", "weft-sandbox"]),
     ("weft-cni", &["weft-agent", "weft-lab", "kube", "tokio"]),
