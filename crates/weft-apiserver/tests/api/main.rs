@@ -5,6 +5,7 @@
 mod ask;
 mod bad_input;
 mod client;
+mod crash;
 mod durable;
 mod kubectl;
 mod managed_fields;

@@ -1,5 +1,6 @@
 //! The store against a plain model.
 
+mod crash;
 mod journal;
 
 use super::*;
