@@ -36,4 +36,4 @@ pub use config::{Config, KubeletSocket, Token};
 pub use error::Error;
 pub use http::{ApiBody, InProcess};
 pub use server::ApiServer;
-pub use tls::{Pki, Tls, kubeconfig, random_token};
+pub use tls::{Pki, Tls, kubeconfig, kubeconfig_with_certificate, random_token};

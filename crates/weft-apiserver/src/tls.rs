@@ -1,12 +1,23 @@
 //! Certificates of a cluster, and the kubeconfig that trusts them.
 
-use crate::Error;
+use crate::{
+    Error,
+    auth::{self, Identity},
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{
+    DigitallySignedStruct,
+    client::danger::HandshakeSignatureValid,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
 use std::{io::Write, net::IpAddr, path::Path, sync::Arc};
 
 const CA_CERT: &str = "ca.crt";
@@ -28,6 +39,7 @@ const SERVER_NAMES: [&str; 5] = [
 pub struct Pki {
     /// The authority's certificate, PEM.
     pub ca_pem: String,
+    ca_key: KeyPair,
     server_cert: CertificateDer<'static>,
     server_key: PrivateKeyDer<'static>,
 }
@@ -39,13 +51,13 @@ impl Pki {
         std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
         let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
         match (std::fs::read_to_string(&cert_path), std::fs::read_to_string(&key_path)) {
-            (Ok(cert), Ok(key)) => Self::signed_by(cert, &KeyPair::from_pem(&key)?, addresses),
+            (Ok(cert), Ok(key)) => Self::signed_by(cert, KeyPair::from_pem(&key)?, addresses),
             _ => {
                 let key = KeyPair::generate()?;
                 let cert = ca_params()?.self_signed(&key)?.pem();
                 write_private(&key_path, &key.serialize_pem())?;
                 std::fs::write(&cert_path, &cert).map_err(|e| Error::io("write", &cert_path, e))?;
-                Self::signed_by(cert, &key, addresses)
+                Self::signed_by(cert, key, addresses)
             }
         }
     }
@@ -54,12 +66,12 @@ impl Pki {
     pub fn ephemeral(addresses: &[IpAddr]) -> Result<Self, Error> {
         let key = KeyPair::generate()?;
         let cert = ca_params()?.self_signed(&key)?.pem();
-        Self::signed_by(cert, &key, addresses)
+        Self::signed_by(cert, key, addresses)
     }
 
-    fn signed_by(ca_pem: String, ca_key: &KeyPair, addresses: &[IpAddr]) -> Result<Self, Error> {
+    fn signed_by(ca_pem: String, ca_key: KeyPair, addresses: &[IpAddr]) -> Result<Self, Error> {
         let params = ca_params()?;
-        let issuer = Issuer::from_params(&params, ca_key);
+        let issuer = Issuer::from_params(&params, &ca_key);
         let key = KeyPair::generate()?;
         let mut p = CertificateParams::new(SERVER_NAMES.map(str::to_owned))?;
         p.distinguished_name.push(DnType::CommonName, "weft-apiserver");
@@ -72,7 +84,24 @@ impl Pki {
         let cert = p.signed_by(&key, &issuer)?;
         let server_key = PrivateKeyDer::try_from(key.serialize_der())
             .map_err(|e| Error::Certificate(e.to_owned()))?;
-        Ok(Self { ca_pem, server_cert: cert.der().clone(), server_key })
+        let server_cert = cert.der().clone();
+        Ok(Self { ca_pem, ca_key, server_cert, server_key })
+    }
+
+    /// A certificate for a client, and its key, both PEM: the server takes the common name for
+    /// the user and the organisation for a group.
+    pub fn client(&self, user: &str, group: &str) -> Result<(String, String), Error> {
+        let params = ca_params()?;
+        let issuer = Issuer::from_params(&params, &self.ca_key);
+        let key = KeyPair::generate()?;
+        let mut p = CertificateParams::new(Vec::new())?;
+        p.distinguished_name = DistinguishedName::new();
+        p.distinguished_name.push(DnType::OrganizationName, group);
+        p.distinguished_name.push(DnType::CommonName, user);
+        p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        p.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let cert = p.signed_by(&key, &issuer)?;
+        Ok((cert.pem(), key.serialize_pem()))
     }
 
     /// What [`serve`](crate::ApiServer::serve) needs.
@@ -80,18 +109,89 @@ impl Pki {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let ca = CertificateDer::from_pem_slice(self.ca_pem.as_bytes())
             .map_err(|e| Error::Certificate(e.to_string()))?;
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca.clone())?;
+        let known = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| Error::Certificate(e.to_string()))?;
+        let asked = Arc::new(AnyCertificate(known.clone()));
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_client_cert_verifier(asked)
             .with_single_cert(vec![self.server_cert.clone(), ca], self.server_key.clone_key())?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Tls(Arc::new(config)))
+        Ok(Tls { config: Arc::new(config), clients: known })
     }
 }
 
 /// The TLS side of a listener.
 #[derive(Clone)]
-pub struct Tls(pub(crate) Arc<rustls::ServerConfig>);
+pub struct Tls {
+    pub(crate) config: Arc<rustls::ServerConfig>,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl Tls {
+    /// Whom the client's certificate stands for, if the authority signed it and it is valid now.
+    pub(crate) fn client(&self, connection: &rustls::ServerConnection) -> Option<Identity> {
+        let (first, rest) = connection.peer_certificates()?.split_first()?;
+        match self.clients.verify_client_cert(first, rest, UnixTime::now()) {
+            Ok(_) => auth::of_certificate(first),
+            Err(error) => {
+                tracing::debug!(%error, "a client certificate is not accepted");
+                None
+            }
+        }
+    }
+}
+
+/// Lets every certificate through the handshake whose key the client has. Whom it stands for is
+/// asked afterwards: as in kube-apiserver, a certificate that is not valid is a 401, or another
+/// credential counts.
+#[derive(Debug)]
+struct AnyCertificate(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for AnyCertificate {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
 
 fn ca_params() -> Result<CertificateParams, Error> {
     let mut p = CertificateParams::new(Vec::new())?;
@@ -127,6 +227,22 @@ pub fn kubeconfig(server_url: &str, ca_pem: &str, token: &str) -> String {
         "apiVersion: v1\nkind: Config\nclusters:\n- name: weft\n  cluster:\n    server: {server_url}\n    \
          certificate-authority-data: {ca}\nusers:\n- name: admin\n  user:\n    token: {token}\ncontexts:\n\
          - name: weft\n  context:\n    cluster: weft\n    user: admin\ncurrent-context: weft\n"
+    )
+}
+
+/// The text of a kubeconfig for one cluster and one client certificate (PEM).
+pub fn kubeconfig_with_certificate(
+    server_url: &str,
+    ca_pem: &str,
+    certificate_pem: &str,
+    key_pem: &str,
+) -> String {
+    let with_token = kubeconfig(server_url, ca_pem, "");
+    let (certificate, key) =
+        (BASE64_STANDARD.encode(certificate_pem), BASE64_STANDARD.encode(key_pem));
+    with_token.replace(
+        "    token: \n",
+        &format!("    client-certificate-data: {certificate}\n    client-key-data: {key}\n"),
     )
 }
 

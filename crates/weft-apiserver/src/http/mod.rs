@@ -11,7 +11,7 @@ mod write;
 
 use crate::{
     ApiServer,
-    auth::{Bound, Identity, Peer},
+    auth::{self, Bound, Identity, Peer},
     discovery,
     error::ApiError,
     proxy,
@@ -72,7 +72,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let gzip = peer == Peer::Network && accept::gzip(request.headers());
+    let gzip = peer != Peer::InProcess && accept::gzip(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = match dispatch(server, request, peer).await {
         Ok(r) => r,
@@ -98,7 +98,7 @@ where
     let route = route(&registry, request.uri().path());
     let identity = {
         let alive = |bound: &Bound<'_>| server.0.alive(bound);
-        server.0.auth.identify(peer, request.headers(), now.as_second(), &alive)
+        server.0.auth.identify(&peer, request.headers(), now.as_second(), &alive)
     };
     // As in kube-apiserver, health and version are for everybody.
     if identity.is_none() && !matches!(route, Route::Health | Route::Version) {
@@ -114,9 +114,10 @@ where
             return discovery::answer(&registry, &other, request.headers());
         }
     };
-    let anonymous = || Identity { user: "system:anonymous".into(), groups: Vec::new() };
+    let asked_for = auth::impersonated(request.headers())?;
+    let identity = asked_for.or(identity).unwrap_or_else(Identity::anonymous);
     let params = Params::parse(request.uri().query().unwrap_or(""));
-    let ctx = context(identity.unwrap_or_else(anonymous), &params, request.headers(), now)?;
+    let ctx = context(identity, &params, request.headers(), now)?;
     if proxy::is_stream(&target) {
         return proxy::stream(server, request, &target, &params).await;
     }

@@ -88,7 +88,7 @@ async fn accept(server: ApiServer, listener: TcpListener, tls: Tls, slots: Arc<S
 async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, _slot: OwnedSemaphorePermit) {
     // Watch events are small and must not wait for more.
     let _ = stream.set_nodelay(true);
-    let handshake = tokio_rustls::TlsAcceptor::from(tls.0).accept(stream);
+    let handshake = tokio_rustls::TlsAcceptor::from(tls.config.clone()).accept(stream);
     let mut stream = match tokio::time::timeout(HEADER_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
@@ -99,6 +99,7 @@ async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, _slot: Owned
     let Some(first) = first_bytes(&mut stream, h2, FIRST_TIMEOUT).await else {
         return tracing::debug!("nothing came after the TLS handshake");
     };
+    let peer = Peer::Network(tls.client(stream.get_ref().1).map(Arc::new));
     let (rest, out) = split(stream);
     let stream = join(Cursor::new(first).chain(rest), out);
     let builder = auto::Builder::new(TokioExecutor::new());
@@ -117,9 +118,9 @@ async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, _slot: Owned
         .adaptive_window(true);
     let shutdown = server.0.shutdown.clone();
     let service = service_fn(move |req: Request<Incoming>| {
-        let server = server.clone();
+        let (server, peer) = (server.clone(), peer.clone());
         async move {
-            let response: Response<ApiBody> = super::handle(&server, req, Peer::Network).await;
+            let response: Response<ApiBody> = super::handle(&server, req, peer).await;
             Ok::<_, Infallible>(response)
         }
     });

@@ -99,7 +99,7 @@ impl Incoming<'_> {
     fn create(&self, server: &ApiServer, ctx: &mut Ctx) -> Result<Outcome> {
         let (kind, decoded) = (&*self.target.kind, self.object()?);
         if !kind.stored {
-            return server.0.review(ctx, kind, decoded.object);
+            return server.0.review(ctx, kind, self.target.namespace.as_deref(), decoded.object);
         }
         server.0.create(ctx, kind, self.target.namespace.as_deref(), decoded)
     }

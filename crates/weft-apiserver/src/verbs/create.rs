@@ -67,6 +67,7 @@ impl State {
             remove_meta(&mut object, "managedFields");
             fields::update(schema::of(kind), &Value::Null, &mut object, managed, &by);
         }
+        self.admit(kind, &mut object)?;
         prepare(kind, &mut object, ctx);
         for _ in 0..GENERATE_TRIES {
             let mut attempt = object.clone();
@@ -207,7 +208,7 @@ pub(super) fn settle_namespace(
     }
 }
 
-fn generate(prefix: &str) -> String {
+pub(super) fn generate(prefix: &str) -> String {
     let cut = prefix.char_indices().map(|(i, _)| i).find(|i| *i >= GENERATED_PREFIX_LEN_MAX);
     let mut name = prefix[..cut.unwrap_or(prefix.len())].to_owned();
     for _ in 0..SUFFIX_LEN {

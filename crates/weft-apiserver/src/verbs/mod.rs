@@ -1,5 +1,6 @@
 //! What each verb means: pure steps on JSON values around one store transaction.
 
+mod admission;
 pub(crate) mod apply;
 pub(crate) mod create;
 pub(crate) mod delete;
@@ -8,6 +9,7 @@ pub(crate) mod pod;
 pub(crate) mod read;
 pub(crate) mod review;
 pub(crate) mod scale;
+mod token;
 pub(crate) mod update;
 
 use crate::{
@@ -49,7 +51,7 @@ impl Ctx {
     /// The server itself, at its start.
     pub(crate) fn internal() -> Self {
         Self {
-            identity: Identity { user: "system:apiserver".into(), groups: Vec::new() },
+            identity: Identity { user: "system:apiserver".into(), ..Identity::default() },
             dry_run: false,
             validation: FieldValidation::Strict,
             manager: "kube-apiserver".into(),

@@ -1,14 +1,9 @@
-//! Subresources of pods and service accounts that are only created: binding, eviction, token.
+//! Subresources of pods that are only created: binding and eviction.
 
-use super::{Ctx, Outcome, Part, Tracking, delete::DeleteOptions, later, meta, update};
-use crate::{auth::Bound, error::ApiError, server::State, store::Key};
+use super::{Ctx, Outcome, Part, Tracking, delete::DeleteOptions, meta, update};
+use crate::{error::ApiError, server::State, store::Key};
 use serde_json::{Value, json};
-use weft_kinds::{Kind, lookup, status};
-
-/// Kubernetes' default life of a requested token, and the least that it accepts.
-const TOKEN_SECONDS: i64 = 3600;
-const TOKEN_SECONDS_MIN: i64 = 600;
-const TOKEN_SECONDS_MAX: i64 = 1 << 32;
+use weft_kinds::{Kind, status};
 
 impl State {
     /// POST `pods/{name}/binding`: puts an unassigned pod onto a node.
@@ -73,82 +68,6 @@ impl State {
         self.delete(ctx, kind, key, &options)?;
         let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(Outcome::value(201, &done))
-    }
-
-    /// Whether the service account of a token and the pod that it is bound to are still those
-    /// that it was made for.
-    pub(crate) fn alive(&self, bound: &Bound<'_>) -> bool {
-        let same = |plural: &str, (name, uid): (&str, &str)| {
-            let kind = lookup("", "v1", plural).expect("invariant: a row");
-            let entry = self.store.get(self.table(kind), &Key::new(bound.namespace, name));
-            entry.is_some_and(|e| meta(&e.value(), "uid") == uid)
-        };
-        same("serviceaccounts", bound.account) && bound.pod.is_none_or(|pod| same("pods", pod))
-    }
-
-    /// POST `serviceaccounts/{name}/token`.
-    pub(crate) fn token(
-        &self,
-        ctx: &Ctx,
-        kind: &Kind,
-        key: &Key,
-        request: &Value,
-    ) -> Result<Outcome, ApiError> {
-        let account = self.existing(kind, key)?.value();
-        let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(TOKEN_SECONDS);
-        if seconds < TOKEN_SECONDS_MIN {
-            return Err(status::failure(
-                422,
-                "Invalid",
-                format!("TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Invalid value: {seconds}: may not specify a duration less than 10 minutes"),
-            )
-            .into());
-        }
-        if seconds > TOKEN_SECONDS_MAX {
-            return Err(status::failure(
-                422,
-                "Invalid",
-                format!("TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Too long: may not specify a duration larger than 2^32 seconds, got {seconds}"),
-            )
-            .into());
-        }
-        let until = later(ctx.now, seconds);
-        let mut bound = json!({
-            "namespace": &*key.namespace,
-            "serviceaccount": {"name": &*key.name, "uid": meta(&account, "uid")},
-        });
-        let object = &request["spec"]["boundObjectRef"];
-        if object["kind"] == "Pod" {
-            let name = object["name"].as_str().unwrap_or_default();
-            let pods = lookup("", "v1", "pods").expect("invariant: pods have a row");
-            let pod = self.existing(pods, &Key::new(&key.namespace, name))?.value();
-            bound["pod"] = json!({"name": name, "uid": meta(&pod, "uid")});
-        }
-        let audiences = match &request["spec"]["audiences"] {
-            Value::Array(a) if !a.is_empty() => a.clone(),
-            _ => vec![json!(crate::auth::AUDIENCE)],
-        };
-        let claims = json!({
-            "aud": audiences,
-            "iat": ctx.now.as_second(),
-            "nbf": ctx.now.as_second(),
-            "exp": until.as_second(),
-            "kubernetes.io": bound,
-        });
-        let mut answer = json!({
-            "kind": "TokenRequest",
-            "apiVersion": "authentication.k8s.io/v1",
-            "metadata": {"name": &*key.name, "namespace": &*key.namespace, "creationTimestamp": ctx.now_text()},
-            "spec": {"audiences": audiences, "expirationSeconds": seconds},
-            "status": {
-                "token": self.auth.issue(&key.namespace, &key.name, claims),
-                "expirationTimestamp": super::time_text(until),
-            },
-        });
-        if object.is_object() {
-            answer["spec"]["boundObjectRef"] = object.clone();
-        }
-        Ok(Outcome::value(201, &answer))
     }
 }
 

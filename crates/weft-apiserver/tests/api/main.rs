@@ -1,6 +1,7 @@
 //! The server as its clients see it: kube-rs and stock kubectl over TLS on loopback.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+mod access;
 #[allow(dead_code)] // each test takes what it needs
 mod ask;
 mod bad_input;
@@ -20,6 +21,8 @@ struct Server {
     api: ApiServer,
     /// Text of a kubeconfig for it.
     kubeconfig: String,
+    url: String,
+    pki: Pki,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -52,7 +55,7 @@ impl Server {
         let kubeconfig = kubeconfig(&url, &pki.ca_pem, &token);
         let (server, tls) = (api.clone(), pki.tls().unwrap());
         let task = tokio::spawn(async move { server.serve(vec![listener], tls).await.unwrap() });
-        Self { api, kubeconfig, task }
+        Self { api, kubeconfig, url, pki, task }
     }
 
     /// Stops and waits until the data directory is free for the next one.

@@ -4,9 +4,6 @@ use serde_json::{Value, json};
 
 use super::{Object, ensure, items, member, put, put_in, text};
 
-/// Seconds that a pod tolerates a node that is not ready or unreachable.
-const TOLERATION_SECONDS: u32 = 300;
-
 /// A pod: the template's defaults, and what holds for pods only.
 pub(super) fn pod(object: &mut Object) {
     template(object);
@@ -17,21 +14,6 @@ pub(super) fn pod(object: &mut Object) {
             requests_from_limits(container);
         }
     }
-    if text(spec, "serviceAccountName").is_empty() {
-        spec.insert("serviceAccountName".into(), "default".into());
-        spec.insert("serviceAccount".into(), "default".into());
-    }
-    let priority = match text(spec, "priorityClassName") {
-        "" => Some(0),
-        "system-cluster-critical" => Some(2_000_000_000),
-        "system-node-critical" => Some(2_000_001_000),
-        _ => None,
-    };
-    if let Some(priority) = priority {
-        put(spec, "priority", priority);
-    }
-    put(spec, "preemptionPolicy", "PreemptLowerPriority");
-    tolerations(spec);
 }
 
 /// A template: `spec` of anything that makes pods.
@@ -184,23 +166,6 @@ fn downward(source: &mut Object) {
         }
         if let Some(resource) = member(item, "resourceFieldRef") {
             put(resource, "divisor", "0");
-        }
-    }
-}
-
-/// What the DefaultTolerationSeconds admission adds.
-fn tolerations(spec: &mut Object) {
-    let list = spec.entry("tolerations").or_insert_with(|| json!([]));
-    let Some(list) = list.as_array_mut() else { return };
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let tolerated = list.iter().any(|item| {
-            let field = |name| item.get(name).and_then(Value::as_str).unwrap_or_default();
-            (field("key") == key || (field("key").is_empty() && field("operator") == "Exists"))
-                && matches!(field("effect"), "NoExecute" | "")
-        });
-        if !tolerated {
-            list.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute",
-                             "tolerationSeconds": TOLERATION_SECONDS}));
         }
     }
 }

@@ -62,11 +62,6 @@ fn a_pod_gets_its_defaults() {
                         {"name": "e", "emptyDir": {}}],
             "restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "dnsPolicy": "ClusterFirst",
             "securityContext": {}, "schedulerName": "default-scheduler", "enableServiceLinks": true,
-            "serviceAccountName": "default", "serviceAccount": "default",
-            "priority": 0, "preemptionPolicy": "PreemptLowerPriority",
-            "tolerations": [
-                {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300},
-                {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}],
         })
     );
 }

@@ -1,25 +1,62 @@
-//! Who asks: bearer tokens, service-account tokens, in-process callers.
+//! Who asks: bearer tokens, service-account tokens, client certificates, in-process callers; and
+//! as whom they ask (impersonation).
+
+mod impersonate;
+mod x509;
+
+pub(crate) use impersonate::impersonated;
+pub(crate) use x509::of_certificate;
 
 use crate::config::Config;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 /// Where a request came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
     /// The same process: trusted.
     InProcess,
-    /// A connection: needs a token.
-    Network,
+    /// A connection: needs a token, unless its certificate says who it is.
+    Network(Option<Arc<Identity>>),
 }
 
 /// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) user: String,
+    pub(crate) uid: String,
     pub(crate) groups: Vec<String>,
+    /// What else is known, by key.
+    pub(crate) extra: Vec<(String, Vec<String>)>,
+}
+
+/// The group of everybody who is known.
+pub(crate) const AUTHENTICATED: &str = "system:authenticated";
+const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
+
+impl Identity {
+    pub(crate) fn anonymous() -> Self {
+        let groups = vec!["system:unauthenticated".to_owned()];
+        Self { user: "system:anonymous".to_owned(), groups, ..Self::default() }
+    }
+
+    /// `authentication.k8s.io/v1` UserInfo.
+    pub(crate) fn user_info(&self) -> Value {
+        let mut info = json!({"username": self.user});
+        if !self.uid.is_empty() {
+            info["uid"] = self.uid.as_str().into();
+        }
+        if !self.groups.is_empty() {
+            info["groups"] = self.groups.clone().into();
+        }
+        for (key, values) in &self.extra {
+            info["extra"][key] = values.clone().into();
+        }
+        info
+    }
 }
 
 /// The audience of tokens for this server: Kubernetes' default, its issuer.
@@ -31,8 +68,8 @@ pub(crate) struct Bound<'a> {
     pub(crate) namespace: &'a str,
     /// Name and uid.
     pub(crate) account: (&'a str, &'a str),
-    /// Name and uid, of a token for a pod.
-    pub(crate) pod: Option<(&'a str, &'a str)>,
+    /// Resource, name and uid of what else the token ends with.
+    pub(crate) object: Option<(&'a str, &'a str, &'a str)>,
 }
 
 /// Whether the objects still exist.
@@ -52,8 +89,9 @@ impl Authenticator {
             .iter()
             .map(|t| {
                 let mut groups = t.groups.clone();
-                groups.push("system:authenticated".to_owned());
-                (digest(t.token.as_bytes()), Identity { user: t.user.clone(), groups })
+                groups.push(AUTHENTICATED.to_owned());
+                let user = t.user.clone();
+                (digest(t.token.as_bytes()), Identity { user, groups, ..Identity::default() })
             })
             .collect();
         Self { tokens, key: config.token_key.unwrap_or_else(rand::random) }
@@ -62,31 +100,36 @@ impl Authenticator {
     /// The identity of a request, `None` for 401.
     pub(crate) fn identify(
         &self,
-        peer: Peer,
+        peer: &Peer,
         headers: &HeaderMap,
         now: i64,
         alive: Alive<'_>,
     ) -> Option<Identity> {
-        if peer == Peer::InProcess {
-            return Some(Identity {
-                user: "system:apiserver".into(),
-                groups: vec!["system:masters".into(), "system:authenticated".into()],
-            });
+        match peer {
+            Peer::InProcess => {
+                return Some(Identity {
+                    user: "system:apiserver".into(),
+                    groups: vec!["system:masters".into(), AUTHENTICATED.into()],
+                    ..Identity::default()
+                });
+            }
+            Peer::Network(Some(known)) => return Some((**known).clone()),
+            Peer::Network(None) => {}
         }
         let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;
-        let bearer = || self.bearer(token.trim(), now, &[AUDIENCE], alive);
+        let bearer = || Some(self.bearer(token.trim(), now, &[AUDIENCE], alive)?.0);
         scheme.eq_ignore_ascii_case("bearer").then(bearer).flatten()
     }
 
-    /// The bearer of a token for one of the audiences, also for TokenReview.
+    /// The bearer of a token, and for which of the wanted audiences it is; also for TokenReview.
     pub(crate) fn bearer(
         &self,
         token: &str,
         now: i64,
         audiences: &[&str],
         alive: Alive<'_>,
-    ) -> Option<Identity> {
+    ) -> Option<(Identity, Vec<String>)> {
         let given = digest(token.as_bytes());
         let mut found = None;
         for (known, identity) in &self.tokens {
@@ -94,7 +137,12 @@ impl Authenticator {
                 found = Some(identity.clone());
             }
         }
-        found.or_else(|| self.service_account(token, now, audiences, alive))
+        match found {
+            // These are for this server alone.
+            Some(who) if audiences.contains(&AUDIENCE) => Some((who, vec![AUDIENCE.to_owned()])),
+            Some(_) => None,
+            None => self.service_account(token, now, audiences, alive),
+        }
     }
 
     /// A token for a service account: a JWT signed with HMAC-SHA-256.
@@ -102,6 +150,7 @@ impl Authenticator {
         let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
         let mut payload = json!({
             "iss": AUDIENCE,
+            "jti": uuid::Uuid::new_v4().to_string(),
             "sub": format!("system:serviceaccount:{namespace}:{name}"),
         });
         if let (Some(to), Value::Object(from)) = (payload.as_object_mut(), claims) {
@@ -118,7 +167,7 @@ impl Authenticator {
         now: i64,
         audiences: &[&str],
         alive: Alive<'_>,
-    ) -> Option<Identity> {
+    ) -> Option<(Identity, Vec<String>)> {
         let (signed, mac) = token.rsplit_once('.')?;
         let mac = BASE64_URL_SAFE_NO_PAD.decode(mac).ok()?;
         if !equal(&hmac(&self.key, signed.as_bytes()), mac.as_slice().try_into().ok()?) {
@@ -129,28 +178,61 @@ impl Authenticator {
         if claims["exp"].as_i64()? < now || claims["nbf"].as_i64()? > now {
             return None;
         }
-        let meant = |a: &Value| a.as_str().is_some_and(|a| audiences.contains(&a));
-        if !claims["aud"].as_array()?.iter().any(meant) {
+        let own = claims["aud"].as_array()?.iter().filter_map(Value::as_str);
+        let meant: Vec<String> = own.filter(|a| audiences.contains(a)).map(str::to_owned).collect();
+        if meant.is_empty() {
             return None;
         }
         let user = claims["sub"].as_str()?.to_owned();
         let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
         let bound = &claims["kubernetes.io"];
-        let pod = match &bound["pod"] {
-            Value::Null => None,
-            pod => Some((pod["name"].as_str()?, pod["uid"].as_str()?)),
+        let uid = bound["serviceaccount"]["uid"].as_str()?;
+        // A token for a pod names the pod's node, too, but does not end with it.
+        let object = match ["pod", "secret", "node"].into_iter().find(|k| !bound[*k].is_null()) {
+            None => None,
+            Some(key) => {
+                let of = &bound[key];
+                let resource = if key == "pod" {
+                    "pods"
+                } else if key == "node" {
+                    "nodes"
+                } else {
+                    "secrets"
+                };
+                Some((resource, of["name"].as_str()?, of["uid"].as_str()?))
+            }
         };
-        let account = (name, bound["serviceaccount"]["uid"].as_str()?);
-        if !alive(&Bound { namespace, account, pod }) {
+        if !alive(&Bound { namespace, account: (name, uid), object }) {
             return None;
         }
-        let groups = vec![
-            "system:serviceaccounts".to_owned(),
-            format!("system:serviceaccounts:{namespace}"),
-            "system:authenticated".to_owned(),
-        ];
-        Some(Identity { user, groups })
+        let groups = service_account_groups(namespace);
+        let mut extra = Vec::new();
+        let mut note = |key: &str, value: &Value| {
+            if let Some(text) = value.as_str().filter(|t| !t.is_empty()) {
+                extra.push((key.to_owned(), vec![text.to_owned()]));
+            }
+        };
+        if let Some(id) = claims["jti"].as_str() {
+            note(CREDENTIAL, &format!("JTI={id}").into());
+        }
+        for (key, of) in
+            [("node-name", "node"), ("node-uid", "node"), ("pod-name", "pod"), ("pod-uid", "pod")]
+        {
+            let part = if key.ends_with("uid") { "uid" } else { "name" };
+            note(&format!("authentication.kubernetes.io/{key}"), &bound[of][part]);
+        }
+        let uid = uid.to_owned();
+        Some((Identity { user, uid, groups, extra }, meant))
     }
+}
+
+/// The groups of a namespace's service accounts.
+fn service_account_groups(namespace: &str) -> Vec<String> {
+    vec![
+        "system:serviceaccounts".to_owned(),
+        format!("system:serviceaccounts:{namespace}"),
+        AUTHENTICATED.to_owned(),
+    ]
 }
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
@@ -194,15 +276,15 @@ mod tests {
         let ask = |value: &str| {
             let mut h = HeaderMap::new();
             h.insert(header::AUTHORIZATION, value.parse().unwrap());
-            a.identify(Peer::Network, &h, 0, &|_| true)
+            a.identify(&Peer::Network(None), &h, 0, &|_| true)
         };
         assert_eq!(ask("Bearer secret").unwrap().user, "admin");
         assert_eq!(ask("bearer secret").unwrap().user, "admin");
         for bad in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic secret", "secret"] {
             assert_eq!(ask(bad), None, "{bad}");
         }
-        assert_eq!(a.identify(Peer::Network, &HeaderMap::new(), 0, &|_| true), None);
-        assert!(a.identify(Peer::InProcess, &HeaderMap::new(), 0, &|_| true).is_some());
+        assert_eq!(a.identify(&Peer::Network(None), &HeaderMap::new(), 0, &|_| true), None);
+        assert!(a.identify(&Peer::InProcess, &HeaderMap::new(), 0, &|_| true).is_some());
     }
 
     #[test]
@@ -213,7 +295,8 @@ mod tests {
                 "serviceaccount": {"name": "web", "uid": "u1"}, "pod": {"name": "p", "uid": "u2"}}})
         };
         let t = a.issue("ns", "web", claims(AUDIENCE));
-        let ask = |a: &Authenticator, t: &str, now| a.bearer(t, now, &[AUDIENCE], &|_| true);
+        let ask =
+            |a: &Authenticator, t: &str, now| Some(a.bearer(t, now, &[AUDIENCE], &|_| true)?.0);
         let who = ask(&a, &t, 99).unwrap();
         assert_eq!(who.user, "system:serviceaccount:ns:web");
         assert!(who.groups.contains(&"system:serviceaccounts:ns".to_owned()));
@@ -224,7 +307,8 @@ mod tests {
         let other = a.issue("ns", "web", claims("vault"));
         assert_eq!(ask(&a, &other, 99), None, "for somebody else");
         assert!(a.bearer(&other, 99, &["vault"], &|_| true).is_some());
-        let bound = Bound { namespace: "ns", account: ("web", "u1"), pod: Some(("p", "u2")) };
+        let bound =
+            Bound { namespace: "ns", account: ("web", "u1"), object: Some(("pods", "p", "u2")) };
         assert!(a.bearer(&t, 99, &[AUDIENCE], &|b| *b == bound).is_some());
         assert_eq!(a.bearer(&t, 99, &[AUDIENCE], &|_| false), None);
     }
