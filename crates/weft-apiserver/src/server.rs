@@ -87,19 +87,6 @@ impl State {
     pub(crate) fn pools(&self) -> MutexGuard<'_, Pools> {
         self.pools.lock().expect("invariant: nothing panics while it holds the pools")
     }
-
-    /// Takes over the allocations of the Services that the journal brought back.
-    fn restore_pools(&self) {
-        let services = weft_kinds::lookup("", "v1", "services").expect("invariant: a row");
-        let all = self
-            .store
-            .list(self.table(services), &Default::default(), None, None, 0)
-            .expect("invariant: the newest version is listed");
-        let mut pools = self.pools();
-        for (_, entry) in all.items {
-            pools.restore(&entry.value());
-        }
-    }
 }
 
 /// The table's name in the journal.

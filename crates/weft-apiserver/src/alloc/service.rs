@@ -1,13 +1,18 @@
 //! What a Service's families, addresses and ports become. Pure.
 //!
-//! The rules are those of kube-apiserver's Service registry: an absent `ipFamilyPolicy` means
-//! SingleStack on create and "as before" on update; `clusterIP` is always `clusterIPs[0]`; who
-//! wants fewer families must say SingleStack; PreferDualStack never changes by itself.
+//! The steps and their order are those of kube-apiserver's Service registry: what a client left
+//! out comes back from the stored Service, singular and plural ClusterIP are brought in step,
+//! families are completed, addresses and ports are allocated; only then is the whole validated.
+//! An absent `ipFamilyPolicy` means SingleStack on create and "as before" on update; who wants
+//! fewer families must say SingleStack; PreferDualStack never changes by itself.
 
-use super::pool::{IpPool, PoolError, PortPool};
+use super::{
+    pool::{Addresses, PoolError, PortPool, Range},
+    ports,
+};
 use serde_json::{Value, json};
-use std::{collections::HashMap, net::IpAddr};
-use weft_kinds::{FieldError, FieldErrorKind};
+use std::net::IpAddr;
+use weft_kinds::{FieldError, FieldErrorKind, address::parse_ip, validate::service_addresses};
 
 const NONE: &str = "None";
 const SINGLE: &str = "SingleStack";
@@ -28,19 +33,30 @@ pub(crate) struct Delta {
 pub(crate) enum AllocError {
     /// 422.
     Invalid(Vec<FieldError>),
-    /// 500: nothing is left.
+    /// 500, as an internal error: nothing is left.
     Exhausted(String),
+    /// 500, in these words.
+    Plain(String),
 }
 
-/// The pools, and random numbers to choose from them.
+/// What may be given, and random numbers to choose from it.
 pub(crate) struct Source<'a> {
-    /// Primary family first.
-    pub(crate) ips: &'a [IpPool],
+    /// Whether each configured family is IPv4, the primary one first.
+    pub(crate) families: &'a [bool],
+    pub(crate) ranges: &'a [Range],
+    pub(crate) v4: &'a Addresses,
+    pub(crate) v6: &'a Addresses,
     pub(crate) ports: &'a PortPool,
     pub(crate) random: &'a mut dyn FnMut() -> u128,
+    /// A dry run takes nothing and shows stand-ins, as the real one does.
+    pub(crate) dry_run: bool,
 }
 
-fn invalid(field: impl Into<String>, value: Value, detail: impl Into<String>) -> FieldError {
+pub(super) fn invalid(
+    field: impl Into<String>,
+    value: Value,
+    detail: impl Into<String>,
+) -> FieldError {
     FieldError {
         field: field.into(),
         kind: FieldErrorKind::Invalid,
@@ -49,7 +65,7 @@ fn invalid(field: impl Into<String>, value: Value, detail: impl Into<String>) ->
     }
 }
 
-fn text<'a>(service: &'a Value, field: &str) -> &'a str {
+pub(super) fn text<'a>(service: &'a Value, field: &str) -> &'a str {
     service["spec"][field].as_str().unwrap_or_default()
 }
 
@@ -58,7 +74,7 @@ fn texts(service: &Value, field: &str) -> Vec<String> {
     list.into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
-fn set(service: &mut Value, field: &str, value: Value) {
+pub(super) fn set(service: &mut Value, field: &str, value: Value) {
     service["spec"][field] = value;
 }
 
@@ -68,41 +84,8 @@ fn clear(service: &mut Value, field: &str) {
     }
 }
 
-/// An absent type is ClusterIP.
 fn has_cluster_ip(service: &Value) -> bool {
     text(service, "type") != "ExternalName"
-}
-
-fn has_node_ports(service: &Value) -> bool {
-    match text(service, "type") {
-        "NodePort" => true,
-        "LoadBalancer" => service["spec"]["allocateLoadBalancerNodePorts"] != json!(false),
-        _ => false,
-    }
-}
-
-/// Types that may carry node ports, whether or not they are allocated.
-fn may_have_node_ports(service: &Value) -> bool {
-    matches!(text(service, "type"), "NodePort" | "LoadBalancer")
-}
-
-fn has_health_check_port(service: &Value) -> bool {
-    text(service, "type") == "LoadBalancer" && text(service, "externalTrafficPolicy") == "Local"
-}
-
-fn node_port(port: &Value) -> u16 {
-    port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0)
-}
-
-fn ports(service: &Value) -> &[Value] {
-    service["spec"]["ports"].as_array().map_or(&[], Vec::as_slice)
-}
-
-fn node_ports(service: &Value) -> Vec<u16> {
-    let mut all: Vec<u16> = ports(service).iter().map(node_port).filter(|p| *p != 0).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
 }
 
 /// The addresses that a stored Service holds.
@@ -110,20 +93,11 @@ pub(crate) fn held_ips(service: &Value) -> Vec<IpAddr> {
     if !has_cluster_ip(service) {
         return Vec::new();
     }
-    texts(service, "clusterIPs").iter().filter_map(|ip| ip.parse().ok()).collect()
+    texts(service, "clusterIPs").iter().filter_map(|ip| parse_ip(ip)).collect()
 }
 
-/// The node ports that a stored Service holds, the health check's too.
-pub(crate) fn held_ports(service: &Value) -> Vec<u16> {
-    let mut all = node_ports(service);
-    let health =
-        service["spec"]["healthCheckNodePort"].as_u64().and_then(|p| u16::try_from(p).ok());
-    all.extend(health.filter(|p| *p != 0));
-    all
-}
-
-/// Before validation: keeps `clusterIP` and `clusterIPs` in step, carries over what an update
-/// left out, and drops what a new type cannot have.
+/// Before allocation: brings back what an update left out, keeps `clusterIP` and `clusterIPs` in
+/// step, and drops what a new type cannot have.
 pub(crate) fn prepare(new: &mut Value, old: Option<&Value>) {
     let Some(old) = old else {
         if !text(new, "clusterIP").is_empty() && texts(new, "clusterIPs").is_empty() {
@@ -132,19 +106,28 @@ pub(crate) fn prepare(new: &mut Value, old: Option<&Value>) {
         }
         return;
     };
+    if has_cluster_ip(old) && has_cluster_ip(new) {
+        if text(new, "clusterIP").is_empty() {
+            restore(new, old, "clusterIP");
+        }
+        if texts(new, "clusterIPs").is_empty() {
+            restore(new, old, "clusterIPs");
+        }
+    }
+    ports::carry_over(new, old);
     normalize(new, old);
-    carry_over(new, old);
     drop_type_dependent(new, old);
 }
 
 fn normalize(new: &mut Value, old: &Value) {
     let (was, is) = (text(old, "clusterIP").to_owned(), text(new, "clusterIP").to_owned());
-    if texts(new, "clusterIPs").is_empty() && was == is {
+    let before = texts(old, "clusterIPs");
+    if !before.is_empty() && texts(new, "clusterIPs").is_empty() && was == is {
         // An old client that does not know the plural.
         restore(new, old, "clusterIPs");
     }
-    if was != is && texts(old, "clusterIPs") == texts(new, "clusterIPs") {
-        if is.is_empty() {
+    if was != is && before == texts(new, "clusterIPs") {
+        if !was.is_empty() && is.is_empty() {
             clear(new, "clusterIPs");
         } else {
             set(new, "clusterIPs", json!([is]));
@@ -152,42 +135,10 @@ fn normalize(new: &mut Value, old: &Value) {
     }
 }
 
-fn restore(new: &mut Value, old: &Value, field: &str) {
+pub(super) fn restore(new: &mut Value, old: &Value, field: &str) {
     match old["spec"].get(field) {
         Some(v) => set(new, field, v.clone()),
         None => clear(new, field),
-    }
-}
-
-fn carry_over(new: &mut Value, old: &Value) {
-    if has_cluster_ip(old) && has_cluster_ip(new) {
-        if text(new, "clusterIP").is_empty() {
-            restore(new, old, "clusterIP");
-        }
-        if texts(new, "clusterIPs").is_empty() && text(new, "clusterIP") == text(old, "clusterIP") {
-            restore(new, old, "clusterIPs");
-        }
-    }
-    if may_have_node_ports(old) && may_have_node_ports(new) {
-        let kept = node_ports(new);
-        let mut used: Vec<u16> = node_ports(old).into_iter().filter(|p| kept.contains(p)).collect();
-        let by_name: HashMap<String, u16> = ports(old)
-            .iter()
-            .map(|p| (p["name"].as_str().unwrap_or_default().to_owned(), node_port(p)))
-            .collect();
-        for p in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
-            let before = by_name.get(p["name"].as_str().unwrap_or_default()).copied().unwrap_or(0);
-            if node_port(p) == 0 && before != 0 && !used.contains(&before) {
-                p["nodePort"] = before.into();
-                used.push(before);
-            }
-        }
-    }
-    if has_health_check_port(old)
-        && has_health_check_port(new)
-        && new["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) == 0
-    {
-        restore(new, old, "healthCheckNodePort");
     }
 }
 
@@ -196,34 +147,31 @@ fn carry_over(new: &mut Value, old: &Value) {
 fn drop_type_dependent(new: &mut Value, old: &Value) {
     let same = |new: &Value, field: &str| new["spec"].get(field) == old["spec"].get(field);
     if has_cluster_ip(old) && !has_cluster_ip(new) {
-        for field in
-            ["clusterIPs", "clusterIP", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
-        {
+        if same(new, "clusterIP") && same(new, "clusterIPs") {
+            clear(new, "clusterIP");
+            clear(new, "clusterIPs");
+        }
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
             if same(new, field) {
                 clear(new, field);
             }
         }
     }
-    if may_have_node_ports(old) && !may_have_node_ports(new) && node_ports(old) == node_ports(new) {
-        for p in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
-            if let Some(p) = p.as_object_mut() {
-                p.shift_remove("nodePort");
-            }
-        }
-    }
-    if may_have_node_ports(old) && !may_have_node_ports(new) && same(new, "externalTrafficPolicy") {
-        clear(new, "externalTrafficPolicy");
-    }
-    if has_health_check_port(old) && !has_health_check_port(new) && same(new, "healthCheckNodePort")
-    {
-        clear(new, "healthCheckNodePort");
-    }
+    ports::drop_type_dependent(new, old);
     if text(old, "type") == "LoadBalancer" && text(new, "type") != "LoadBalancer" {
         for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
             if same(new, field) {
                 clear(new, field);
             }
         }
+    }
+    let accessible = |service: &Value| match text(service, "type") {
+        "NodePort" | "LoadBalancer" => true,
+        "ClusterIP" => !texts(service, "externalIPs").is_empty(),
+        _ => false,
+    };
+    if accessible(old) && !accessible(new) && same(new, "externalTrafficPolicy") {
+        clear(new, "externalTrafficPolicy");
     }
 }
 
@@ -233,28 +181,41 @@ pub(crate) fn plan(
     new: &mut Value,
     old: Option<&Value>,
 ) -> Result<Delta, AllocError> {
-    families(source, new, old)?;
     let mut delta = Delta::default();
-    cluster_ips(source, new, old, &mut delta)?;
-    allocate_ports(source, new, old, &mut delta)?;
+    if !old.is_some_and(|old| prefers_as_before(new, old)) {
+        families(source, new, old)?;
+        cluster_ips(source, new, old, &mut delta)?;
+    }
+    ports::plan(source, new, old, &mut delta)?;
     Ok(delta)
 }
 
 /// What the deletion of a Service releases.
 pub(crate) fn release(old: &Value) -> Delta {
-    Delta { release_ips: held_ips(old), release_ports: held_ports(old), ..Delta::default() }
+    Delta { release_ips: held_ips(old), release_ports: ports::held(old), ..Delta::default() }
+}
+
+/// A Service that prefers two families is neither upgraded nor downgraded in passing.
+fn prefers_as_before(new: &Value, old: &Value) -> bool {
+    let same = |field: &str| texts(old, field) == texts(new, field);
+    has_cluster_ip(new)
+        && text(old, "type") == text(new, "type")
+        && text(new, "ipFamilyPolicy") == PREFER
+        && matches!(text(old, "ipFamilyPolicy"), PREFER | "")
+        && same("clusterIPs")
+        && same("ipFamilies")
+}
+
+fn is_v4(family: &str) -> bool {
+    family == "IPv4"
 }
 
 fn family_of(ip: &str) -> &'static str {
-    if ip.contains(':') { "IPv6" } else { "IPv4" }
+    if parse_ip(ip).is_some_and(|ip| ip.is_ipv6()) { "IPv6" } else { "IPv4" }
 }
 
 fn other(family: &str) -> &'static str {
-    if family == "IPv4" { "IPv6" } else { "IPv4" }
-}
-
-fn pool<'a>(source: &Source<'a>, family: &str) -> Option<&'a IpPool> {
-    source.ips.iter().find(|p| p.is_ipv4() == (family == "IPv4"))
+    if is_v4(family) { "IPv6" } else { "IPv4" }
 }
 
 /// `initIPFamilyFields` of kube-apiserver.
@@ -262,14 +223,7 @@ fn families(source: &Source<'_>, new: &mut Value, old: Option<&Value>) -> Result
     if !has_cluster_ip(new) {
         return Ok(());
     }
-    if let Some(old) = old
-        && has_cluster_ip(old)
-        && [old, new].iter().all(|s| text(s, "ipFamilyPolicy") == PREFER)
-        && texts(old, "clusterIPs") == texts(new, "clusterIPs")
-        && texts(old, "ipFamilies") == texts(new, "ipFamilies")
-    {
-        return Ok(());
-    }
+    let configured = |family: &str| source.families.contains(&is_v4(family));
     let headless = text(new, "clusterIP") == NONE;
     let selectorless = new["spec"]["selector"].as_object().is_none_or(|s| s.is_empty());
     if text(new, "ipFamilyPolicy").is_empty() {
@@ -280,6 +234,10 @@ fn families(source: &Source<'_>, new: &mut Value, old: Option<&Value>) -> Result
             None => SINGLE,
         };
         set(new, "ipFamilyPolicy", policy.into());
+    }
+    let errors = service_addresses(new, old);
+    if !errors.is_empty() {
+        return Err(AllocError::Invalid(errors));
     }
     let policy = text(new, "ipFamilyPolicy").to_owned();
     let (mut ips, mut families) = (texts(new, "clusterIPs"), texts(new, "ipFamilies"));
@@ -295,11 +253,11 @@ fn families(source: &Source<'_>, new: &mut Value, old: Option<&Value>) -> Result
                 families.truncate(1);
             }
         } else {
-            if ips.len() == 1 && old_ips.len() == 2 && ips[0] == old_ips[0] {
+            if !ips.is_empty() && ips.len() < old_ips.len() {
                 errors
                     .push(bad_policy("must be 'SingleStack' to release the secondary cluster IP"));
             }
-            if families.len() == 1 && old_families.len() == 2 && families[0] == old_families[0] {
+            if !families.is_empty() && families.len() < old_families.len() {
                 errors.push(bad_policy("must be 'SingleStack' to release the secondary IP family"));
             }
         }
@@ -316,41 +274,36 @@ fn families(source: &Source<'_>, new: &mut Value, old: Option<&Value>) -> Result
             ));
         }
     }
-    for (i, ip) in ips.iter().enumerate().filter(|(_, ip)| *ip != NONE) {
+    for (i, ip) in ips.iter().enumerate().take_while(|(_, ip)| *ip != NONE) {
         let family = family_of(ip);
         if i < families.len() {
             continue;
         }
-        if pool(source, family).is_some() {
+        if configured(family) {
             families.push(family.to_owned());
         } else {
             let detail = format!("{family} is not configured on this cluster");
             errors.push(invalid(format!("spec.clusterIPs[{i}]"), json!(ips), detail));
         }
     }
-    let default_family = || {
-        let v4 = source.ips.first().is_none_or(IpPool::is_ipv4);
-        if v4 { "IPv4" } else { "IPv6" }.to_owned()
-    };
     if errors.is_empty() && !(headless && selectorless) {
-        if policy == REQUIRE && source.ips.len() < 2 {
+        if policy == REQUIRE && source.families.len() < 2 {
             errors.push(bad_policy("this cluster is not configured for dual-stack services"));
         }
-        for (i, family) in families.iter().enumerate() {
-            if pool(source, family).is_none() {
-                let field = format!("spec.ipFamilies[{i}]");
-                errors.push(invalid(field, json!(family), "not configured on this cluster"));
-            }
+        for (i, family) in families.iter().enumerate().filter(|(_, f)| !configured(f)) {
+            let field = format!("spec.ipFamilies[{i}]");
+            errors.push(invalid(field, json!(family), "not configured on this cluster"));
         }
     }
     if !errors.is_empty() {
         return Err(AllocError::Invalid(errors));
     }
     if families.is_empty() {
-        families.push(default_family());
+        let v4 = source.families.first().is_none_or(|v4| *v4);
+        families.push(if v4 { "IPv4" } else { "IPv6" }.to_owned());
     }
     // A headless Service without selector may have families that the cluster has not.
-    let both = source.ips.len() == 2 || (headless && selectorless);
+    let both = source.families.len() == 2 || (headless && selectorless);
     if policy != SINGLE && families.len() == 1 && both {
         families.push(other(&families[0]).to_owned());
     }
@@ -361,143 +314,134 @@ fn families(source: &Source<'_>, new: &mut Value, old: Option<&Value>) -> Result
     Ok(())
 }
 
+/// `allocClusterIPs` and `updateClusterIPs` of kube-apiserver.
 fn cluster_ips(
     source: &mut Source<'_>,
     new: &mut Value,
     old: Option<&Value>,
     delta: &mut Delta,
 ) -> Result<(), AllocError> {
-    let held = old.map(held_ips).unwrap_or_default();
-    let mut kept = Vec::new();
-    if has_cluster_ip(new) && texts(new, "clusterIPs").first().map(String::as_str) != Some(NONE) {
-        let asked = texts(new, "clusterIPs");
-        let mut ips = Vec::new();
-        for (i, family) in texts(new, "ipFamilies").iter().enumerate() {
-            let Some(pool) = pool(source, family) else { continue };
-            let ip = match asked.get(i).filter(|ip| !ip.is_empty()) {
-                None => {
-                    let ip = pool.next((source.random)()).map_err(|e| {
-                        AllocError::Exhausted(format!("failed to allocate a serviceIP: {e}"))
-                    })?;
-                    delta.take_ips.push(ip);
-                    ip
-                }
-                Some(text) => {
-                    let refuse = |why: String| {
-                        AllocError::Invalid(vec![invalid("spec.clusterIPs", json!(asked), why)])
-                    };
-                    let ip: IpAddr = text.parse().map_err(|_| {
-                        refuse(format!("failed to allocate IP {text}: not an IP address"))
-                    })?;
-                    if !held.contains(&ip) {
-                        pool.check(ip)
-                            .map_err(|e| refuse(format!("failed to allocate IP {text}: {e}")))?;
-                        delta.take_ips.push(ip);
-                    }
-                    ip
-                }
-            };
-            kept.push(ip);
-            ips.push(ip.to_string());
-        }
-        if let Some(first) = ips.first() {
-            set(new, "clusterIP", json!(first));
-            set(new, "clusterIPs", json!(ips));
-        }
+    let had = old.filter(|old| has_cluster_ip(old));
+    let Some(old) = had else { return allocate(source, new, 0, delta) };
+    if texts(old, "clusterIPs").first().is_some_and(|ip| ip == NONE) {
+        return Ok(());
     }
-    delta.release_ips = held.into_iter().filter(|ip| !kept.contains(ip)).collect();
-    Ok(())
+    if !has_cluster_ip(new) {
+        delta.release_ips = held_ips(old);
+        return Ok(());
+    }
+    match (texts(old, "ipFamilies").len(), texts(new, "ipFamilies").len()) {
+        (1, 2) => allocate(source, new, 1, delta),
+        (2, 1) => {
+            delta.release_ips = held_ips(old).into_iter().skip(1).collect();
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
-fn allocate_ports(
+/// Gives an address of each family from number `first` on, the one asked for or a free one.
+fn allocate(
     source: &mut Source<'_>,
     new: &mut Value,
-    old: Option<&Value>,
+    first: usize,
     delta: &mut Delta,
 ) -> Result<(), AllocError> {
-    let held = old.map(held_ports).unwrap_or_default();
-    let full = |e: PoolError| AllocError::Exhausted(format!("failed to allocate a nodePort: {e}"));
-    let mut errors = Vec::new();
-    // The ones asked for come first, so that none of them is given to a port that does not care.
-    let mut ours: Vec<u16> = Vec::new();
-    let mut by_port: HashMap<u64, u16> = HashMap::new();
-    if may_have_node_ports(new) {
-        for (i, p) in ports(new).iter().enumerate().filter(|(_, p)| node_port(p) != 0) {
-            let n = node_port(p);
-            if !held.contains(&n) && !ours.contains(&n) {
-                match source.ports.check(n) {
-                    Ok(()) => delta.take_ports.push(n),
-                    Err(e) => errors.push(invalid(
-                        format!("spec.ports[{i}].nodePort"),
-                        json!(n),
-                        e.to_string(),
-                    )),
-                }
+    let mut ips = texts(new, "clusterIPs");
+    if !has_cluster_ip(new) || ips.first().is_some_and(|ip| ip == NONE) {
+        return Ok(());
+    }
+    let families = texts(new, "ipFamilies");
+    for (i, family) in families.iter().enumerate().skip(first) {
+        match ips.get(i) {
+            Some(asked) => {
+                let refuse = |why: PoolError| {
+                    let why = format!("failed to allocate IP {asked}: {why}");
+                    AllocError::Invalid(vec![invalid(
+                        "spec.clusterIPs",
+                        shown(&ips, &families),
+                        why,
+                    )])
+                };
+                let ip = parse_ip(asked).ok_or_else(|| {
+                    AllocError::Exhausted(format!("failed to parse service IP {asked:?}"))
+                })?;
+                source.check(ip, is_v4(family)).map_err(refuse)?;
+                delta.take_ips.push(ip);
             }
-            ours.push(n);
-            by_port.entry(p["port"].as_u64().unwrap_or(0)).or_insert(n);
+            None => match source.next(is_v4(family)) {
+                Ok(ip) => {
+                    delta.take_ips.push(ip);
+                    ips.push(ip.to_string());
+                }
+                Err(PoolError::Full) => {
+                    let why = format!("failed to allocate a serviceIP: {}", PoolError::Full);
+                    return Err(AllocError::Exhausted(why));
+                }
+                Err(why) => {
+                    let why = format!("failed to allocate IP: {why}");
+                    let shown = shown(&ips, &families);
+                    return Err(AllocError::Invalid(vec![invalid("spec.clusterIPs", shown, why)]));
+                }
+            },
         }
     }
-    let health = new["spec"]["healthCheckNodePort"]
-        .as_u64()
-        .and_then(|p| u16::try_from(p).ok())
-        .unwrap_or(0);
-    if health != 0 {
-        if !held.contains(&health) {
-            match source.ports.check(health) {
-                Ok(()) if !ours.contains(&health) => delta.take_ports.push(health),
-                Ok(()) => errors.push(invalid(
-                    "spec.healthCheckNodePort",
-                    json!(health),
-                    PoolError::PortTaken.to_string(),
-                )),
-                Err(e) => {
-                    errors.push(invalid("spec.healthCheckNodePort", json!(health), e.to_string()))
-                }
-            }
-        }
-        ours.push(health);
+    if let Some(ip) = ips.first() {
+        set(new, "clusterIP", json!(ip));
+        set(new, "clusterIPs", json!(ips));
     }
-    if !errors.is_empty() {
-        return Err(AllocError::Invalid(errors));
-    }
-    if has_node_ports(new) {
-        let mut protocols: Vec<(u64, String)> = ports(new)
-            .iter()
-            .filter(|p| node_port(p) != 0)
-            .map(|p| (p["port"].as_u64().unwrap_or(0), protocol(p)))
-            .collect();
-        for p in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
-            if node_port(p) != 0 {
-                continue;
-            }
-            let number = p["port"].as_u64().unwrap_or(0);
-            let same_protocol = protocols.contains(&(number, protocol(p)));
-            // One port over TCP and UDP (DNS) gets one node port.
-            let n = match by_port.get(&number).filter(|_| !same_protocol) {
-                Some(n) => *n,
-                None => {
-                    let n = source.ports.next((source.random)(), &ours).map_err(full)?;
-                    delta.take_ports.push(n);
-                    ours.push(n);
-                    by_port.insert(number, n);
-                    n
-                }
-            };
-            protocols.push((number, protocol(p)));
-            p["nodePort"] = n.into();
-        }
-    }
-    if has_health_check_port(new) && health == 0 {
-        let n = source.ports.next((source.random)(), &ours).map_err(full)?;
-        delta.take_ports.push(n);
-        ours.push(n);
-        set(new, "healthCheckNodePort", n.into());
-    }
-    delta.release_ports = held.into_iter().filter(|p| !ours.contains(p)).collect();
     Ok(())
 }
 
-fn protocol(port: &Value) -> String {
-    port["protocol"].as_str().unwrap_or("TCP").to_owned()
+/// The addresses as the real one shows them in an error: empty where one is to be given.
+fn shown(ips: &[String], families: &[String]) -> Value {
+    let mut ips = ips.to_vec();
+    ips.resize(ips.len().max(families.len()), String::new());
+    json!(ips)
+}
+
+impl Source<'_> {
+    fn of_family(&self, v4: bool) -> impl Iterator<Item = &Range> {
+        self.ranges.iter().filter(move |range| range.is_ipv4() == v4 && range.is_usable())
+    }
+
+    fn addresses(&self, v4: bool) -> &Addresses {
+        if v4 { self.v4 } else { self.v6 }
+    }
+
+    /// The range that a dry run asks: any.
+    fn some_range(&self, v4: bool) -> Option<&Range> {
+        self.of_family(v4).find(|range| range.ready).or_else(|| self.of_family(v4).next())
+    }
+
+    /// Whether this address may be taken.
+    fn check(&self, ip: IpAddr, v4: bool) -> Result<(), PoolError> {
+        if self.dry_run {
+            let found = self.of_family(v4).find(|range| range.ready && range.contains(ip));
+            let range = found.or_else(|| self.some_range(v4)).ok_or(PoolError::NotReady)?;
+            return match range {
+                range if !range.ready => Err(PoolError::NotReady),
+                range if !range.contains(ip) => Err(PoolError::IpOutside(ip, range.net)),
+                _ => Ok(()),
+            };
+        }
+        if !self.of_family(v4).any(|range| range.ready && range.contains(ip)) {
+            return Err(PoolError::NoRange);
+        }
+        if self.addresses(v4).contains(ip) { Err(PoolError::IpTaken) } else { Ok(()) }
+    }
+
+    /// A free address of any range that is ready.
+    fn next(&mut self, v4: bool) -> Result<IpAddr, PoolError> {
+        if self.dry_run {
+            // No address is looked for; the range's own stands for one.
+            let range = self.some_range(v4).filter(|range| range.ready);
+            return range.map(|range| range.net.network()).ok_or(PoolError::NotReady);
+        }
+        let random = (self.random)();
+        self.of_family(v4)
+            .filter(|range| range.ready)
+            .find_map(|range| range.next(self.addresses(v4), random))
+            .ok_or(PoolError::Full)
+    }
 }

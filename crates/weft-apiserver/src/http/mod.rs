@@ -185,7 +185,9 @@ where
     }
     let body = body::read(body).await?;
     let incoming = write::Incoming { target, headers: &parts.headers, body: &body, params };
-    let outcome = match write::answer(server, &mut ctx, &parts.method, &incoming)? {
+    let answer = write::answer(server, &mut ctx, &parts.method, &incoming);
+    server.0.tend_ranges();
+    let outcome = match answer? {
         write::Answer::Object(outcome) => outcome,
         write::Answer::List(list) => return Ok(reply::list(kind, &list, format, &include)),
     };

@@ -43,6 +43,7 @@ pub(crate) async fn serve(
         accepting.spawn(accept(server.clone(), listener, tls.clone(), slots.clone()));
     }
     accepting.spawn(crate::janitor::run(server.clone()));
+    accepting.spawn(crate::alloc::run(server.clone()));
     while let Some(done) = accepting.join_next().await {
         if let Err(panic) = done {
             std::panic::resume_unwind(panic.into_panic());

@@ -71,7 +71,6 @@ impl Txn<'_> {
     }
 
     /// All objects of a table as they were before this transaction, in the order of their keys.
-    #[allow(dead_code)] // for guards that allocate
     pub(crate) fn all(&self, table: Table) -> impl Iterator<Item = (&Key, &Entry)> {
         self.inner.tables[table.0].map.iter()
     }
@@ -80,20 +79,17 @@ impl Txn<'_> {
     /// first, after it in version and in the order of the calls. Nothing checks the object but
     /// its size and depth; `attrs` are what selectors may ask of it. An object changes once in a
     /// transaction: a second call for the same one takes the place of the first.
-    #[allow(dead_code)]
     pub(crate) fn put(&mut self, table: Table, key: Key, object: Value, attrs: Attrs) {
         self.add(Further { table, key, attrs, write: Write::Put(object) });
     }
 
     /// Deletes another object in the same transaction; nothing happens where there is none.
-    #[allow(dead_code)]
     pub(crate) fn delete(&mut self, table: Table, key: Key) {
         let Some(last) = self.get(table, &key) else { return };
         let (last, attrs) = (last.value(), Attrs::default());
         self.add(Further { table, key, attrs, write: Write::Delete(last) });
     }
 
-    #[allow(dead_code)]
     fn add(&mut self, change: Further) {
         self.further.retain(|f| (f.table, &f.key) != (change.table, &change.key));
         self.further.push(change);
@@ -167,6 +163,12 @@ impl Inner {
 }
 
 impl Store {
+    /// Looks at several tables at one moment.
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&Txn<'_>) -> T) -> T {
+        let inner = self.read();
+        at(&Txn { inner: &inner, further: Vec::new() })
+    }
+
     /// Commits one change and what `guard` adds to it. The guard runs inside the transaction: it
     /// may look, complete the value, add changes of other objects and refuse; what it returns is
     /// given to `done` once the change is certain. Every change has a resourceVersion and an

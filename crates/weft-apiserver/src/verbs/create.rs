@@ -9,7 +9,7 @@ use crate::{
     store::{Commit, CommitError, Expect, Key, Write},
 };
 use serde_json::{Value, json};
-use weft_kinds::{Kind, decode::Decoded, default, schema, status, strategy, validate};
+use weft_kinds::{Kind, decode::Decoded, default, schema, status, strategy, validate, warnings};
 
 /// Kubernetes' own: five characters without vowels and look-alikes.
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -77,15 +77,21 @@ impl State {
             alloc::prepare(kind, &mut attempt, None);
             default(kind, &mut attempt);
             let name = meta(&attempt, "name").to_owned();
-            let errors = validate(kind, &attempt, None);
-            if !errors.is_empty() {
-                return Err(status::invalid(kind, &name, &errors).into());
+            if !alloc::validates(kind, Part::Main) {
+                let errors = validate(kind, &attempt, None);
+                if !errors.is_empty() {
+                    return Err(status::invalid(kind, &name, &errors).into());
+                }
             }
+            let doubts = warnings(kind, &attempt, true, false);
             match self.commit_new(ctx, kind, attempt) {
                 Err(CommitError::Raced) if generated => continue,
                 Err(CommitError::Raced) => return Err(status::already_exists(kind, &name).into()),
                 Err(e) => return Err(refused(e, kind, &name)),
-                Ok(outcome) => return Ok(outcome),
+                Ok(outcome) => {
+                    ctx.warnings.extend(doubts);
+                    return Ok(outcome);
+                }
             }
         }
         Err(status::already_exists(kind, meta(&object, "generateName")).into())
@@ -111,7 +117,7 @@ impl State {
                 if kind.namespaced {
                     self.check_namespace(txn, kind, &key.namespace, &key.name)?;
                 }
-                self.allocate(kind, None, write)
+                self.allocate(ctx, txn, kind, Part::Main, None, write)
             },
             |delta| self.allocated(delta),
         )?;
@@ -125,10 +131,20 @@ impl State {
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
             )?;
         }
-        for object in super::super::server::kubernetes_service(&self.config) {
-            self.ensure(object)?;
-        }
+        self.ensure_default_range(&mut Ctx::internal())?;
+        // Before anything is given.
+        self.repair_allocations(jiff::Timestamp::now());
+        self.ensure_kubernetes_service()?;
+        self.tend_ranges();
         Ok(())
+    }
+
+    /// Creates the `kubernetes` Service and its endpoints where they are missing, or brings them
+    /// to what the settings say.
+    pub(crate) fn ensure_kubernetes_service(&self) -> Result<(), Error> {
+        super::super::server::kubernetes_service(&self.config)
+            .into_iter()
+            .try_for_each(|object| self.ensure(object))
     }
 
     /// Creates the object, or brings an older one to this state.

@@ -107,8 +107,8 @@ impl State {
                     dry_run: ctx.dry_run || options.dry_run,
                 },
                 |v| attrs(kind, v),
-                |_, write| self.allocate(kind, Some(&old), write),
-                |delta| self.allocated(delta),
+                |txn, write| Ok(Some(self.release(txn, kind, Some(&old), write))),
+                |effect| self.allocated(effect),
             );
             match committed {
                 Ok(e) if !gone || kind.graceful => return Ok(Outcome::entry(200, &e)),

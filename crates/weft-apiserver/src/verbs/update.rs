@@ -14,7 +14,7 @@ use weft_kinds::{
     decode::{self, Decoded},
     default,
     patch::{self, PatchError},
-    schema, status, strategy, validate,
+    schema, status, strategy, validate, warnings,
 };
 
 /// A change without a resourceVersion that loses this many races is given up.
@@ -66,6 +66,17 @@ impl State {
                 .into());
             }
             _ => {}
+        }
+        // The real API lets a PUT create objects of a few kinds.
+        if kind.group.is_empty()
+            && matches!(&*kind.kind, "Service" | "Endpoints")
+            && part == Part::Main
+            && matches!(meta(&object, "resourceVersion"), "" | "0")
+            && self.store.get(self.table(kind), key).is_none()
+        {
+            remove_meta(&mut object, "resourceVersion");
+            let decoded = Decoded { object, strict: Vec::new() };
+            return self.create(ctx, kind, Some(&key.namespace), decoded);
         }
         self.change(ctx, kind, key, part, Tracking::Update, |_, _| Ok(object.clone()))
     }
@@ -139,10 +150,14 @@ impl State {
             if fields::same_but_times(&new, &old) {
                 return Ok(Outcome::entry(200, &entry));
             }
-            let errors = validate(kind, &new, Some(&old));
-            if !errors.is_empty() {
-                return Err(status::invalid(kind, &key.name, &errors).into());
+            if !alloc::validates(kind, part) {
+                let errors = validate(kind, &new, Some(&old));
+                if !errors.is_empty() {
+                    return Err(status::invalid(kind, &key.name, &errors).into());
+                }
             }
+            let doubts = warnings(kind, &new, false, part == Part::Status);
+            let mut unchanged = false;
             let write = if finished_deletion(&new) { Write::Delete(new) } else { Write::Put(new) };
             let committed = self.store.commit(
                 Commit {
@@ -153,11 +168,26 @@ impl State {
                     dry_run: ctx.dry_run,
                 },
                 |v| attrs(kind, v),
-                |_, write| self.allocate(kind, Some(&old), write),
-                |delta| self.allocated(delta),
+                |txn, write| {
+                    let effect = self.allocate(ctx, txn, kind, part, Some(&old), write)?;
+                    unchanged = effect.is_none();
+                    if unchanged {
+                        Err(status::conflict(kind, &key.name).into())
+                    } else {
+                        Ok(effect)
+                    }
+                },
+                |effect| self.allocated(effect),
             );
             match committed {
-                Ok(entry) => return Ok(Outcome::entry(200, &entry)),
+                Ok(entry) => {
+                    ctx.warnings.extend(doubts);
+                    return Ok(Outcome::entry(200, &entry));
+                }
+                // Completed, it is what it was.
+                Err(CommitError::Refused(_)) if unchanged => {
+                    return Ok(Outcome::entry(200, &entry));
+                }
                 Err(CommitError::Raced) => ctx.warnings.truncate(warned),
                 Err(e) => return Err(refused(e, kind, &key.name)),
             }
@@ -214,8 +244,9 @@ fn settle(kind: &Kind, part: Part, new: &mut Value, old: &Value) -> Result<(), A
             strategy::prepare_update(kind, new, old);
         }
         Part::Status => {
-            strategy::prepare_status_update(new, old);
+            // Some defaults of the status depend on what the request says of the spec.
             default(kind, new);
+            strategy::prepare_status_update(new, old);
         }
         Part::Binding => {}
         Part::Finalize => {

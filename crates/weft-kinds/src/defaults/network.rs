@@ -68,6 +68,8 @@ pub(super) fn endpoints(object: &mut Object) {
 
 pub(super) fn endpoint_slice(object: &mut Object) {
     put(object, "endpoints", json!([]));
+    // Go writes a list that is not there as null.
+    put(object, "ports", Value::Null);
     for endpoint in items(object, "endpoints") {
         put(endpoint, "conditions", json!({}));
     }
