@@ -10,6 +10,7 @@ use crate::{
         ApiBody,
         body::BoxError,
         params::{Params, encode},
+        reply,
         route::Target,
     },
     store::Key,
@@ -62,6 +63,11 @@ where
     let (namespace, name) =
         (target.namespace.as_deref().unwrap_or(""), target.name.as_deref().unwrap_or(""));
     let pod = server.0.existing(&target.kind, &Key::new(namespace, name))?.value();
+    if sub == "log" && pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
+        // Kubernetes: a pod without a node has an empty log, which is no error.
+        container(&pod, name, params.get("container"))?;
+        return Ok(reply::bytes(200, "text/plain", Bytes::new()));
+    }
     let (node, path) = destination(&pod, namespace, name, sub, params)?;
     let socket = (server.0.config.kubelet_socket)(&node);
     let query = request.uri().query().map(kubelet_query).unwrap_or_default();

@@ -48,7 +48,7 @@ impl Credentials {
         weft_apiserver::Token {
             token: self.admin.clone(),
             user: user.to_owned(),
-            groups: vec!["system:masters".into(), "system:authenticated".into()],
+            groups: vec!["system:masters".into()],
         }
     }
 

@@ -70,6 +70,7 @@ static PRINTERS: &[(&str, Printer)] = &[
     ("events.v1.Event", rest::EVENT_V1),
     ("core.v1.PersistentVolume", rest::PERSISTENT_VOLUME),
     ("core.v1.PersistentVolumeClaim", rest::PERSISTENT_VOLUME_CLAIM),
+    ("core.v1.ResourceQuota", rest::RESOURCE_QUOTA),
     ("core.v1.LimitRange", rest::CREATED_AT),
     ("apps.v1.Deployment", workload::DEPLOYMENT),
     ("apps.v1.ReplicaSet", workload::REPLICA_SET),
@@ -107,7 +108,21 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
 
 /// `columnDefinitions` of a `meta.k8s.io/v1` Table.
 pub fn column_definitions(kind: &Kind) -> Value {
-    columns(kind)
+    definitions(columns(kind))
+}
+
+/// The same of a Table that shows an `autoscaling/v1` Scale, which is no kind of its own.
+pub fn scale_definitions() -> Value {
+    definitions(rest::SCALE.columns)
+}
+
+/// The cells of a Scale.
+pub fn scale_cells(scale: &Value, now: Timestamp) -> Vec<Value> {
+    (rest::SCALE.cells)(scale, now)
+}
+
+fn definitions(columns: &[Column]) -> Value {
+    columns
         .iter()
         .map(|c| {
             json!({"name": c.name, "type": c.kind, "format": c.format,

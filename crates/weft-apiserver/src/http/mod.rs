@@ -31,7 +31,7 @@ use std::{
     convert::Infallible,
     task::{Context, Poll},
 };
-use weft_kinds::status;
+use weft_kinds::{Kind, status};
 
 /// The in-process face of a server: a `tower` service that `kube::Client::new` takes.
 #[derive(Clone)]
@@ -121,11 +121,27 @@ where
     if proxy::is_stream(&target) {
         return proxy::stream(server, request, &target, &params).await;
     }
-    let response = resource(server, ctx, request, &target, &params).await?;
+    let mut response = resource(server, ctx, request, &target, &params).await?;
     // What was acknowledged or shown must not be lost later.
     let store = &server.0.store;
     store.durable(store.rv()).await.map_err(verbs::not_journalled)?;
+    if let Some(text) = deprecated(&target.kind) {
+        warn(&mut response, text);
+    }
     Ok(response)
+}
+
+/// Said with every answer about a kind that Kubernetes wants to be rid of.
+fn deprecated(kind: &Kind) -> Option<&'static str> {
+    (kind.group.is_empty() && kind.kind == "Endpoints")
+        .then_some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+}
+
+fn warn(response: &mut Response<ApiBody>, text: &str) {
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+    if let Ok(v) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+        response.headers_mut().append(header::WARNING, v);
+    }
 }
 
 fn context(
@@ -198,12 +214,7 @@ where
     } else {
         reply::bytes(outcome.code, "application/json", object)
     };
-    for w in &ctx.warnings {
-        let text = w.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(v) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
-            response.headers_mut().append(header::WARNING, v);
-        }
-    }
+    ctx.warnings.iter().for_each(|w| warn(&mut response, w));
     Ok(response)
 }
 
@@ -238,7 +249,7 @@ fn read_resource(
         }
         (Some(name), Some("scale")) if kind.scale.is_some() => {
             let scale = server.0.get_scale(kind, &key(target, name))?;
-            Ok(reply::bytes(200, "application/json", scale.object))
+            Ok(reply::scale(scale.object, format, include))
         }
         (Some(name), Some(sub)) if write::part(target, sub).is_some() => {
             let object = server.0.get(kind, &key(target, name))?;

@@ -81,6 +81,21 @@ pub(crate) fn render(
     out.to_string().into()
 }
 
+/// A Scale: a row of its own kind of Table.
+pub(crate) fn scale(object: Bytes, format: Format, include: &str) -> Response<ApiBody> {
+    let body = match format {
+        Format::Table(v) => {
+            let value: Value = serde_json::from_slice(&object).unwrap_or_default();
+            let cells = table::scale_cells(&value, Timestamp::now());
+            let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
+            let rows = vec![row_of(cells, value, v, include)];
+            table_with(table::scale_definitions(), v, metadata, rows).to_string().into()
+        }
+        _ => object,
+    };
+    bytes(200, "application/json", body)
+}
+
 fn metadata_only(object: &Value, version: &str) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
@@ -90,7 +105,10 @@ fn metadata_only(object: &Value, version: &str) -> Value {
 }
 
 fn row(kind: &Kind, object: Value, version: &str, include: &str) -> Value {
-    let cells = table::cells(kind, &object, Timestamp::now());
+    row_of(table::cells(kind, &object, Timestamp::now()), object, version, include)
+}
+
+fn row_of(cells: Vec<Value>, object: Value, version: &str, include: &str) -> Value {
     match include {
         "None" => json!({"cells": cells}),
         "Object" => json!({"cells": cells, "object": object}),
@@ -100,6 +118,10 @@ fn row(kind: &Kind, object: Value, version: &str, include: &str) -> Value {
 
 fn table_of(kind: &Kind, version: &str, metadata: Value, rows: Vec<Value>, defined: bool) -> Value {
     let definitions = if defined { table::column_definitions(kind) } else { json!([]) };
+    table_with(definitions, version, metadata, rows)
+}
+
+fn table_with(definitions: Value, version: &str, metadata: Value, rows: Vec<Value>) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{version}"),

@@ -106,6 +106,37 @@ pub(super) const SERVICE_ACCOUNT: Printer = Printer {
     },
 };
 
+pub(super) const SCALE: Printer = Printer {
+    columns: &[NAME, number("Desired"), number("Available"), AGE],
+    cells: |object, now| {
+        let replicas = |of: &str| integer(object, &format!("/{of}/replicas")).into();
+        vec![name(object), replicas("spec"), replicas("status"), age(object, now)]
+    },
+};
+
+pub(super) const RESOURCE_QUOTA: Printer = Printer {
+    columns: &[NAME, text("Request"), text("Limit"), AGE],
+    cells: |object, now| {
+        let mut hard: Vec<&str> = match object.pointer("/status/hard") {
+            Some(Value::Object(hard)) => hard.keys().map(String::as_str).collect(),
+            _ => Vec::new(),
+        };
+        hard.sort_unstable();
+        let of = |map: &str, resource: &str| {
+            let quantity = object.pointer(&format!("/status/{map}"))?.get(resource)?;
+            quantity.as_str().map(str::to_owned)
+        };
+        let (mut requests, mut limits) = (Vec::new(), Vec::new());
+        for resource in hard {
+            let amount = |map: &str| of(map, resource).unwrap_or_else(|| "0".to_owned());
+            let part = format!("{resource}: {}/{}", amount("used"), amount("hard"));
+            let list = if resource.starts_with("limits.") { &mut limits } else { &mut requests };
+            list.push(part);
+        }
+        vec![name(object), requests.join(", ").into(), limits.join(", ").into(), age(object, now)]
+    },
+};
+
 pub(super) const LEASE: Printer = Printer {
     columns: &[NAME, text("Holder"), AGE],
     cells: |object, now| {

@@ -256,8 +256,7 @@ pub(super) const AUTOSCALER: Printer = Printer {
         vec![
             name(object),
             format!("{}/{}", target("kind"), target("name")).into(),
-            // The lab measures nothing, so that a target is never more than a wish.
-            "<unknown>".into(),
+            targets(object).into(),
             least.map_or("<unset>".to_owned(), |n| n.to_string()).into(),
             count(object, "/spec/maxReplicas"),
             count(object, "/status/currentReplicas"),
@@ -265,6 +264,60 @@ pub(super) const AUTOSCALER: Printer = Printer {
         ]
     },
 };
+
+/// How many metrics of an autoscaler are shown.
+const METRICS_SHOWN: usize = 2;
+
+/// What an autoscaler has measured and what it wants, the first metrics only.
+fn targets(object: &Value) -> String {
+    let metrics = list(object, "/spec/metrics");
+    if metrics.is_empty() {
+        return "<none>".to_owned();
+    }
+    let current = list(object, "/status/currentMetrics");
+    let shown: Vec<String> = metrics
+        .iter()
+        .take(METRICS_SHOWN)
+        .enumerate()
+        .map(|(i, metric)| target(metric, current.get(i)))
+        .collect();
+    match metrics.len().saturating_sub(METRICS_SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} + {more} more...", shown.join(", ")),
+    }
+}
+
+fn target(metric: &Value, current: Option<&Value>) -> String {
+    let (field, named) = match string(metric, "/type") {
+        "Resource" => ("resource", true),
+        "ContainerResource" => ("containerResource", true),
+        "Pods" => ("pods", false),
+        "Object" => ("object", false),
+        "External" => ("external", false),
+        _ => return "<unknown type>".to_owned(),
+    };
+    let label = match named {
+        true => format!("{}: ", string(metric, &format!("/{field}/name"))),
+        false => String::new(),
+    };
+    let wanted = |key: &str| metric.pointer(&format!("/{field}/target/{key}"));
+    let measured = |key: &str| current.and_then(|c| c.pointer(&format!("/{field}/current/{key}")));
+    let text = |value: Option<&Value>, unit: &str| match value {
+        Some(Value::String(quantity)) => quantity.clone(),
+        Some(number @ Value::Number(_)) => format!("{number}{unit}"),
+        _ => "<unknown>".to_owned(),
+    };
+    for (key, unit) in [("averageValue", ""), ("averageUtilization", "%"), ("value", "")] {
+        if wanted(key).is_some() {
+            // Said where the target is an average although the metric is one value.
+            let average = key == "averageValue" && matches!(field, "object" | "external");
+            let after = if average { " (avg)" } else { "" };
+            let (now, goal) = (text(measured(key), unit), text(wanted(key), unit));
+            return format!("{label}{now}/{goal}{after}");
+        }
+    }
+    format!("{label}<unknown>/<auto>")
+}
 
 pub(super) const DISRUPTION_BUDGET: Printer = Printer {
     columns: &[

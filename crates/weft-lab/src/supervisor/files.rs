@@ -88,7 +88,7 @@ impl Tokens {
             Some(weft_apiserver::Token {
                 token: self.nodes.get(&n.name)?.clone(),
                 user: format!("system:node:{}", n.name),
-                groups: vec!["system:nodes".into(), "system:authenticated".into()],
+                groups: vec!["system:nodes".into()],
             })
         });
         std::iter::once(admin).chain(nodes).collect()
