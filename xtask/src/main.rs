@@ -5,7 +5,7 @@
 
 mod bench;
 mod bpf;
-mod kubectl;
+mod clients;
 mod lab;
 mod setup;
 mod sh;

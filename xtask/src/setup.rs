@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::sh;
 
 /// Program → Debian package, for the lab's containers and the tests' real clients.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("wget", "wget"),
     ("curl", "curl"),
     ("dig", "dnsutils"),
@@ -16,6 +16,7 @@ const PACKAGES: [(&str, &str); 8] = [
     ("ping", "iputils-ping"),
     ("nc", "netcat-openbsd"),
     ("nft", "nftables"),
+    ("openssl", "openssl"),
 ];
 
 /// Installs the Debian packages whose programs are missing.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    bpf, kubectl, setup, sh,
+    bpf, clients, setup, sh,
     tally::{Tally, skips},
     tidy,
 };
@@ -39,7 +39,7 @@ pub fn check() -> Result<()> {
 /// Everything that CI runs.
 pub fn all() -> Result<()> {
     setup::packages()?;
-    kubectl::provide()?;
+    clients::provide()?;
     let mut tally = Tally::default();
     lints(&mut tally);
     step(&mut tally, "cargo deny", || {

@@ -5,4 +5,13 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod command;
+mod foreign;
 mod harness;
+mod helm;
+mod kubectl;
+mod table;
+
+/// Labs, for what needs pods that run.
+#[path = "../lab/harness.rs"]
+#[allow(dead_code)] // it serves the tests of labs first
+mod lab;
