@@ -40,4 +40,7 @@ pub struct Args {
     /// Service address ranges: what reaches the stack with such an address is refused.
     #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16,fd00:10:96::/112")]
     pub service_cidr: Vec<IpNet>,
+    /// Which of the node's addresses answer on node ports; all where not given.
+    #[arg(long, value_delimiter = ',')]
+    pub nodeport_addresses: Vec<IpNet>,
 }

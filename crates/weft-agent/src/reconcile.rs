@@ -189,6 +189,8 @@ pub struct ServiceStage {
     pub state: Arc<State>,
     /// This node.
     pub node: NodeName,
+    /// Which of the node's addresses answer on node ports; all where empty.
+    pub node_port_ranges: Vec<IpNet>,
     /// Where the hooks live.
     pub options: weft_bpf::OpenOptions,
     /// The load balancer, once it is open.
@@ -203,7 +205,8 @@ impl ServiceStage {
         let routers: Option<Vec<IpAddr>> =
             self.state.fabric.borrow().as_ref().map(|f| f.routers.clone());
         let Some(node_dns) = routers else { return Outcome::Failed };
-        let input = weft_services::PlanInput { node_dns };
+        let input =
+            weft_services::PlanInput { node_dns, node_port_ranges: self.node_port_ranges.clone() };
         let tables = weft_services::plan(snapshot, &self.node, &input);
         let result = self.open().and_then(|lb| lb.apply(&tables));
         let diagnostics: Vec<String> = tables.diagnostics.iter().map(ToString::to_string).collect();

@@ -136,6 +136,7 @@ fn spawn_stages(
     let mut services = ServiceStage {
         state: state.clone(),
         node: args.node.clone(),
+        node_port_ranges: args.nodeport_addresses.clone(),
         options: weft_bpf::OpenOptions::new(&args.bpf_dir, &args.cgroup),
         lb: None,
     };

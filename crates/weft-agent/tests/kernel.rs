@@ -229,6 +229,7 @@ impl Cluster {
                 pod_cidrs: families.pods.iter().map(|f| pod_cidr(*f, i)).collect(),
                 zone: None,
                 ready: true,
+                eligible: true,
             };
             // Native routing between zones needs the underlay's router to know the way.
             if network == Network::Native {

@@ -6,8 +6,8 @@ use crate::{Diagnostic, Kind};
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use std::{collections::BTreeMap, fmt::Display, net::IpAddr, str::FromStr, sync::Arc};
 use weft_model::{
-    Endpoint, EndpointPort, EndpointSlice, IpFamily, NamespacedName, Node, NodeName, Port,
-    Protocol, Service, ServiceKind, ServicePort, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, External, IpFamily, NamespacedName, Node, NodeName,
+    Port, Protocol, Service, ServiceKind, ServicePort, TrafficPolicy,
 };
 
 /// Label of an EndpointSlice that names its Service.
@@ -16,6 +16,8 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Label of a node that names its zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Taint of a node that the cluster autoscaler is about to remove.
+pub const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not set (API default: 3 hours).
 pub const AFFINITY_TIMEOUT_DEFAULT_S: u32 = 10_800;
 
@@ -141,7 +143,10 @@ pub fn node(node: &core::Node) -> Lowered<Node> {
         .flatten()
         .any(|c| c.type_ == "Ready" && c.status == "True");
     let zone = label(&node.metadata.labels, ZONE_LABEL).map(Arc::from);
-    found.partial(Node { name, internal_ips, pod_cidrs, zone, ready })
+    let taints = spec.and_then(|s| s.taints.as_ref()).into_iter().flatten();
+    let leaving = taints.into_iter().any(|t| t.key == LEAVING_TAINT);
+    let eligible = !leaving && node.metadata.deletion_timestamp.is_none();
+    found.partial(Node { name, internal_ips, pod_cidrs, zone, ready, eligible })
 }
 
 /// Lowers a Service, whole or not at all: half a Service would send traffic astray.
@@ -178,8 +183,11 @@ pub fn service(svc: &core::Service) -> Lowered<Service> {
         }
     }
     let families = families(spec, &cluster_ips, &mut found);
+    // What is wrong with the way in from outside does not close the one inside.
+    let mut complaints = Findings::new(Kind::Service, &id);
     let ports = spec.ports.iter().flatten().enumerate();
     let ports = ports.filter_map(|(i, p)| service_port(i, p, &mut found)).collect();
+    let external = external(svc, spec, &mut complaints);
     let service = Service {
         id,
         kind,
@@ -190,6 +198,7 @@ pub fn service(svc: &core::Service) -> Lowered<Service> {
             Some("Local") => TrafficPolicy::Local,
             _ => TrafficPolicy::Cluster,
         },
+        external,
         affinity_timeout_s: (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
             let config = spec.session_affinity_config.as_ref();
             let seconds = config.and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
@@ -202,7 +211,52 @@ pub fn service(svc: &core::Service) -> Lowered<Service> {
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         foreign_proxy: label(&svc.metadata.labels, PROXY_NAME_LABEL).is_some(),
     };
-    found.all_or_nothing(service)
+    let mut lowered = found.all_or_nothing(service);
+    lowered.diagnostics.extend(complaints.list);
+    lowered
+}
+
+/// The way in from outside. A bad address is left out alone; a bad source range, too: those
+/// that are left admit fewer clients, not more, and none left admits nobody.
+fn external(svc: &core::Service, spec: &core::ServiceSpec, found: &mut Findings) -> External {
+    let mut external = External::default();
+    if spec.external_traffic_policy.as_deref() == Some("Local") {
+        external.policy = TrafficPolicy::Local;
+    }
+    for (i, text) in spec.external_ips.iter().flatten().enumerate() {
+        external.addresses.extend(found.address(&format!("spec.externalIPs[{i}]"), text));
+    }
+    if spec.type_.as_deref() != Some("LoadBalancer") {
+        return external;
+    }
+    let balancer = svc.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+    for (i, ingress) in balancer.and_then(|b| b.ingress.as_ref()).into_iter().flatten().enumerate()
+    {
+        let Some(text) = ingress.ip.as_deref().filter(|t| !t.is_empty()) else { continue };
+        if ingress.ip_mode.as_deref() != Some("Proxy") {
+            let field = format!("status.loadBalancer.ingress[{i}].ip");
+            external.balancer_addresses.extend(found.address(&field, text));
+        }
+    }
+    let ranges: Vec<&String> = spec.load_balancer_source_ranges.iter().flatten().collect();
+    for (i, text) in ranges.iter().enumerate() {
+        match text.trim().parse::<ipnet::IpNet>() {
+            Ok(range) => external.source_ranges.push(range.trunc()),
+            Err(_) => found.add(
+                format!("spec.loadBalancerSourceRanges[{i}]"),
+                format!("'{text}' is not an address range"),
+            ),
+        }
+    }
+    if external.source_ranges.is_empty() && !ranges.is_empty() {
+        external.balancer_addresses.clear();
+    }
+    if external.policy == TrafficPolicy::Local {
+        let port = spec.health_check_node_port.filter(|p| *p != 0).map(Port::try_from);
+        external.health_port =
+            port.and_then(|p| p.map_err(|e| found.add("spec.healthCheckNodePort", e)).ok());
+    }
+    external
 }
 
 /// `clusterIPs`, or `clusterIP` as older API servers have it; empty strings mean "none yet".
@@ -229,7 +283,11 @@ fn service_port(i: usize, port: &core::ServicePort, found: &mut Findings) -> Opt
     let protocol = protocol(port.protocol.as_deref(), &format!("spec.ports[{i}].protocol"), found)?;
     let number = Port::try_from(port.port);
     let number = number.map_err(|e| found.add(format!("spec.ports[{i}].port"), e)).ok()?;
-    Some(ServicePort { name: name(port.name.as_deref()), protocol, port: number })
+    // 0 is "none yet".
+    let node_port = port.node_port.filter(|p| *p != 0).map(Port::try_from).transpose();
+    let node_port =
+        node_port.map_err(|e| found.add(format!("spec.ports[{i}].nodePort"), e)).ok()?;
+    Some(ServicePort { name: name(port.name.as_deref()), protocol, port: number, node_port })
 }
 
 /// Lowers an EndpointSlice. `None` without a complaint for slices of FQDNs and for slices that
@@ -297,7 +355,12 @@ fn endpoint(
         let namespace = r.namespace.as_deref().unwrap_or(&slice.namespace);
         r.name.as_deref().map(|n| NamespacedName::new(namespace, n))
     });
+    let hints = e.hints.as_ref();
+    let zone_hints = hints.and_then(|h| h.for_zones.as_ref()).into_iter().flatten();
+    let node_hints = hints.and_then(|h| h.for_nodes.as_ref()).into_iter().flatten();
     Some(Endpoint {
+        zone_hints: zone_hints.map(|z| Arc::from(&*z.name)).collect(),
+        node_hints: node_hints.map(|n| Arc::from(&*n.name)).collect(),
         address,
         ready,
         serving: conditions.and_then(|c| c.serving).unwrap_or(ready),

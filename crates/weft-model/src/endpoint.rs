@@ -32,6 +32,10 @@ pub struct Endpoint {
     pub node: Option<NodeName>,
     /// The zone it is in.
     pub zone: Option<Arc<str>>,
+    /// `hints.forZones`: the zones whose clients shall use it.
+    pub zone_hints: Vec<Arc<str>>,
+    /// `hints.forNodes`: the nodes whose clients shall use it.
+    pub node_hints: Vec<Arc<str>>,
     /// `targetRef` where it is a Pod.
     pub pod: Option<NamespacedName>,
 }

@@ -26,5 +26,5 @@ pub use family::{IpFamilies, IpFamily};
 pub use name::{LabName, NameError, NamespacedName, NodeName};
 pub use node::Node;
 pub use port::{Port, PortError, Protocol};
-pub use service::{Service, ServiceKind, ServicePort, TrafficPolicy};
+pub use service::{External, Service, ServiceKind, ServicePort, TrafficPolicy};
 pub use snapshot::Snapshot;

@@ -17,4 +17,7 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// Whether condition Ready is True.
     pub ready: bool,
+    /// Whether load balancers may send new connections here: the node is neither being
+    /// deleted nor marked by the cluster autoscaler for that (KEP-3836).
+    pub eligible: bool,
 }

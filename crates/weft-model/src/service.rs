@@ -1,6 +1,7 @@
 //! Services.
 
 use crate::{IpFamily, NamespacedName, Port, Protocol};
+use ipnet::IpNet;
 use std::{net::IpAddr, sync::Arc};
 
 /// What kind of Service this is for name resolution and load balancing.
@@ -14,12 +15,13 @@ pub enum ServiceKind {
     ExternalName(Arc<str>),
 }
 
-/// Which endpoints traffic may use (`internalTrafficPolicy`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which endpoints traffic may use (`internalTrafficPolicy`, `externalTrafficPolicy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrafficPolicy {
     /// All endpoints.
     Cluster,
-    /// Only those on the client's node.
+    /// Only those on the client's node (internal), or on the node that traffic from outside
+    /// the cluster reached first (external).
     Local,
 }
 
@@ -30,8 +32,39 @@ pub struct ServicePort {
     pub name: Arc<str>,
     /// Protocol of frontend and backends.
     pub protocol: Protocol,
-    /// The port on the cluster IPs.
+    /// The port on the cluster IPs, and on addresses from outside.
     pub port: Port,
+    /// `nodePort`: the port on the nodes' addresses.
+    pub node_port: Option<Port>,
+}
+
+/// How a Service is reached from outside the cluster; empty for those that are not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct External {
+    /// `externalTrafficPolicy`.
+    pub policy: TrafficPolicy,
+    /// `externalIPs`, whichever type the Service is of.
+    pub addresses: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode: VIP` (the default): packets reach a
+    /// node with this address. With `Proxy` the load balancer opens a connection of its own
+    /// to a node, and its address means nothing here.
+    pub balancer_addresses: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges`: who may use `balancer_addresses`; everybody where empty.
+    pub source_ranges: Vec<IpNet>,
+    /// `healthCheckNodePort`: set for type LoadBalancer with policy `Local`.
+    pub health_port: Option<Port>,
+}
+
+impl Default for External {
+    fn default() -> Self {
+        Self {
+            policy: TrafficPolicy::Cluster,
+            addresses: Vec::new(),
+            balancer_addresses: Vec::new(),
+            source_ranges: Vec::new(),
+            health_port: None,
+        }
+    }
 }
 
 /// A Service. Endpoints are found through [`crate::EndpointSlice::service`], ports are
@@ -50,6 +83,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `internalTrafficPolicy`.
     pub internal_policy: TrafficPolicy,
+    /// The way in from outside.
+    pub external: External,
     /// `sessionAffinity: ClientIP` with its time-out in seconds; `None` for no affinity.
     pub affinity_timeout_s: Option<u32>,
     /// `publishNotReadyAddresses`.

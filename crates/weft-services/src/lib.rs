@@ -1,6 +1,7 @@
 //! Planner for Services: [`plan`] turns a [`weft_model::Snapshot`] into [`ServiceTables`],
-//! what one node's load balancer must know: frontends (cluster address, port, protocol) and
-//! behind each the backends that new connections may go to.
+//! what one node's load balancer must know: frontends (address, port, protocol) and behind
+//! each the backends that new connections may go to; once for clients on this node, which are
+//! translated at the socket, and once for what reaches the node's stack from outside.
 //!
 //! Flow: Services of the snapshot → their ports × addresses → eligible endpoints of their
 //! slices → tables, plus diagnostics for what cannot be served.
@@ -8,8 +9,10 @@
 //! Invariants:
 //! - Deterministic: equal snapshots give equal tables, byte for byte.
 //! - One broken Service never hides another: a bad object becomes a [`Diagnostic`].
-//! - A frontend is either in `frontends` with at least one backend, or in
-//!   `without_backends`; never in both.
+//! - A frontend for clients on this node is either in `frontends` with at least one backend,
+//!   or in `without_backends`; never in both. (One that not all of them may use is in neither:
+//!   it is left to the stack, and is in `outside` alone.)
+//! - Every group that `outside` names is in `groups`, and has a backend.
 //! - A frontend and its backends are of one IP family and one protocol.
 //!
 //! Which endpoints are eligible follows kube-proxy (`pkg/proxy/topology.go`); see
@@ -25,4 +28,7 @@ mod tables;
 mod tests;
 
 pub use plan::{PlanInput, plan};
-pub use tables::{Backend, Diagnostic, DiagnosticKind, Frontend, LoadBalancer, ServiceTables};
+pub use tables::{
+    Answer, Backend, Diagnostic, DiagnosticKind, Frontend, FrontendKind, Group, Health,
+    LoadBalancer, Outside, ServiceTables,
+};

@@ -1,20 +1,22 @@
 //! The tables.
 
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
-use weft_model::{NamespacedName, Port, Protocol};
+use weft_model::{IpFamily, NamespacedName, Port, Protocol, TrafficPolicy};
 
 /// Where a client connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
-    /// A cluster address of the Service.
+    /// An address of the Service, or of this node (for node ports).
     pub addr: IpAddr,
-    /// `spec.ports[].port`.
+    /// `spec.ports[].port`, or `nodePort`.
     pub port: Port,
-    /// TCP or UDP.
+    /// The protocol.
     pub protocol: Protocol,
 }
 
@@ -50,15 +52,92 @@ pub struct LoadBalancer {
     pub affinity_timeout_s: Option<u32>,
 }
 
+/// Where a frontend's address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendKind {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+    /// An address of the node, with `spec.ports[].nodePort`.
+    NodePort,
+    /// `status.loadBalancer.ingress[].ip`.
+    LoadBalancer,
+    /// `spec.externalIPs`.
+    ExternalIp,
+}
+
+impl FrontendKind {
+    /// All of them; where two Services claim one address and port, the earlier kind has it.
+    pub const ALL: [Self; 4] =
+        [Self::ClusterIp, Self::NodePort, Self::LoadBalancer, Self::ExternalIp];
+}
+
+/// Names a set of backends that several frontends share: a Service's node port, its load
+/// balancer's addresses and its externalIPs all lead to the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Group {
+    /// The Service.
+    pub service: NamespacedName,
+    /// Name of its port.
+    pub port: Arc<str>,
+    /// Protocol of the port.
+    pub protocol: Protocol,
+    /// Family of the backends.
+    pub family: IpFamily,
+    /// Which endpoints are in it.
+    pub policy: TrafficPolicy,
+}
+
+/// What becomes of a new connection from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It goes to a backend of this group, which is in [`ServiceTables::groups`].
+    Forward(Group),
+    /// The client sees a refusal: no node has an endpoint.
+    Refuse,
+    /// It is dropped: the policy is `Local`, and only other nodes have endpoints.
+    Drop,
+}
+
+/// A frontend as it is served to what reaches the node's stack: clients outside, other nodes,
+/// and clients on this node that no socket hook translated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// The Service that owns the frontend.
+    pub service: NamespacedName,
+    /// Where the address comes from.
+    pub kind: FrontendKind,
+    /// What becomes of a connection.
+    pub answer: Answer,
+    /// `sessionAffinity: ClientIP`: its time-out in seconds.
+    pub affinity_timeout_s: Option<u32>,
+    /// Who may use it; `None` for everybody. Packets of all others are dropped.
+    pub sources: Option<Vec<IpNet>>,
+}
+
+/// What a load balancer that probes `healthCheckNodePort` is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The Service.
+    pub service: NamespacedName,
+    /// Its ready endpoints on this node.
+    pub ready_here: usize,
+}
+
 /// All that one node's Service data path must know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceTables {
     /// Generation of the snapshot that this was planned from.
     pub generation: u64,
-    /// Frontends with backends.
+    /// Frontends with backends, for clients on this node, by socket.
     pub frontends: BTreeMap<Frontend, LoadBalancer>,
     /// Frontends without backends: they stay untranslated, and the stack rejects them.
     pub without_backends: BTreeSet<Frontend>,
+    /// Frontends for what reaches the node's stack.
+    pub outside: BTreeMap<Frontend, Outside>,
+    /// The backends of `outside`: at least one each, sorted, without duplicates.
+    pub groups: BTreeMap<Group, Vec<Backend>>,
+    /// Ports to answer probes of load balancers on.
+    pub health: BTreeMap<Port, Health>,
     /// What could not be served, and why.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -91,5 +170,21 @@ pub enum DiagnosticKind {
         frontend: Frontend,
         /// The Service that keeps it.
         owner: NamespacedName,
+    },
+    /// Two Services claim one `healthCheckNodePort`.
+    #[error("healthCheckNodePort {port} already belongs to Service {owner}")]
+    HealthPortConflict {
+        /// The port.
+        port: Port,
+        /// The Service that keeps it.
+        owner: NamespacedName,
+    },
+    /// An endpoint that cannot be sent to; the others serve.
+    #[error("its endpoint {address} is ignored: {reason}")]
+    BadEndpoint {
+        /// Its address.
+        address: IpAddr,
+        /// What is wrong with it.
+        reason: &'static str,
     },
 }

@@ -1,11 +1,13 @@
-//! The planner against a plain model, and the cases that have a name.
+//! The cases that have a name; the plain model is in `model`.
 
-use crate::{Backend, DiagnosticKind, Frontend, PlanInput, ServiceTables, plan};
-use proptest::prelude::*;
+mod external;
+mod model;
+
+use crate::{DiagnosticKind, Frontend, PlanInput, ServiceTables, plan};
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use weft_model::{
-    Endpoint, EndpointPort, EndpointSlice, IpFamily, NamespacedName, NodeName, Port, Protocol,
-    Service, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, External, IpFamily, NamespacedName, NodeName, Port,
+    Protocol, Service, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
 };
 
 fn port(n: i32) -> Port {
@@ -28,9 +30,15 @@ fn service(name: &str, cluster_ips: &[&str], ports: &[(&str, Protocol, i32)]) ->
         families: cluster_ips.iter().map(|a| IpFamily::of(ip(a))).collect(),
         ports: ports
             .iter()
-            .map(|&(name, protocol, n)| ServicePort { name: name.into(), protocol, port: port(n) })
+            .map(|&(name, protocol, n)| ServicePort {
+                name: name.into(),
+                protocol,
+                port: port(n),
+                node_port: None,
+            })
             .collect(),
         internal_policy: TrafficPolicy::Cluster,
+        external: External::default(),
         affinity_timeout_s: None,
         publish_not_ready: false,
         foreign_proxy: false,
@@ -47,6 +55,8 @@ fn endpoint(address: &str, conditions: &str, on: u8) -> Endpoint {
         hostname: None,
         node: Some(node(on)),
         zone: None,
+        zone_hints: Vec::new(),
+        node_hints: Vec::new(),
         pod: None,
     }
 }
@@ -229,7 +239,7 @@ fn cluster_dns_is_this_nodes() {
     let slices =
         [&dns, &impostor].map(|s| slice(s, "dns-1", &ports, vec![endpoint("10.244.2.2", "rs", 2)]));
     let snapshot = snapshot(vec![dns, impostor], slices.into());
-    let input = PlanInput { node_dns: vec![ip("10.244.1.1")] };
+    let input = PlanInput { node_dns: vec![ip("10.244.1.1")], ..PlanInput::default() };
     let tables = plan(&snapshot, &node(1), &input);
     let at = |addr, protocol, n| backends(&tables, frontend(addr, protocol, n));
     assert_eq!(at("10.96.0.10", Protocol::Udp, 53), ["10.244.1.1:53"]);
@@ -249,137 +259,4 @@ fn affinity_is_carried() {
     let tables = run(&snapshot(vec![web], slices));
     let lb = &tables.frontends[&frontend("10.96.0.5", Protocol::Tcp, 80)];
     assert_eq!(lb.affinity_timeout_s, Some(10_800));
-}
-
-fn protocols() -> impl Strategy<Value = Protocol> {
-    prop::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp])
-}
-
-fn names() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["", "a", "b"])
-}
-
-fn services() -> impl Strategy<Value = Vec<Service>> {
-    let ports = prop::collection::vec((names(), protocols(), 1..4i32), 1..4);
-    let ips = prop::sample::subsequence(vec!["10.96.0.1", "10.96.0.2", "fd00:10:96::1"], 0..3);
-    let flags = (any::<bool>(), 0..8u8, 0..8u8);
-    let one = (ports, ips, flags).prop_map(|(ports, ips, (local, foreign, headless))| {
-        let mut s = service("", &ips, &ports);
-        if local {
-            s.internal_policy = TrafficPolicy::Local;
-        }
-        s.foreign_proxy = foreign == 0;
-        if headless == 0 {
-            s.kind = ServiceKind::Headless;
-        }
-        s
-    });
-    prop::collection::vec(one, 0..4).prop_map(|mut all| {
-        for (n, s) in all.iter_mut().enumerate() {
-            s.id = NamespacedName::new("default", &format!("s{n}"));
-        }
-        all
-    })
-}
-
-fn slices() -> impl Strategy<Value = Vec<EndpointSlice>> {
-    let ports = prop::collection::vec((names(), protocols(), 0..3i32), 0..3);
-    let conditions = prop::sample::subsequence(vec!['r', 's', 't'], 0..=3);
-    let endpoints = prop::collection::vec((0..4u8, conditions, 1..3u8), 0..5);
-    let one = (0..4u8, ports, any::<bool>(), endpoints);
-    prop::collection::vec(one, 0..6).prop_map(|all| {
-        let build = |(n, (of, ports, v6, endpoints)): (usize, (u8, Vec<_>, bool, Vec<_>))| {
-            let of = service(&format!("s{of}"), &[], &[]);
-            let endpoints = endpoints
-                .into_iter()
-                .map(|(e, conditions, on): (u8, Vec<char>, u8)| {
-                    let conditions: String = conditions.into_iter().collect();
-                    let base = if v6 { "fd00:10:244::" } else { "10.244.0." };
-                    endpoint(&format!("{base}{}", e + 1), &conditions, on)
-                })
-                .collect();
-            let mut s = slice(&of, &format!("slice{n}"), &ports, endpoints);
-            s.family = if v6 { IpFamily::V6 } else { IpFamily::V4 };
-            s
-        };
-        all.into_iter().enumerate().map(build).collect()
-    })
-}
-
-/// All that a client on `node` may reach through one port and address, said as plainly as
-/// possible: every endpoint of every slice, one question after the other.
-fn model(
-    snapshot: &Snapshot,
-    service: &Service,
-    p: &ServicePort,
-    family: IpFamily,
-) -> BTreeSet<Backend> {
-    let mut candidates = Vec::new();
-    for slice in snapshot.slices_of(&service.id) {
-        for slice_port in &slice.ports {
-            for endpoint in &slice.endpoints {
-                if slice.family == family
-                    && (&slice_port.name, slice_port.protocol) == (&p.name, p.protocol)
-                    && (service.internal_policy == TrafficPolicy::Cluster
-                        || endpoint.node == Some(node(1)))
-                    && let Some(port) = slice_port.port
-                {
-                    candidates.push((Backend { addr: endpoint.address, port }, endpoint));
-                }
-            }
-        }
-    }
-    let those = |usable: fn(&Endpoint) -> bool| -> BTreeSet<Backend> {
-        candidates.iter().filter(|(_, e)| usable(e)).map(|(b, _)| *b).collect()
-    };
-    let ready = those(|e| e.ready);
-    if ready.is_empty() { those(|e| e.serving && e.terminating) } else { ready }
-}
-
-proptest! {
-    #[test]
-    fn planner_equals_model(services in services(), slices in slices()) {
-        let snapshot = snapshot(services.clone(), slices);
-        let tables = run(&snapshot);
-        let mut seen = BTreeSet::new();
-        let mut diagnostics = 0;
-        for s in services.iter().filter(|s| s.kind == ServiceKind::Virtual && !s.foreign_proxy) {
-            for p in &s.ports {
-                for &addr in &s.cluster_ips {
-                    let at = Frontend { addr, port: p.port, protocol: p.protocol };
-                    if !seen.insert(at) || p.protocol == Protocol::Sctp {
-                        diagnostics += 1;
-                        continue;
-                    }
-                    let expected = model(&snapshot, s, p, IpFamily::of(addr));
-                    prop_assert_eq!(tables.without_backends.contains(&at), expected.is_empty());
-                    match tables.frontends.get(&at) {
-                        None => prop_assert!(expected.is_empty()),
-                        Some(lb) => {
-                            // In order, too: equal sets must give equal tables.
-                            let expected: Vec<_> = expected.into_iter().collect();
-                            prop_assert_eq!(&lb.backends, &expected);
-                            prop_assert_eq!(&lb.service, &s.id);
-                        }
-                    }
-                }
-            }
-        }
-        let sctp = seen.iter().filter(|f| f.protocol == Protocol::Sctp).count();
-        let planned = tables.frontends.len() + tables.without_backends.len();
-        prop_assert_eq!(planned, seen.len() - sctp, "nothing that nobody asked for");
-        prop_assert_eq!(tables.diagnostics.len(), diagnostics);
-    }
-
-    /// The order of endpoints and the names of slices do not matter.
-    #[test]
-    fn order_does_not_matter(services in services(), slices in slices()) {
-        let mut shuffled = slices.clone();
-        for (n, s) in shuffled.iter_mut().enumerate() {
-            s.endpoints.reverse();
-            s.ports.reverse();
-            s.id.name = format!("other{}", 99 - n).into();
-        }
-        prop_assert_eq!(run(&snapshot(services.clone(), slices)), run(&snapshot(services, shuffled)));
-    }
 }

@@ -38,6 +38,7 @@ fn snapshot(generation: u64, ip: &str) -> Option<Arc<Snapshot>> {
         families: vec![IpFamily::V4],
         ports: Vec::new(),
         internal_policy: TrafficPolicy::Cluster,
+        external: weft_model::External::default(),
         affinity_timeout_s: None,
         publish_not_ready: false,
         foreign_proxy: false,

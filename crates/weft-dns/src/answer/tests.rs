@@ -40,9 +40,11 @@ fn service(id: &str, kind: ServiceKind, ips: &[&str], ports: &[(&str, Protocol, 
                 name: (*name).into(),
                 protocol: *protocol,
                 port: port(*n),
+                node_port: None,
             })
             .collect(),
         internal_policy: TrafficPolicy::Cluster,
+        external: weft_model::External::default(),
         affinity_timeout_s: None,
         publish_not_ready: false,
         foreign_proxy: false,
@@ -62,6 +64,8 @@ fn endpoint(address: &str, hostname: &str, ready: bool) -> Endpoint {
         hostname: (!hostname.is_empty()).then(|| hostname.into()),
         node: None,
         zone: None,
+        zone_hints: Vec::new(),
+        node_hints: Vec::new(),
         pod: None,
     }
 }
@@ -101,6 +105,7 @@ fn snapshot(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Snapshot {
         ],
         zone: None,
         ready: true,
+        eligible: true,
     };
     s.nodes.insert(node.name.clone(), Arc::new(node));
     for x in services {

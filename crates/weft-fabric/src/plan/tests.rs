@@ -25,6 +25,7 @@ fn node(id: &str, ips: &[&str], cidrs: &[&str]) -> Arc<Node> {
         pod_cidrs: cidrs.iter().map(|s| net(s)).collect(),
         zone: None,
         ready: true,
+        eligible: true,
     })
 }
 

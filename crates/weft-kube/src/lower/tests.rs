@@ -253,3 +253,71 @@ fn nodes() {
     let n = got.value.expect("the other family still works");
     assert_eq!((n.pod_cidrs.len(), n.ready), (1, false));
 }
+
+#[test]
+fn the_way_in_from_outside() {
+    let spec = json!({
+        "type": "LoadBalancer", "clusterIPs": ["10.96.0.7"], "externalTrafficPolicy": "Local",
+        "externalIPs": ["198.51.100.1", "nonsense"], "healthCheckNodePort": 32000,
+        "loadBalancerSourceRanges": ["203.0.113.9/24", " 2001:db8::/32"],
+        "ports": [{"port": 80, "nodePort": 30080}, {"port": 81, "name": "b", "nodePort": 0}]
+    });
+    let status = json!({"loadBalancer": {"ingress": [
+        {"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "Proxy"}, {"hostname": "lb.example"},
+        {"ip": "2001:db8::1", "ipMode": "VIP"}
+    ]}});
+    let meta = json!({"namespace": "shop", "name": "web"});
+    let whole =
+        |spec: &Value| service(&parse(json!({"metadata": meta, "spec": spec, "status": status})));
+    let got = whole(&spec);
+    // The bad address costs nothing but itself.
+    assert_eq!(complaint(&got), ("spec.externalIPs[1]", "'nonsense' is not an IP address"));
+    let s = got.value.expect("a Service");
+    assert_eq!(s.ports[0].node_port.map(Port::get), Some(30080));
+    assert_eq!(s.ports[1].node_port, None);
+    let e = &s.external;
+    assert_eq!(e.policy, TrafficPolicy::Local);
+    assert_eq!(e.health_port.map(Port::get), Some(32000));
+    let texts = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&e.addresses), ["198.51.100.1"]);
+    assert_eq!(texts(&e.balancer_addresses), ["192.0.2.1", "2001:db8::1"]);
+    let ranges: Vec<String> = e.source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["203.0.113.0/24", "2001:db8::/32"]);
+
+    // Not a load balancer (any more): its addresses mean nothing.
+    let mut node_port = spec.clone();
+    node_port["type"] = json!("NodePort");
+    let e = whole(&node_port).value.expect("a Service").external;
+    assert!(e.balancer_addresses.is_empty() && e.source_ranges.is_empty());
+    assert_eq!((e.health_port, e.addresses.len()), (None, 1));
+
+    // Ranges that nobody understands admit nobody.
+    let mut closed = spec;
+    closed["loadBalancerSourceRanges"] = json!(["everybody"]);
+    let got = whole(&closed);
+    assert_eq!(got.diagnostics.len(), 2);
+    assert!(got.value.expect("a Service").external.balancer_addresses.is_empty());
+}
+
+#[test]
+fn hints_of_endpoints() {
+    let e = one_endpoint(json!({
+        "addresses": ["10.244.1.2"],
+        "hints": {"forZones": [{"name": "za"}, {"name": "zb"}], "forNodes": [{"name": "n1"}]}
+    }));
+    assert_eq!(e.zone_hints.iter().map(|z| &**z).collect::<Vec<_>>(), ["za", "zb"]);
+    assert_eq!(e.node_hints.iter().map(|z| &**z).collect::<Vec<_>>(), ["n1"]);
+}
+
+#[test]
+fn nodes_that_leave_are_not_eligible_for_load_balancers() {
+    let eligible = |meta: Value, spec: Value| {
+        let mut metadata = json!({"name": "n1"});
+        metadata.as_object_mut().expect("object").extend(meta.as_object().expect("o").clone());
+        node(&parse(json!({"metadata": metadata, "spec": spec}))).value.expect("a node").eligible
+    };
+    assert!(eligible(json!({}), json!({"taints": [{"key": "other", "effect": "NoSchedule"}]})));
+    let leaving = json!({"taints": [{"key": LEAVING_TAINT, "effect": "NoSchedule"}]});
+    assert!(!eligible(json!({}), leaving));
+    assert!(!eligible(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), json!({})));
+}

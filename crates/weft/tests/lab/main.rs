@@ -9,6 +9,8 @@ mod applications;
 mod bad_input;
 mod crash;
 mod disk;
+mod entrance;
 mod kubectl;
 mod model;
+mod nodeport;
 mod services;

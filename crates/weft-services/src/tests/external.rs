@@ -1,0 +1,174 @@
+//! Node ports, load balancers, externalIPs, hints.
+
+use super::{model::with_node, *};
+use crate::{Answer, FrontendKind};
+
+fn reachable(policy: TrafficPolicy) -> Service {
+    let mut s = service("web", &["10.96.0.5"], &[HTTP]);
+    s.ports[0].node_port = Some(port(30_080));
+    s.external.policy = policy;
+    s.external.balancer_addresses = vec![ip("192.0.2.1")];
+    s.external.addresses = vec![ip("198.51.100.1")];
+    s
+}
+
+fn tables_of(s: &Service, endpoints: Vec<Endpoint>) -> ServiceTables {
+    let slices = vec![slice(s, "web-1", &[HTTP_8080], endpoints)];
+    run(&with_node(snapshot(vec![s.clone()], slices)))
+}
+
+const ENTRANCES: [(&str, i32, FrontendKind); 3] = [
+    ("172.30.1.1", 30_080, FrontendKind::NodePort),
+    ("192.0.2.1", 80, FrontendKind::LoadBalancer),
+    ("198.51.100.1", 80, FrontendKind::ExternalIp),
+];
+
+#[test]
+fn local_keeps_strangers_on_the_node_and_lets_own_clients_go_anywhere() {
+    let here = || endpoint("10.244.1.2", "rs", 1);
+    let there = || endpoint("10.244.2.2", "rs", 2);
+    let both = tables_of(&reachable(TrafficPolicy::Local), vec![here(), there()]);
+    let far = tables_of(&reachable(TrafficPolicy::Local), vec![there()]);
+    let none = tables_of(&reachable(TrafficPolicy::Local), vec![]);
+    for (addr, n, kind) in ENTRANCES {
+        let at = frontend(addr, Protocol::Tcp, n);
+        assert_eq!(backends(&both, at).len(), 2, "{at} from inside");
+        assert_eq!(both.outside[&at].kind, kind);
+        let Answer::Forward(group) = &both.outside[&at].answer else { panic!("{at}") };
+        assert_eq!(both.groups[group].len(), 1, "{at} from outside");
+        assert_eq!(backends(&far, at).len(), 1, "{at} from inside");
+        assert_eq!(far.outside[&at].answer, Answer::Drop, "{at}");
+        assert!(none.without_backends.contains(&at));
+        assert_eq!(none.outside[&at].answer, Answer::Refuse, "{at}");
+    }
+    // One set of backends for the three of them, and one for the cluster address.
+    assert_eq!(both.groups.len(), 2);
+}
+
+#[test]
+fn source_ranges_are_the_load_balancers_alone() {
+    let mut s = reachable(TrafficPolicy::Cluster);
+    s.external.source_ranges = vec!["203.0.113.0/24".parse().expect("range")];
+    let endpoints = || vec![endpoint("10.244.1.2", "rs", 1)];
+    let tables = tables_of(&s, endpoints());
+    let vip = frontend("192.0.2.1", Protocol::Tcp, 80);
+    assert_eq!(tables.outside[&vip].sources.as_deref(), Some(&s.external.source_ranges[..]));
+    assert!(!tables.frontends.contains_key(&vip), "the stack asks who it is");
+    assert!(!tables.without_backends.contains(&vip));
+    for (addr, n, _) in ENTRANCES.iter().filter(|e| e.2 != FrontendKind::LoadBalancer) {
+        let at = frontend(addr, Protocol::Tcp, *n);
+        assert_eq!(tables.outside[&at].sources, None);
+        assert!(tables.frontends.contains_key(&at));
+    }
+    // Where everybody on this node may, the socket decides.
+    s.external
+        .source_ranges
+        .extend(["10.0.0.0/8", "172.30.0.0/16"].map(|r| r.parse::<ipnet::IpNet>().expect("r")));
+    assert!(tables_of(&s, endpoints()).frontends.contains_key(&vip));
+    // Ranges of the other family say nothing about this one.
+    s.external.source_ranges = vec!["2001:db8::/32".parse().expect("range")];
+    assert_eq!(tables_of(&s, endpoints()).outside[&vip].sources, None);
+}
+
+#[test]
+fn nobody_takes_over_an_allocated_address() {
+    let victim = service("victim", &["10.96.0.9"], &[HTTP]);
+    let mut thief = service("a-thief", &["10.96.0.5"], &[HTTP]);
+    thief.external.addresses = vec![ip("10.96.0.9")];
+    let slices = [&victim, &thief].map(|s| {
+        let last = s.id.name.len();
+        slice(s, &s.id.name, &[HTTP_8080], vec![endpoint(&format!("10.244.1.{last}"), "rs", 1)])
+    });
+    let tables = run(&with_node(snapshot(vec![victim.clone(), thief], slices.into())));
+    let at = frontend("10.96.0.9", Protocol::Tcp, 80);
+    assert_eq!(tables.frontends[&at].service, victim.id);
+    assert_eq!(tables.outside[&at].service, victim.id);
+    assert_eq!(
+        tables.diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["Service default/a-thief: 10.96.0.9:80/TCP already belongs to Service default/victim"]
+    );
+}
+
+#[test]
+fn node_ports_answer_on_the_chosen_addresses_of_the_services_families() {
+    let mut s = reachable(TrafficPolicy::Cluster);
+    let endpoints = vec![endpoint("10.244.1.2", "rs", 1)];
+    let slices = vec![slice(&s, "web-1", &[HTTP_8080], endpoints)];
+    let snapshot_of = |s: &Service| with_node(snapshot(vec![s.clone()], slices.clone()));
+    let node_ports = |tables: ServiceTables| -> Vec<String> {
+        let of_kind = tables.outside.iter().filter(|(_, o)| o.kind == FrontendKind::NodePort);
+        of_kind.map(|(f, _)| f.to_string()).collect()
+    };
+    assert_eq!(node_ports(run(&snapshot_of(&s))), ["172.30.1.1:30080/TCP"]);
+    s.families.push(IpFamily::V6);
+    assert_eq!(node_ports(run(&snapshot_of(&s))).len(), 2);
+    let input = PlanInput {
+        node_port_ranges: vec!["fd00:30::/64".parse().expect("range")],
+        ..PlanInput::default()
+    };
+    let chosen = node_ports(plan(&snapshot_of(&s), &node(1), &input));
+    assert_eq!(chosen, ["[fd00:30::1]:30080/TCP"]);
+}
+
+#[test]
+fn hints_narrow_only_where_everybody_has_one() {
+    let hinted = |address: &str, zone: &str, node: &str| {
+        let mut e = endpoint(address, "rs", 2);
+        e.zone_hints = (!zone.is_empty()).then(|| zone.into()).into_iter().collect();
+        e.node_hints = (!node.is_empty()).then(|| node.into()).into_iter().collect();
+        e
+    };
+    let web = service("web", &["10.96.0.5"], &[HTTP]);
+    let at = frontend("10.96.0.5", Protocol::Tcp, 80);
+    let chosen = |endpoints| backends(&tables_of(&web, endpoints), at);
+    let (a, b) = ("10.244.1.2", "10.244.2.2");
+    assert_eq!(chosen(vec![hinted(a, "za", ""), hinted(b, "zb", "")]), [format!("{a}:8080")]);
+    // One without a hint, or no hint for this zone: all of them.
+    assert_eq!(chosen(vec![hinted(a, "za", ""), hinted(b, "", "")]).len(), 2);
+    assert_eq!(chosen(vec![hinted(a, "zc", ""), hinted(b, "zb", "")]).len(), 2);
+    // The node comes before the zone, and the zone is the fall-back.
+    let nodes = |x, y| chosen(vec![hinted(a, "za", x), hinted(b, "za", y)]);
+    assert_eq!(nodes("node1", "node2"), [format!("{a}:8080")]);
+    assert_eq!(nodes("node2", "node2").len(), 2);
+    // Endpoints that are not ready have no say.
+    let mut leaving = hinted(b, "", "");
+    leaving.ready = false;
+    assert_eq!(chosen(vec![hinted(a, "za", ""), leaving]), [format!("{a}:8080")]);
+}
+
+#[test]
+fn endpoints_that_lead_nowhere_are_ignored_and_named() {
+    let web = service("web", &["10.96.0.5"], &[HTTP]);
+    let bad = ["127.0.0.1", "169.254.169.254", "224.0.0.1", "0.0.0.0", "fd00::1"];
+    let mut endpoints: Vec<Endpoint> = vec![endpoint("10.244.1.2", "rs", 1)];
+    endpoints.extend(bad.map(|a| endpoint(a, "rs", 1)));
+    let tables = tables_of(&web, endpoints);
+    assert_eq!(backends(&tables, frontend("10.96.0.5", Protocol::Tcp, 80)), ["10.244.1.2:8080"]);
+    let said: Vec<String> = tables.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), bad.len(), "{said:?}");
+    for (address, line) in bad.iter().zip(&said) {
+        assert!(line.starts_with("Service default/web: its endpoint ") && line.contains(address));
+    }
+}
+
+#[test]
+fn load_balancers_learn_how_many_endpoints_are_ready_here() {
+    let mut s = reachable(TrafficPolicy::Local);
+    s.external.health_port = Some(port(32_000));
+    let mut other = reachable(TrafficPolicy::Local);
+    other.id = NamespacedName::new("default", "x-other");
+    other.external.health_port = Some(port(32_000));
+    let endpoints = vec![
+        endpoint("10.244.1.2", "rs", 1),
+        endpoint("10.244.1.3", "st", 1),
+        endpoint("10.244.2.2", "rs", 2),
+    ];
+    let slices = vec![slice(&s, "web-1", &[HTTP_8080], endpoints)];
+    let tables = run(&with_node(snapshot(vec![s, other], slices)));
+    assert_eq!(tables.health[&port(32_000)].ready_here, 1);
+    let conflict = tables.diagnostics.iter().any(|d| {
+        d.to_string()
+            == "Service default/x-other: healthCheckNodePort 32000 already belongs to Service default/web"
+    });
+    assert!(conflict, "{:?}", tables.diagnostics);
+}
