@@ -114,25 +114,6 @@ pub(crate) enum BinaryOp {
 }
 
 impl BinaryOp {
-    pub fn symbol(self) -> &'static str {
-        match self {
-            BinaryOp::Or => "||",
-            BinaryOp::And => "&&",
-            BinaryOp::Equal => "==",
-            BinaryOp::NotEqual => "!=",
-            BinaryOp::Less => "<",
-            BinaryOp::LessEqual => "<=",
-            BinaryOp::Greater => ">",
-            BinaryOp::GreaterEqual => ">=",
-            BinaryOp::In => "in",
-            BinaryOp::Add => "+",
-            BinaryOp::Subtract => "-",
-            BinaryOp::Multiply => "*",
-            BinaryOp::Divide => "/",
-            BinaryOp::Modulo => "%",
-        }
-    }
-
     /// The name of its function, as errors print it.
     pub fn function(self) -> &'static str {
         match self {
@@ -182,22 +163,4 @@ pub(crate) enum Macro {
     SortBy,
     OptMap,
     OptFlatMap,
-}
-
-impl Macro {
-    pub fn name(self) -> &'static str {
-        match self {
-            Macro::All => "all",
-            Macro::Exists => "exists",
-            Macro::ExistsOne => "exists_one",
-            Macro::Filter => "filter",
-            Macro::Map => "map",
-            Macro::TransformList => "transformList",
-            Macro::TransformMap => "transformMap",
-            Macro::TransformMapEntry => "transformMapEntry",
-            Macro::SortBy => "sortBy",
-            Macro::OptMap => "optMap",
-            Macro::OptFlatMap => "optFlatMap",
-        }
-    }
 }

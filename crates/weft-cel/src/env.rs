@@ -1,9 +1,12 @@
 //! From source to a program: names, compilation, bindings, evaluation.
 
 use crate::{
-    budget::Budget,
+    budget::{Budget, Meter},
+    check::{self, Refused},
     error::{CompileErrors, EvalError},
+    eval::Run,
     parser,
+    plan::Node,
     types::Type,
     value::Value,
 };
@@ -34,16 +37,29 @@ impl Env {
     /// [`Program::result_type`].
     pub fn compile(&self, source: &str) -> Result<Program, CompileErrors> {
         let expr = parser::parse(source).map_err(|found| CompileErrors::new(source, found))?;
-        let _ = (expr, &self.variables);
-        Ok(Program { result: Type::Dyn, reads: Vec::new() })
+        match check::check(&expr, &self.variables) {
+            Ok(checked) => Ok(Program {
+                variables: self.variables.clone(),
+                result: checked.ty,
+                reads: checked.reads,
+                locals: checked.locals,
+                root: checked.node,
+            }),
+            Err(Refused::Found(found)) => Err(CompileErrors::new(source, found)),
+            Err(Refused::Constant(message)) => Err(CompileErrors::instantiation(message)),
+        }
     }
 }
 
 /// A checked expression, ready to run many times and in many threads.
 #[derive(Debug)]
 pub struct Program {
+    variables: Vec<(String, Type)>,
     result: Type,
-    reads: Vec<String>,
+    /// Which of the variables it reads.
+    reads: Vec<bool>,
+    locals: u16,
+    root: Node,
 }
 
 impl Program {
@@ -55,21 +71,31 @@ impl Program {
     /// Whether the expression reads this variable: one that reads `oldSelf` is a transition
     /// rule.
     pub fn reads(&self, variable: &str) -> bool {
-        self.reads.iter().any(|name| name == variable)
+        self.variables.iter().zip(&self.reads).any(|((name, _), reads)| name == variable && *reads)
     }
 
     /// Runs the program. The cost is taken from the budget, whatever the outcome; one run costs
-    /// no more than [`crate::CALL_LIMIT`].
+    /// no more than [`crate::CALL_LIMIT`]. A budget that is overdrawn by this run takes its
+    /// result away, as in the real API.
     pub fn eval<'a>(
         &'a self,
         bindings: &Bindings<'a>,
         budget: &mut Budget,
     ) -> Result<Value<'a>, EvalError> {
-        let _ = bindings;
-        if !budget.take(1) {
+        let bound = |name: &str| bindings.sources.iter().rev().find(|(n, _)| *n == name);
+        let globals =
+            self.variables.iter().map(|(name, _)| bound(name).map(|(_, s)| s.clone())).collect();
+        let mut run = Run {
+            variables: &self.variables,
+            globals,
+            locals: vec![Value::Null; self.locals as usize],
+            meter: Meter::default(),
+        };
+        let result = run.eval(&self.root);
+        if !budget.take(run.meter.cost()) {
             return Err(EvalError::BudgetSpent);
         }
-        Err(EvalError::text("evaluation is not there yet"))
+        result
     }
 }
 

@@ -22,6 +22,7 @@ pub struct CompileError {
 pub struct CompileErrors {
     errors: Vec<CompileError>,
     text: String,
+    instantiation: bool,
 }
 
 impl CompileErrors {
@@ -39,7 +40,20 @@ impl CompileErrors {
                 CompileError { line, column, message }
             })
             .collect();
-        CompileErrors { errors, text: source.to_owned() }
+        CompileErrors { errors, text: source.to_owned(), instantiation: false }
+    }
+
+    /// For an expression whose form is right, but a constant part has no value.
+    pub(crate) fn instantiation(message: String) -> CompileErrors {
+        let errors = vec![CompileError { line: 1, column: 1, message }];
+        CompileErrors { errors, text: String::new(), instantiation: true }
+    }
+
+    /// Whether form and types are right, and only a constant part has no value, such as
+    /// `int('a')`: the API server then says "program instantiation failed" where it says
+    /// "compilation failed" otherwise, and no place is printed.
+    pub fn is_instantiation(&self) -> bool {
+        self.instantiation
     }
 
     /// The mistakes, by place.
@@ -51,6 +65,9 @@ impl CompileErrors {
 impl fmt::Display for CompileErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, error) in self.errors.iter().enumerate() {
+            if self.instantiation {
+                return f.write_str(&error.message);
+            }
             if i > 0 {
                 f.write_str("\n")?;
             }

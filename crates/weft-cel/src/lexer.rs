@@ -99,10 +99,14 @@ impl<'s> Lexer<'s> {
     fn either(&mut self, second: u8, with: Token, without: Token) -> Token {
         if self.peek(1) == second {
             self.at += 2;
-            with
-        } else {
-            self.one(without)
+            return with;
         }
+        self.at += 1;
+        if without == Token::Bad {
+            // What follows is lost with it.
+            self.at += self.source[self.at..].chars().next().map_or(0, char::len_utf8);
+        }
+        without
     }
 
     fn token(&mut self) -> Token {

@@ -9,7 +9,7 @@
 //!
 //! Usage: declare the variables with their types, compile once, run often.
 //!
-//! ```no_run
+//! ```
 //! use serde_json::json;
 //! use weft_cel::{Bindings, Budget, Env, Type};
 //!
@@ -31,22 +31,32 @@
 //! It deliberately does not know: schemas (they become [`Type`]s elsewhere), HTTP, the wording
 //! of the API server around an error, time or randomness.
 #![forbid(unsafe_code)]
-#![allow(dead_code)]
 
 mod ast;
 mod budget;
+mod check;
+mod decls;
 mod env;
 mod error;
 mod escape;
+mod eval;
 mod lexer;
 mod library;
 mod parser;
+mod plan;
+#[cfg(test)]
+mod print;
+#[cfg(test)]
+mod properties;
+mod regex;
 mod types;
+mod unify;
 mod value;
 
 pub use budget::{Budget, CALL_LIMIT, OBJECT_LIMIT};
 pub use env::{Bindings, Env, Program};
 pub use error::{CompileError, CompileErrors, EvalError};
 pub use escape::{escape_field, unescape_field};
+pub use library::time::Time;
 pub use types::{Field, ListKind, ListType, MapType, ObjectType, Opaque, Type};
 pub use value::{List, Map, OpaqueValue, Str, TypeName, Value};

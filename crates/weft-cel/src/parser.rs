@@ -308,6 +308,9 @@ impl Parser<'_> {
         if self.eat(Token::CloseParen) {
             return Ok(args);
         }
+        if self.token == Token::End {
+            return self.mismatched(&STARTS.replacen("'.'", "')', '.'", 1));
+        }
         loop {
             args.push(self.expr()?);
             if self.eat(Token::CloseParen) {

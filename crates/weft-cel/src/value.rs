@@ -4,6 +4,7 @@
 //! type, and an element becomes a [`Value`] when a rule looks at it.
 
 use crate::{
+    budget::Meter,
     error::EvalError,
     library::{self, net::CidrValue, quantity::Quantity, semver::Semver, time::Time, url::Url},
     types::{ListKind, ListType, ObjectType, Opaque, Type},
@@ -15,6 +16,9 @@ use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr, ops::Deref, sync::A
 pub(crate) static DYN: Type = Type::Dyn;
 /// A list of such.
 pub(crate) static DYN_LIST: ListType = ListType { elem: Type::Dyn, kind: ListKind::Atomic };
+/// How deep values may nest that rules make.
+const NESTED_MAX: u16 = 200;
+
 /// The kind of lists that rules make themselves.
 pub(crate) static ATOMIC: ListKind = ListKind::Atomic;
 
@@ -131,7 +135,23 @@ pub struct List<'a>(pub(crate) ListRepr<'a>);
 #[derive(Clone, Debug)]
 pub(crate) enum ListRepr<'a> {
     Json(&'a Vec<Json>, &'a ListType),
-    Owned(Arc<Vec<Value<'a>>>, &'a ListKind),
+    Owned(Arc<OwnedList<'a>>),
+}
+
+/// A list that a rule made.
+#[derive(Debug)]
+pub(crate) struct OwnedList<'a> {
+    pub items: Vec<Value<'a>>,
+    pub kind: &'a ListKind,
+    /// Levels of made values in it.
+    depth: u16,
+}
+
+/// A map that a rule made.
+#[derive(Debug)]
+pub(crate) struct OwnedMap<'a> {
+    pub entries: BTreeMap<MapKey<'a>, Value<'a>>,
+    depth: u16,
 }
 
 /// A map or an object.
@@ -143,7 +163,7 @@ pub(crate) enum MapRepr<'a> {
     /// Keys of strings, values of one type.
     Json(&'a JsonMap<String, Json>, &'a Type),
     Object(&'a JsonMap<String, Json>, &'a ObjectType),
-    Owned(Arc<BTreeMap<MapKey<'a>, Value<'a>>>),
+    Owned(Arc<OwnedMap<'a>>),
 }
 
 /// A key of a map that a rule made. Integers of both kinds are one number line.
@@ -318,20 +338,40 @@ impl<'a> Value<'a> {
         Value::String(Str::Shared(text.into()))
     }
 
-    pub(crate) fn list(items: Vec<Value<'a>>) -> Value<'a> {
-        Value::List(List(ListRepr::Owned(Arc::new(items), &ATOMIC)))
+    pub(crate) fn list(items: Vec<Value<'a>>) -> Result<Value<'a>, EvalError> {
+        Value::list_of_kind(items, &ATOMIC)
     }
 
-    pub(crate) fn map(entries: BTreeMap<MapKey<'a>, Value<'a>>) -> Value<'a> {
-        Value::Map(Map(MapRepr::Owned(Arc::new(entries))))
+    pub(crate) fn list_of_kind(
+        items: Vec<Value<'a>>,
+        kind: &'a ListKind,
+    ) -> Result<Value<'a>, EvalError> {
+        let depth = above(items.iter())?;
+        Ok(Value::List(List(ListRepr::Owned(Arc::new(OwnedList { items, kind, depth })))))
+    }
+
+    pub(crate) fn map(entries: BTreeMap<MapKey<'a>, Value<'a>>) -> Result<Value<'a>, EvalError> {
+        let depth = above(entries.values())?;
+        Ok(Value::Map(Map(MapRepr::Owned(Arc::new(OwnedMap { entries, depth })))))
     }
 
     pub(crate) fn opaque(value: OpaqueValue) -> Value<'a> {
         Value::Opaque(Arc::new(value))
     }
 
-    pub(crate) fn some(value: Value<'a>) -> Value<'a> {
-        Value::Optional(Some(Arc::new(value)))
+    pub(crate) fn some(value: Value<'a>) -> Result<Value<'a>, EvalError> {
+        above(std::iter::once(&value))?;
+        Ok(Value::Optional(Some(Arc::new(value))))
+    }
+
+    /// Levels of values that rules made; JSON has its own limit.
+    fn depth(&self) -> u16 {
+        match self {
+            Value::List(List(ListRepr::Owned(list))) => list.depth,
+            Value::Map(Map(MapRepr::Owned(map))) => map.depth,
+            Value::Optional(Some(value)) => value.depth() + 1,
+            _ => 0,
+        }
     }
 
     /// Characters, bytes or elements; what has no size counts one. What the cost is counted in.
@@ -350,6 +390,27 @@ impl<'a> Value<'a> {
             _ => 1,
         }
     }
+}
+
+/// The depth of a value that holds these. Macros can nest values in a chain: walking them and
+/// dropping them recurses as deep.
+fn above<'v, 'a: 'v>(values: impl Iterator<Item = &'v Value<'a>>) -> Result<u16, EvalError> {
+    let depth = values.map(Value::depth).max().unwrap_or(0) + 1;
+    if depth > NESTED_MAX { Err(EvalError::text("value is nested too deeply")) } else { Ok(depth) }
+}
+
+/// The map of a literal; of equal keys the last counts.
+pub(crate) fn map_literal<'a>(
+    pairs: impl Iterator<Item = (Value<'a>, Value<'a>)>,
+) -> Result<Value<'a>, EvalError> {
+    let mut entries = BTreeMap::new();
+    for (key, value) in pairs {
+        let Some(key) = MapKey::of(&key).filter(|_| !matches!(key, Value::Double(_))) else {
+            return Err(EvalError::text(format!("unsupported key type: {}", key.type_name())));
+        };
+        entries.insert(key, value);
+    }
+    Value::map(entries)
 }
 
 /// Characters of a text; fast where all are ASCII.
@@ -374,7 +435,7 @@ impl<'a> List<'a> {
     pub fn len(&self) -> usize {
         match &self.0 {
             ListRepr::Json(items, _) => items.len(),
-            ListRepr::Owned(items, _) => items.len(),
+            ListRepr::Owned(list) => list.items.len(),
         }
     }
 
@@ -390,7 +451,7 @@ impl<'a> List<'a> {
             ListRepr::Json(items, ty) => {
                 items.get(index).map(|item| Value::from_json(item, &ty.elem))
             }
-            ListRepr::Owned(items, _) => items.get(index).cloned().map(Ok),
+            ListRepr::Owned(list) => list.items.get(index).cloned().map(Ok),
         }
     }
 
@@ -402,7 +463,7 @@ impl<'a> List<'a> {
     pub(crate) fn kind(&self) -> &'a ListKind {
         match &self.0 {
             ListRepr::Json(_, ty) => &ty.kind,
-            ListRepr::Owned(_, kind) => kind,
+            ListRepr::Owned(list) => list.kind,
         }
     }
 }
@@ -412,7 +473,7 @@ impl<'a> Map<'a> {
     pub fn len(&self) -> usize {
         match &self.0 {
             MapRepr::Json(map, _) | MapRepr::Object(map, _) => map.len(),
-            MapRepr::Owned(map) => map.len(),
+            MapRepr::Owned(map) => map.entries.len(),
         }
     }
 
@@ -433,7 +494,7 @@ impl<'a> Map<'a> {
             }
             MapRepr::Owned(map) => {
                 let key = MapKey::String(Str::Shared(key.into()));
-                map.get(&key).cloned().map(Ok)
+                map.entries.get(&key).cloned().map(Ok)
             }
         }
     }
@@ -441,10 +502,18 @@ impl<'a> Map<'a> {
     /// The value under `key`.
     pub(crate) fn get(&self, key: &Value<'a>) -> Option<Result<Value<'a>, EvalError>> {
         match (&self.0, key) {
-            (MapRepr::Owned(map), _) => map.get(&MapKey::of(key)?).cloned().map(Ok),
+            (MapRepr::Owned(map), _) => map.entries.get(&MapKey::of(key)?).cloned().map(Ok),
             (_, Value::String(key)) => self.get_str(key),
             _ => Some(Err(EvalError::no_such_overload())),
         }
+    }
+
+    /// All entries; of an object those whose fields are declared, by identifier.
+    pub fn entries(&self) -> impl Iterator<Item = (Value<'a>, Result<Value<'a>, EvalError>)> + '_ {
+        self.keys().into_iter().filter_map(|key| {
+            let value = self.get(&key)?;
+            Some((key, value))
+        })
     }
 
     /// The keys: of an object the identifiers of its declared fields that are there.
@@ -457,14 +526,15 @@ impl<'a> Map<'a> {
                 .filter_map(|field| field.ident.as_deref())
                 .map(|ident| Value::String(Str::Ref(ident)))
                 .collect(),
-            MapRepr::Owned(map) => map.keys().map(MapKey::to_value).collect(),
+            MapRepr::Owned(map) => map.entries.keys().map(MapKey::to_value).collect(),
         }
     }
 }
 
 /// Equality of the language. Numbers compare by value whatever their kinds, values of different
 /// types are unequal, and an error is one of reading an element.
-pub(crate) fn equals(a: &Value<'_>, b: &Value<'_>) -> Result<bool, EvalError> {
+pub(crate) fn equals(a: &Value<'_>, b: &Value<'_>, meter: &mut Meter) -> Result<bool, EvalError> {
+    meter.burn(1)?;
     Ok(match (a, b) {
         (Value::Null, Value::Null) => true,
         (Value::Bool(a), Value::Bool(b)) => a == b,
@@ -474,13 +544,13 @@ pub(crate) fn equals(a: &Value<'_>, b: &Value<'_>) -> Result<bool, EvalError> {
         (Value::Duration(a), Value::Duration(b)) => a == b,
         (Value::Type(a), Value::Type(b)) => a == b,
         (Value::Optional(a), Value::Optional(b)) => match (a, b) {
-            (Some(a), Some(b)) => equals(a, b)?,
+            (Some(a), Some(b)) => equals(a, b, meter)?,
             (None, None) => true,
             _ => false,
         },
         (Value::Opaque(a), Value::Opaque(b)) => a.equals(b),
-        (Value::List(a), Value::List(b)) => list_equals(a, b)?,
-        (Value::Map(a), Value::Map(b)) => map_equals(a, b)?,
+        (Value::List(a), Value::List(b)) => list_equals(a, b, meter)?,
+        (Value::Map(a), Value::Map(b)) => map_equals(a, b, meter)?,
         _ => compare_numbers(a, b) == Some(Ordering::Equal),
     })
 }
@@ -513,23 +583,23 @@ fn compare_with_double(a: i128, b: f64) -> Option<Ordering> {
     (a as f64).partial_cmp(&b)
 }
 
-fn list_equals(a: &List<'_>, b: &List<'_>) -> Result<bool, EvalError> {
+fn list_equals(a: &List<'_>, b: &List<'_>, meter: &mut Meter) -> Result<bool, EvalError> {
     if a.len() != b.len() {
         return Ok(false);
     }
     match a.kind() {
         ListKind::Atomic => {
             for (x, y) in a.iter().zip(b.iter()) {
-                if !equals(&x?, &y?)? {
+                if !equals(&x?, &y?, meter)? {
                     return Ok(false);
                 }
             }
             Ok(true)
         }
         ListKind::Set => {
-            let set = library::lists::ScalarSet::of(a)?;
+            let set = library::lists::ScalarSet::of(a, meter)?;
             for y in b.iter() {
-                if !set.contains(&y?)? {
+                if !set.contains(&y?, meter)? {
                     return Ok(false);
                 }
             }
@@ -544,7 +614,7 @@ fn list_equals(a: &List<'_>, b: &List<'_>) -> Result<bool, EvalError> {
                     None => None,
                 };
                 match found {
-                    Some(x) if equals(&x, &y)? => {}
+                    Some(x) if equals(&x, &y, meter)? => {}
                     _ => return Ok(false),
                 }
             }
@@ -553,7 +623,7 @@ fn list_equals(a: &List<'_>, b: &List<'_>) -> Result<bool, EvalError> {
     }
 }
 
-fn map_equals(a: &Map<'_>, b: &Map<'_>) -> Result<bool, EvalError> {
+fn map_equals(a: &Map<'_>, b: &Map<'_>, meter: &mut Meter) -> Result<bool, EvalError> {
     if a.len() != b.len() {
         return Ok(false);
     }
@@ -573,7 +643,7 @@ fn map_equals(a: &Map<'_>, b: &Map<'_>) -> Result<bool, EvalError> {
                 match (a.get_str(ident), b.get_str(ident)) {
                     (None, None) => {}
                     (Some(x), Some(y)) => {
-                        if !equals(&x?, &y?)? {
+                        if !equals(&x?, &y?, meter)? {
                             return Ok(false);
                         }
                     }
@@ -584,20 +654,20 @@ fn map_equals(a: &Map<'_>, b: &Map<'_>) -> Result<bool, EvalError> {
         (MapRepr::Json(a_json, _), _) => {
             for key in a_json.keys() {
                 match (a.get_str(key).transpose()?, b.get_str(key).transpose()?) {
-                    (Some(x), Some(y)) if equals(&x, &y)? => {}
+                    (Some(x), Some(y)) if equals(&x, &y, meter)? => {}
                     _ => return Ok(false),
                 }
             }
         }
         (MapRepr::Owned(map), _) => {
-            for (key, x) in map.iter() {
+            for (key, x) in map.entries.iter() {
                 let y = match (&b.0, key) {
-                    (MapRepr::Owned(other), _) => other.get(key).cloned().map(Ok),
+                    (MapRepr::Owned(other), _) => other.entries.get(key).cloned().map(Ok),
                     (_, MapKey::String(key)) => b.get_str(key),
                     _ => None,
                 };
                 match y.transpose()? {
-                    Some(y) if equals(x, &y)? => {}
+                    Some(y) if equals(x, &y, meter)? => {}
                     _ => return Ok(false),
                 }
             }

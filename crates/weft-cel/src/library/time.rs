@@ -128,7 +128,7 @@ impl Time {
     }
 
     /// RFC 3339 with as many digits of the second as it has, in the offset it came with.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let c = self.civil(self.offset);
         let mut out = format!(
             "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
@@ -175,7 +175,7 @@ impl Time {
     /// The duration from `other` to this.
     pub(crate) fn since(&self, other: &Time) -> Result<i64, EvalError> {
         i64::try_from(self.total_nanos() - other.total_nanos())
-            .map_err(|_| EvalError::text("duration overflow"))
+            .map_err(|_| EvalError::text("integer overflow"))
     }
 }
 
