@@ -259,11 +259,23 @@ impl State {
             effect.delta = service::release(last);
             self.let_go(txn, &mut effect.delta, meta(last, "namespace"), meta(last, "name"));
         } else if is_networking(kind, "IPAddress") {
-            effect.delta.release_ips.extend(named(last));
+            // An address that a Service has is not free, whatever becomes of its IPAddress.
+            effect.delta.release_ips.extend(named(last).filter(|ip| !self.is_held(txn, last, *ip)));
         } else if is_networking(kind, "ServiceCIDR") {
             effect.ranges = Some((meta(last, "name").to_owned(), Vec::new()));
         }
         effect
+    }
+
+    /// Whether the Service that the IPAddress names has the address.
+    fn is_held(&self, txn: &Txn<'_>, address: &Value, ip: IpAddr) -> bool {
+        let parent = &address["spec"]["parentRef"];
+        let text = |key: &str| parent[key].as_str().unwrap_or_default();
+        let key = Key::new(text("namespace"), text("name"));
+        text("resource") == "services"
+            && txn
+                .get(self.table(services()), &key)
+                .is_some_and(|entry| service::held_ips(&entry.value()).contains(&ip))
     }
 
     /// Deletes the IPAddresses that a Service gives back. One that another has is not its own.
@@ -271,7 +283,8 @@ impl State {
         let table = self.table(ip_addresses());
         delta.release_ips.retain(|ip| {
             let key = Key::new("", &ip.to_string());
-            let own = txn.get(table, &key).is_some_and(|e| belongs_to(&e.value(), namespace, name));
+            // Someone may have deleted it: then the address is free all the same.
+            let own = txn.get(table, &key).is_none_or(|e| belongs_to(&e.value(), namespace, name));
             if own {
                 txn.delete(table, key);
             }

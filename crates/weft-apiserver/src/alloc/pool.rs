@@ -82,6 +82,17 @@ impl Addresses {
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         self.used.contains(&number(ip))
     }
+
+    /// Replaces what is taken; whether that changed anything.
+    pub(crate) fn rebuild(&mut self, ips: impl Iterator<Item = IpAddr>) -> bool {
+        let used = ips.map(number).collect();
+        std::mem::replace(&mut self.used, used) != self.used
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.used.len()
+    }
 }
 
 /// A range of ClusterIPs: one CIDR of a ServiceCIDR.

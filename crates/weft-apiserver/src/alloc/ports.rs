@@ -49,13 +49,18 @@ fn node_ports(service: &Value) -> Vec<i64> {
     ports(service).iter().map(node_port).filter(|port| *port != 0).collect()
 }
 
+/// Those of the node ports that are taken: an ExternalName may name some without having them.
+fn taken_ports(service: &Value) -> Vec<i64> {
+    if may_have(service) { node_ports(service) } else { Vec::new() }
+}
+
 fn health_port(service: &Value) -> i64 {
     service["spec"]["healthCheckNodePort"].as_i64().unwrap_or(0)
 }
 
 /// The node ports that a stored Service holds, the health check's too.
 pub(crate) fn held(service: &Value) -> Vec<u16> {
-    let mut all = node_ports(service);
+    let mut all = taken_ports(service);
     if is_health_checked(service) {
         all.push(health_port(service));
     }
@@ -164,7 +169,7 @@ pub(super) fn plan(
     delta: &mut Delta,
 ) -> Result<(), AllocError> {
     let mut operation = Operation { source, taken: Vec::new(), shown: Vec::new() };
-    let before = old.map(node_ports).unwrap_or_default();
+    let before = old.map(taken_ports).unwrap_or_default();
     match old {
         None if may_have(new) => create(&mut operation, new)?,
         Some(_) if may_have(new) => update(&mut operation, new, &before)?,

@@ -40,7 +40,10 @@ impl State {
             pools.apply(super::Effect { ranges, ..Default::default() });
         }
         for (_, entry) in held {
-            ports::held(&entry.value()).into_iter().for_each(|port| pools.ports.take(port));
+            let service = entry.value();
+            ports::held(&service).into_iter().for_each(|port| pools.ports.take(port));
+            // Also those whose IPAddress is missing.
+            service::held_ips(&service).into_iter().for_each(|ip| pools.addresses(ip).take(ip));
         }
     }
 
@@ -62,7 +65,7 @@ impl State {
                 self.repair_address(&key, &entry, now);
             }
         }
-        self.repair_ports(&all);
+        self.repair_pools(&all);
     }
 
     /// The IPAddress of one ClusterIP: there, labelled, and this Service's.
@@ -201,9 +204,9 @@ impl State {
         }
     }
 
-    /// Ports that several Services have or that are outside the range are reported; the pool
-    /// becomes what the Services say.
-    fn repair_ports(&self, all: &BTreeMap<Key, Value>) {
+    /// Ports that several Services have or that are outside the range are reported; the pools
+    /// become what the objects say.
+    fn repair_pools(&self, all: &BTreeMap<Key, Value>) {
         let mut owners: BTreeMap<u16, &Key> = BTreeMap::new();
         for (key, service) in all {
             for port in ports::held(service) {
@@ -226,10 +229,23 @@ impl State {
         // Under the store's lock, so that no Service comes or goes between the look and the change.
         self.store.look(|txn| {
             let table = self.table(services());
-            let held: Vec<u16> =
-                txn.all(table).flat_map(|(_, entry)| ports::held(&entry.value())).collect();
-            if self.pools().ports.rebuild(held.into_iter()) {
-                tracing::warn!("the pool of node ports did not match the Services; repaired");
+            let (mut held, mut ips) = (Vec::new(), Vec::new());
+            for (_, entry) in txn.all(table) {
+                let service = entry.value();
+                held.extend(ports::held(&service));
+                ips.extend(service::held_ips(&service));
+            }
+            let addresses = txn.all(self.table(ip_addresses()));
+            ips.extend(addresses.filter_map(|(key, _)| key.name.parse::<IpAddr>().ok()));
+            let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = ips.into_iter().partition(IpAddr::is_ipv4);
+            let mut pools = self.pools();
+            let changed = [
+                pools.ports.rebuild(held.into_iter()),
+                pools.v4.rebuild(v4.into_iter()),
+                pools.v6.rebuild(v6.into_iter()),
+            ];
+            if changed.contains(&true) {
+                tracing::warn!("the pools did not match the objects; repaired");
             }
         });
     }
