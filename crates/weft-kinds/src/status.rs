@@ -86,6 +86,15 @@ pub fn conflict_because(kind: &Kind, name: &str, why: &str) -> Value {
 
 /// 422 with a cause per refused field.
 pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Value {
+    refused_fields(&kind.kind, &kind.group, name, errors)
+}
+
+/// 422 for the options of a request, such as `PatchOptions`.
+pub fn invalid_options(kind: &str, errors: &[FieldError]) -> Value {
+    refused_fields(kind, "meta.k8s.io", "", errors)
+}
+
+fn refused_fields(kind: &str, group: &str, name: &str, errors: &[FieldError]) -> Value {
     let causes: Vec<Value> = errors
         .iter()
         .map(|e| json!({"reason": e.kind.reason(), "message": e.body(), "field": e.field}))
@@ -101,14 +110,10 @@ pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Value {
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),
     };
-    let mut details = details(name, &kind.group, &kind.kind);
+    let mut details = details(name, group, kind);
     details.insert("causes".into(), causes.into());
-    with_details(
-        422,
-        "Invalid",
-        format!("{} {name:?} is invalid: {text}", kind.qualified_kind()),
-        details.into(),
-    )
+    let what = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+    with_details(422, "Invalid", format!("{what} {name:?} is invalid: {text}"), details.into())
 }
 
 /// 400.

@@ -2,11 +2,12 @@
 
 use crate::error::ApiError;
 use bytes::Bytes;
+use flate2::read::GzDecoder;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use serde_json::Value;
-use std::time::Duration;
+use std::{io::Read, time::Duration};
 use weft_kinds::{
     Kind,
     decode::{self, Decoded},
@@ -18,9 +19,12 @@ pub(crate) const BODY_BYTES_MAX: usize = 3 << 20;
 /// A body that trickles in slower than this is refused.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The media type of a server-side apply.
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
+
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-pub(crate) async fn read<B>(body: B) -> Result<Bytes, ApiError>
+pub(crate) async fn read<B>(headers: &HeaderMap, body: B) -> Result<Bytes, ApiError>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,
@@ -30,10 +34,28 @@ where
     }
     let collect = Limited::new(Box::pin(body), BODY_BYTES_MAX).collect();
     match tokio::time::timeout(BODY_TIMEOUT, collect).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Ok(body)) => plain(headers, body.to_bytes()),
         Ok(Err(e)) if e.is::<LengthLimitError>() => Err(status::too_large(BODY_BYTES_MAX).into()),
         Ok(Err(e)) => Err(status::bad_request(format!("the body ended early: {e}")).into()),
         Err(_) => Err(status::timeout("the request body did not arrive in time").into()),
+    }
+}
+
+/// The body without its compression; what it becomes is as bounded as what it was.
+fn plain(headers: &HeaderMap, body: Bytes) -> Result<Bytes, ApiError> {
+    let encoding = headers.get(header::CONTENT_ENCODING).map_or(&b"identity"[..], |v| v.as_bytes());
+    if encoding.eq_ignore_ascii_case(b"identity") || encoding.is_empty() {
+        return Ok(body);
+    }
+    if !encoding.eq_ignore_ascii_case(b"gzip") {
+        return Err(status::unsupported_media_type(ACCEPTED).into());
+    }
+    let mut out = Vec::new();
+    let limit = BODY_BYTES_MAX as u64 + 1;
+    match GzDecoder::new(&body[..]).take(limit).read_to_end(&mut out) {
+        Ok(_) if out.len() > BODY_BYTES_MAX => Err(status::too_large(BODY_BYTES_MAX).into()),
+        Ok(_) => Ok(out.into()),
+        Err(e) => Err(status::bad_request(format!("the body is no gzip: {e}")).into()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod body;
+mod options;
 pub(crate) mod params;
 pub(crate) mod reply;
 pub(crate) mod route;
@@ -16,14 +17,15 @@ use crate::{
     error::ApiError,
     proxy,
     store::Key,
-    verbs::{self, Ctx, FieldValidation, from_storage, read},
+    verbs::{self, Ctx, from_storage, read},
 };
-use accept::Format;
+use accept::{Encoding, Format, SERVED};
 use body::BoxError;
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Body;
+use options::Options;
 use params::Params;
 pub use reply::ApiBody;
 use route::{Route, Target, route};
@@ -117,7 +119,7 @@ where
     let asked_for = auth::impersonated(request.headers())?;
     let identity = asked_for.or(identity).unwrap_or_else(Identity::anonymous);
     let params = Params::parse(request.uri().query().unwrap_or(""));
-    let ctx = context(identity, &params, request.headers(), now)?;
+    let ctx = context(identity, request.method(), &params, request.headers(), now)?;
     if proxy::is_stream(&target) {
         return proxy::stream(server, request, &target, &params).await;
     }
@@ -146,36 +148,14 @@ fn warn(response: &mut Response<ApiBody>, text: &str) {
 
 fn context(
     identity: Identity,
+    method: &Method,
     params: &Params,
     headers: &HeaderMap,
     now: jiff::Timestamp,
 ) -> Result<Ctx, ApiError> {
-    let validation = match params.get("fieldValidation") {
-        None | Some("Warn") => FieldValidation::Warn,
-        Some("Strict") => FieldValidation::Strict,
-        Some("Ignore") => FieldValidation::Ignore,
-        Some(other) => {
-            return Err(status::bad_request(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-            ))
-            .into());
-        }
-    };
-    let dry_run = match params.get("dryRun") {
-        None => false,
-        Some("All") => true,
-        Some(other) => {
-            return Err(status::bad_request(format!(
-                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-            ))
-            .into());
-        }
-    };
-    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("unknown");
-    let manager = params
-        .get("fieldManager")
-        .unwrap_or_else(|| agent.split('/').next().unwrap_or(agent))
-        .to_owned();
+    let apply = body::content_type(headers) == body::APPLY;
+    let options = Options::parse(method, params, headers, apply)?;
+    let Options { dry_run, validation, manager } = options;
     Ok(Ctx { identity, dry_run, validation, manager, now, warnings: Vec::new() })
 }
 
@@ -191,29 +171,41 @@ where
     B::Error: Into<BoxError>,
 {
     let kind = &*target.kind;
-    let Some(format) = accept::format(request.headers()) else {
-        return Err(status::not_acceptable(&["application/json"]).into());
+    let Some((format, mut encoding)) = accept::format(request.headers()) else {
+        return Err(status::not_acceptable(SERVED).into());
     };
+    if encoding == Encoding::Json && accept::pretty(request.headers(), params) {
+        encoding = Encoding::Pretty;
+    }
     let include = params.get("includeObject").unwrap_or("Metadata").to_owned();
     let (parts, body) = request.into_parts();
     if parts.method == Method::GET || parts.method == Method::HEAD {
-        return read_resource(server, target, params, format, &include);
+        let watch = target.name.is_none() && params.flag("watch") == Some(true);
+        if watch && encoding == Encoding::Yaml {
+            return Err(status::not_acceptable(&SERVED[..1]).into());
+        }
+        let response = read_resource(server, target, params, format, &include)?;
+        return Ok(if watch { response } else { reply::encoded(response, encoding).await });
     }
-    let body = body::read(body).await?;
+    let body = body::read(&parts.headers, body).await?;
     let incoming = write::Incoming { target, headers: &parts.headers, body: &body, params };
     let answer = write::answer(server, &mut ctx, &parts.method, &incoming);
     server.0.tend_ranges();
     let outcome = match answer? {
         write::Answer::Object(outcome) => outcome,
-        write::Answer::List(list) => return Ok(reply::list(kind, &list, format, &include)),
+        write::Answer::List(list) => {
+            let response = reply::list(kind, &list, format, &include);
+            return Ok(reply::encoded(response, encoding).await);
+        }
     };
     let object =
         if outcome.own_kind { from_storage(kind, &outcome.object) } else { outcome.object };
-    let mut response = if outcome.own_kind {
+    let response = if outcome.own_kind {
         reply::object(outcome.code, kind, object, format, &include)
     } else {
         reply::bytes(outcome.code, "application/json", object)
     };
+    let mut response = reply::encoded(response, encoding).await;
     ctx.warnings.iter().for_each(|w| warn(&mut response, w));
     Ok(response)
 }
@@ -235,10 +227,12 @@ fn read_resource(
     }
     match (&target.name, target.subresource.as_deref()) {
         (None, _) if params.flag("watch") == Some(true) => {
+            options::check_list(params, true)?;
             let scope = watch::scope(kind, target.namespace.as_deref(), params)?;
             watch::start(server, &target.kind, scope, params, format)
         }
         (None, _) => {
+            options::check_list(params, false)?;
             let scope = read::scope(kind, target.namespace.as_deref(), params)?;
             let list = server.0.list(kind, &scope, params)?;
             Ok(reply::list(kind, &list, format, include))

@@ -23,6 +23,11 @@ impl Params {
         self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
     }
 
+    /// All values of that name.
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
     /// A boolean as Go's query decoder reads it: everything but `false` and `0` is true.
     pub(crate) fn flag(&self, name: &str) -> Option<bool> {
         self.0.iter().find(|(k, _)| k == name).map(|(_, v)| !matches!(v.as_str(), "false" | "0"))

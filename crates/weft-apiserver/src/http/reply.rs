@@ -1,6 +1,9 @@
 //! Responses: objects, lists, tables, Status; compressed when large.
 
-use super::{accept::Format, body::BoxError};
+use super::{
+    accept::{Encoding, Format},
+    body::BoxError,
+};
 use crate::{error::ApiError, verbs::read::List};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -178,6 +181,33 @@ fn concatenated(kind: &Kind, metadata: &Value, items: &[Bytes]) -> Bytes {
     }
     out.extend_from_slice(b"]}");
     out.into()
+}
+
+/// Writes a whole answer, which is JSON, in another way.
+pub(crate) async fn encoded(response: Response<ApiBody>, encoding: Encoding) -> Response<ApiBody> {
+    if encoding == Encoding::Json {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let json = match body.collect().await {
+        Ok(b) => b.to_bytes(),
+        Err(e) => return error(&status::internal(e).into()),
+    };
+    let Ok(value) = serde_json::from_slice::<Value>(&json) else {
+        return Response::from_parts(parts, full(json));
+    };
+    let text = match encoding {
+        Encoding::Yaml => {
+            let kind = HeaderValue::from_static("application/yaml");
+            parts.headers.insert(header::CONTENT_TYPE, kind);
+            serde_yaml_ng::to_string(&value).map_err(|e| e.to_string())
+        }
+        _ => serde_json::to_string_pretty(&value).map_err(|e| e.to_string()),
+    };
+    match text {
+        Ok(text) => Response::from_parts(parts, full(text.into())),
+        Err(e) => error(&status::internal(e).into()),
+    }
 }
 
 /// Compresses a whole body that is large enough to be worth it.

@@ -13,7 +13,7 @@ use futures::stream;
 use http::{HeaderValue, Response, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use weft_kinds::{Kind, status};
@@ -197,16 +197,6 @@ pub(crate) fn start(
     };
     let bookmarks = params.flag("allowWatchBookmarks") == Some(true);
     let send_initial = params.flag("sendInitialEvents");
-    if send_initial.is_some() && params.get("resourceVersionMatch") != Some("NotOlderThan") {
-        return Err(invalid_options(
-            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ));
-    }
-    if send_initial.is_none() && params.get("resourceVersionMatch").is_some() {
-        return Err(invalid_options(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ));
-    }
     let include = params.get("includeObject").unwrap_or("Metadata").to_owned();
     let mut form = Form { kind: kind.clone(), format, include, defined: false };
     let present = match send_initial {
@@ -269,12 +259,6 @@ fn streaming(body: ApiBody) -> Response<ApiBody> {
 fn expired(e: Expired) -> Response<ApiBody> {
     let e: ApiError = e.into();
     streaming(reply::full(ring_line("ERROR", e.0.to_string().as_bytes())))
-}
-
-fn invalid_options(why: &str) -> ApiError {
-    let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {why}");
-    let v: Value = status::failure(422, "Invalid", message);
-    v.into()
 }
 
 /// The scope of a watch, as of a list.

@@ -168,21 +168,16 @@ impl Incoming<'_> {
     ) -> Result<Outcome> {
         let kind = &*self.target.kind;
         let bad = |e: decode::DecodeError| status::bad_request(e.to_string());
-        let json = || -> Result<Value> { Ok(decode::json_value(self.body).map_err(bad)?.object) };
+        let mut json = || -> Result<Value> {
+            let decoded = decode::json_value(self.body).map_err(bad)?;
+            ctx.strict(kind, decoded.strict)?;
+            Ok(decoded.object)
+        };
         let patch = match body::content_type(self.headers) {
             "application/json-patch+json" => Patch::Json(json()?),
             "application/merge-patch+json" => Patch::Merge(json()?),
             "application/strategic-merge-patch+json" => Patch::Strategic(json()?),
-            "application/apply-patch+yaml" => {
-                if self.params.get("fieldManager").is_none() {
-                    return Err(status::failure(
-                        422,
-                        "Invalid",
-                        "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: \
-                         is required for apply patch",
-                    )
-                    .into());
-                }
+            body::APPLY => {
                 let decoded = decode::yaml_value(self.body).map_err(bad)?;
                 let force = self.params.flag("force") == Some(true);
                 return server.0.apply(ctx, kind, key, self.part(sub)?, decoded, force);
@@ -192,7 +187,7 @@ impl Incoming<'_> {
                     "application/json-patch+json",
                     "application/merge-patch+json",
                     "application/strategic-merge-patch+json",
-                    "application/apply-patch+yaml",
+                    body::APPLY,
                 ])
                 .into());
             }

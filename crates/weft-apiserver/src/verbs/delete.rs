@@ -40,6 +40,25 @@ pub(crate) enum Propagation {
 impl DeleteOptions {
     /// Reads a DeleteOptions body (or an empty one).
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
+        if body["propagationPolicy"].is_string() && body["orphanDependents"].is_boolean() {
+            let error = weft_kinds::FieldError {
+                field: "propagationPolicy".into(),
+                kind: weft_kinds::FieldErrorKind::Invalid,
+                bad_value: Some(body["propagationPolicy"].clone()),
+                detail: "orphanDependents and deletionPropagation cannot be both set".into(),
+            };
+            return Err(status::invalid_options("DeleteOptions", &[error]).into());
+        }
+        let dry_run = body["dryRun"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if dry_run.iter().any(|v| v != "All") {
+            let error = weft_kinds::FieldError {
+                field: "dryRun".into(),
+                kind: weft_kinds::FieldErrorKind::NotSupported,
+                bad_value: Some(body["dryRun"].clone()),
+                detail: "supported values: \"All\"".into(),
+            };
+            return Err(status::invalid_options("DeleteOptions", &[error]).into());
+        }
         let propagation = match body["propagationPolicy"].as_str() {
             Some(text) => Some(Propagation::parse(text)?),
             None => body["orphanDependents"]
@@ -52,7 +71,7 @@ impl DeleteOptions {
             propagation,
             uid: text(&body["preconditions"]["uid"]),
             resource_version: text(&body["preconditions"]["resourceVersion"]),
-            dry_run: body["dryRun"].as_array().is_some_and(|d| d.iter().any(|v| v == "All")),
+            dry_run: !dry_run.is_empty(),
         })
     }
 }
@@ -111,7 +130,7 @@ impl State {
                 |effect| self.allocated(effect),
             );
             match committed {
-                Ok(e) if !gone || kind.graceful => return Ok(Outcome::entry(200, &e)),
+                Ok(e) if !gone || returned(kind) => return Ok(Outcome::entry(200, &e)),
                 Ok(_) => {
                     let done = status::deleted(kind, &key.name, meta(&old, "uid"));
                     return Ok(Outcome::value(200, &done));
@@ -158,6 +177,22 @@ impl State {
             }
         }
     }
+}
+
+/// Kinds whose deleted objects are answered; of others only that they are gone.
+fn returned(kind: &Kind) -> bool {
+    matches!(
+        kind.type_name(),
+        "core.v1.Pod"
+            | "core.v1.Service"
+            | "core.v1.ServiceAccount"
+            | "core.v1.Namespace"
+            | "core.v1.PersistentVolume"
+            | "core.v1.PersistentVolumeClaim"
+            | "core.v1.PodTemplate"
+            | "core.v1.ResourceQuota"
+            | "storage.v1.StorageClass"
+    )
 }
 
 fn preconditions(

@@ -35,7 +35,7 @@ pub(crate) fn scope(
     .map_err(|e| match e {
         SelectorError::Unsupported(_) => status::bad_request(format!(
             "Unable to find \"{}, Resource={}\" that match label selector \"{}\", field selector \"{}\": {e}",
-            kind.api_version(),
+            format_args!("{}/{}", kind.group, kind.version),
             kind.plural,
             params.get("labelSelector").unwrap_or_default(),
             params.get("fieldSelector").unwrap_or_default(),
@@ -68,21 +68,20 @@ impl State {
             Some(Err(_)) => return Err(status::bad_request("limit must be a number").into()),
         };
         let (at, after) = match params.get("continue") {
+            Some(_) if params.get("resourceVersion").is_some_and(|rv| rv != "0") => {
+                let why = "specifying resource version is not allowed when using continue";
+                return Err(status::bad_request(why).into());
+            }
             Some(token) => {
                 let (rv, key) = decode_token(token)
                     .ok_or_else(|| status::bad_request("continue key is not valid"))?;
-                (Some(rv), Some(key))
+                ((rv != INCONSISTENT).then_some(rv), Some(key))
             }
-            None => (self.list_version(params)?, None),
-        };
-        let expired = |_| {
-            ApiError::from(status::expired(
-                "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
-            ))
+            None => (self.list_version(params, limit)?, None),
         };
         let listing = self.store.list(self.table(kind), scope, at, after.as_ref(), limit);
-        let Listing { rv, items, remaining } = match after {
-            Some(_) => listing.map_err(expired)?,
+        let Listing { rv, items, remaining } = match &after {
+            Some(key) => listing.map_err(|_| too_late(key))?,
             None => listing?,
         };
         let next = match items.last() {
@@ -96,24 +95,11 @@ impl State {
     }
 
     /// The version at which a list without `continue` is served; `None` is the newest.
-    fn list_version(&self, params: &Params) -> Result<Option<u64>, ApiError> {
-        let rv = params.get("resourceVersion").unwrap_or("");
-        let rv = match rv {
-            "" => {
-                if params.get("resourceVersionMatch").is_some()
-                    && params.flag("sendInitialEvents").is_none()
-                {
-                    return Err(status::bad_request(
-                        "resourceVersionMatch is forbidden unless resourceVersion is provided",
-                    )
-                    .into());
-                }
-                return Ok(None);
-            }
-            text => text
-                .parse::<u64>()
-                .map_err(|_| status::bad_request(format!("invalid resource version {text:?}")))?,
-        };
+    fn list_version(&self, params: &Params, limit: usize) -> Result<Option<u64>, ApiError> {
+        let Some(text) = params.get("resourceVersion") else { return Ok(None) };
+        let rv = text
+            .parse::<u64>()
+            .map_err(|_| status::bad_request(format!("invalid resource version {text:?}")))?;
         let newest = self.store.rv();
         if rv > newest {
             let mut late =
@@ -124,14 +110,24 @@ impl State {
         }
         match params.get("resourceVersionMatch") {
             Some("Exact") if rv > 0 => Ok(Some(rv)),
-            Some("Exact") => Err(status::bad_request(
-                "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-            )
-            .into()),
+            // Pages of a version are of that version, also without a word.
+            None if rv > 0 && limit > 0 => Ok(Some(rv)),
             // The newest is not older than any.
             _ => Ok(None),
         }
     }
+}
+
+/// In a token: the rest of the list as it is then.
+const INCONSISTENT: u64 = 0;
+
+/// 410 for a continuation of a version that is not kept, with a token for going on without it.
+fn too_late(after: &Key) -> ApiError {
+    let mut gone = status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    gone["metadata"]["continue"] = encode_token(INCONSISTENT, after).into();
+    gone.into()
 }
 
 fn encode_token(rv: u64, key: &Key) -> String {

@@ -48,6 +48,7 @@ impl State {
         part: Part,
         mut object: Value,
     ) -> Result<Outcome, ApiError> {
+        let asked = kind;
         super::create::settle_namespace(kind, &mut object, Some(&key.namespace))?;
         let kind = to_storage(kind, &mut object);
         match meta(&object, "name") {
@@ -67,16 +68,19 @@ impl State {
             }
             _ => {}
         }
-        // The real API lets a PUT create objects of a few kinds.
-        if kind.group.is_empty()
-            && matches!(&*kind.kind, "Service" | "Endpoints")
-            && part == Part::Main
-            && matches!(meta(&object, "resourceVersion"), "" | "0")
+        if part == Part::Main
+            && created_by_update(kind)
             && self.store.get(self.table(kind), key).is_none()
         {
             remove_meta(&mut object, "resourceVersion");
-            let decoded = Decoded { object, strict: Vec::new() };
-            return self.create(ctx, kind, Some(&key.namespace), decoded);
+            super::events::value_from_storage(asked, &mut object);
+            let namespace = kind.namespaced.then_some(&*key.namespace);
+            let decoded = Decoded { object: object.clone(), strict: Vec::new() };
+            match self.create(ctx, asked, namespace, decoded) {
+                Err(e) if e.reason() == "AlreadyExists" => {}
+                done => return done,
+            }
+            to_storage(asked, &mut object);
         }
         self.change(ctx, kind, key, part, Tracking::Update, |_, _| Ok(object.clone()))
     }
@@ -151,7 +155,15 @@ impl State {
                 return Ok(Outcome::entry(200, &entry));
             }
             if !alloc::validates(kind, part) {
-                let errors = validate(kind, &new, Some(&old));
+                let errors = match part {
+                    Part::Resize => {
+                        // Resources are what this may change.
+                        let mut before = old.clone();
+                        resources(&mut before, &new);
+                        validate(kind, &new, Some(&before))
+                    }
+                    _ => validate(kind, &new, Some(&old)),
+                };
                 if !errors.is_empty() {
                     return Err(status::invalid(kind, &key.name, &errors).into());
                 }
@@ -279,6 +291,22 @@ fn settle(kind: &Kind, part: Part, new: &mut Value, old: &Value) -> Result<(), A
         remove_meta(new, "finalizers");
     }
     Ok(())
+}
+
+/// Kinds of which a PUT makes what is not there.
+fn created_by_update(kind: &Kind) -> bool {
+    matches!(
+        kind.type_name(),
+        "core.v1.Service"
+            | "core.v1.Endpoints"
+            | "core.v1.Event"
+            | "core.v1.LimitRange"
+            | "coordination.v1.Lease"
+            | "rbac.v1.Role"
+            | "rbac.v1.RoleBinding"
+            | "rbac.v1.ClusterRole"
+            | "rbac.v1.ClusterRoleBinding"
+    )
 }
 
 /// The stored object with one thing out of the new one.

@@ -154,13 +154,13 @@ async fn every_refusal_is_a_status_with_the_right_code() {
         ("GET", "/api/v1/pods?resourceVersion=99999999", JSON, "".into(), 504),
         ("GET", "/api/v1/namespaces/default/pods/p/log", JSON, "".into(), 404),
         ("GET", "/%00/%ff/../..", JSON, "".into(), 404),
-        ("POST", "/api/v1/namespaces/default/configmaps?dryRun=Some", JSON, "{}".into(), 400),
+        ("POST", "/api/v1/namespaces/default/configmaps?dryRun=Some", JSON, "{}".into(), 422),
         (
             "POST",
             "/api/v1/namespaces/default/configmaps?fieldValidation=Maybe",
             JSON,
             "{}".into(),
-            400,
+            422,
         ),
     ];
     let mut wrong = Vec::new();

@@ -11,6 +11,7 @@ mod durable;
 mod kubectl;
 mod managed_fields;
 mod streams;
+mod verbs;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use std::{net::TcpListener, path::PathBuf};
