@@ -19,7 +19,7 @@ use crate::{
     fields,
     server::{State, attrs},
     store::{Key, Txn, Write},
-    verbs::{Ctx, Part, meta},
+    verbs::{Ctx, Part, has_finalizers, meta},
 };
 use ipnet::IpNet;
 use pool::{Addresses, PortPool, Range};
@@ -129,7 +129,8 @@ pub(crate) async fn run(server: crate::ApiServer) {
             () = server.0.shutdown.cancelled() => return,
             () = tokio::time::sleep(TEND_EVERY) => {}
         }
-        if let Err(e) = server.0.ensure_kubernetes_service() {
+        let kept = server.0.ensure_default_range(false);
+        if let Err(e) = kept.and_then(|()| server.0.ensure_kubernetes_service()) {
             tracing::warn!(error = %e, "the kubernetes Service cannot be kept");
         }
         if round % REPAIR_EVERY == 0 {
@@ -257,7 +258,14 @@ impl State {
         let mut effect = Effect::default();
         if is_service(kind) {
             effect.delta = service::release(last);
-            self.let_go(txn, &mut effect.delta, meta(last, "namespace"), meta(last, "name"));
+            let (namespace, name) = (meta(last, "namespace"), meta(last, "name"));
+            self.let_go(txn, &mut effect.delta, namespace, name);
+            // As in Kubernetes: a Service of that name made next does not find old endpoints.
+            let endpoints = lookup("", "v1", "endpoints").expect("invariant: a row");
+            let key = Key::new(namespace, name);
+            if txn.get(self.table(endpoints), &key).is_some_and(|e| !has_finalizers(&e.value())) {
+                txn.delete(self.table(endpoints), key);
+            }
         } else if is_networking(kind, "IPAddress") {
             // An address that a Service has is not free, whatever becomes of its IPAddress.
             effect.delta.release_ips.extend(named(last).filter(|ip| !self.is_held(txn, last, *ip)));

@@ -83,7 +83,9 @@ fn tended(object: &Value, needed: bool, now: &str) -> Value {
 impl State {
     /// Creates the ServiceCIDR of the flags where it is missing, and gives it the second family
     /// when the flags have one more than before.
-    pub(crate) fn ensure_default_range(&self, ctx: &mut Ctx) -> Result<(), crate::Error> {
+    /// At the start, flags that say something else are reported.
+    pub(crate) fn ensure_default_range(&self, start: bool) -> Result<(), crate::Error> {
+        let ctx = &mut Ctx::internal();
         let cidrs: Vec<String> =
             self.config.service_cidrs.iter().map(|cidr| cidr.trunc().to_string()).collect();
         if cidrs.is_empty() {
@@ -108,7 +110,7 @@ impl State {
                     })
                     .map(drop)
                 } else {
-                    if json!(before) != json!(cidrs) {
+                    if start && json!(before) != json!(cidrs) {
                         let text = |v: &[Value]| {
                             let all: Vec<&str> = v.iter().filter_map(Value::as_str).collect();
                             all.join(" ")

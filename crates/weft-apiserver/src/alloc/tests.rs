@@ -417,9 +417,22 @@ fn the_kubernetes_service_comes_back() {
         (["fd00:96::/112", "10.96.0.0/16"], "fd00:96::1", "IPv6"),
     ] {
         let cidrs = cidrs.iter().map(|c| c.parse().unwrap()).collect();
-        let api = ApiServer::new(Config { service_cidrs: cidrs, ..Config::default() }).unwrap();
+        let advertise = vec!["172.30.254.1".parse().unwrap(), "fd00:30::1".parse().unwrap()];
+        let config = Config { service_cidrs: cidrs, advertise, ..Config::default() };
+        let api = ApiServer::new(config).unwrap();
+        let endpoints = weft_kinds::lookup("", "v1", "endpoints").unwrap();
+        assert_eq!(all(&api, endpoints).len(), 1);
         delete(&api, services(), "kubernetes").unwrap();
+        assert!(all(&api, endpoints).is_empty(), "they go with their Service");
         api.0.ensure_kubernetes_service().unwrap();
+        assert_eq!(all(&api, endpoints).len(), 1);
+        // What is as it should be is not written again.
+        let version = api.0.store.rv();
+        api.0.ensure_kubernetes_service().unwrap();
+        api.0.ensure_default_range(false).unwrap();
+        api.0.repair_allocations(jiff::Timestamp::now());
+        api.0.tend_ranges();
+        assert_eq!(api.0.store.rv(), version);
         let service = &all(&api, services())[0];
         assert_eq!(service["spec"]["clusterIPs"], json!([ip]));
         assert_eq!(service["spec"]["ipFamilies"], json!([family]));

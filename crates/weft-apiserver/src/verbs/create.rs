@@ -131,7 +131,7 @@ impl State {
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
             )?;
         }
-        self.ensure_default_range(&mut Ctx::internal())?;
+        self.ensure_default_range(true)?;
         // Before anything is given.
         self.repair_allocations(jiff::Timestamp::now());
         self.ensure_kubernetes_service()?;

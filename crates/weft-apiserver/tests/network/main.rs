@@ -45,6 +45,8 @@ async fn call(
             let quoted = text.strip_prefix('"').unwrap().strip_suffix('"').unwrap();
             quoted.replace("\\\"", "\"")
         })
+        // Of the group version, not of the registry that was asked.
+        .filter(|w| !w.starts_with("v1 Endpoints is deprecated"))
         .collect();
     let code = response.status().as_u16();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();

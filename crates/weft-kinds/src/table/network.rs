@@ -106,7 +106,7 @@ pub(super) const ENDPOINT_SLICE: Printer = Printer {
             .iter()
             .map(|port| match (port.get("port"), string(port, "/name")) {
                 (Some(number), _) => number.to_string(),
-                (None, "") => "*".to_owned(),
+                (None, _) if port.get("name").is_none() => "*".to_owned(),
                 (None, name) => name.to_owned(),
             })
             .collect();
@@ -118,27 +118,39 @@ pub(super) const ENDPOINT_SLICE: Printer = Printer {
         vec![
             name(object),
             string(object, "/addressType").into(),
-            three(&ports, "<unset>").into(),
+            or(&three(&ports, ""), "<unset>"),
             three(&addresses, "<unset>").into(),
             age(object, now),
         ]
     },
 };
 
+/// The hosts of the first rules that have one, and how many rules there are besides: the real API
+/// counts those without a host, too.
+fn hosts(rules: &[Value]) -> String {
+    let mut shown: Vec<&str> = Vec::new();
+    let mut more = false;
+    for rule in rules {
+        more |= shown.len() == SHOWN_MAX;
+        match string(rule, "/host") {
+            host if !more && !host.is_empty() => shown.push(host),
+            _ => {}
+        }
+    }
+    let text = if shown.is_empty() { "*".to_owned() } else { shown.join(",") };
+    if more { format!("{text} + {} more...", rules.len() - SHOWN_MAX) } else { text }
+}
+
+const SHOWN_MAX: usize = 3;
+
 pub(super) const INGRESS: Printer = Printer {
     columns: &[NAME, text("Class"), text("Hosts"), text("Address"), text("Ports"), AGE],
     cells: |object, now| {
-        let hosts: Vec<String> = list(object, "/spec/rules")
-            .iter()
-            .map(|rule| string(rule, "/host"))
-            .filter(|host| !host.is_empty())
-            .map(str::to_owned)
-            .collect();
         let tls = !list(object, "/spec/tls").is_empty();
         vec![
             name(object),
             or(string(object, "/spec/ingressClassName"), "<none>"),
-            three(&hosts, "*").into(),
+            hosts(list(object, "/spec/rules")).into(),
             balancer_addresses(object).join(",").into(),
             if tls { "80, 443" } else { "80" }.into(),
             age(object, now),
