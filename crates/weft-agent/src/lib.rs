@@ -16,6 +16,7 @@ mod args;
 mod cleanup;
 pub mod cni;
 pub mod dns;
+mod entrance;
 pub mod fabric;
 pub mod pod;
 mod reconcile;

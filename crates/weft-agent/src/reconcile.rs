@@ -8,7 +8,7 @@ use crate::{
 use ipnet::IpNet;
 use std::{
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::watch};
@@ -83,8 +83,8 @@ pub struct FabricStage {
     pub service_cidrs: Vec<IpNet>,
     /// Handle in the node's namespace.
     pub netlink: Netlink,
-    /// The rules that this process wrote last.
-    pub rules: Option<netfilter::Rules>,
+    /// The netfilter table, shared with the service stage.
+    pub table: Arc<Mutex<netfilter::Table>>,
 }
 
 impl FabricStage {
@@ -167,23 +167,20 @@ impl FabricStage {
             masquerade: tables.pod_cidrs.clone(),
             cluster: tables.cluster.clone(),
             tunnel_port: tables.tunnel.as_ref().map(|t| t.port),
+            routers: tables.routers.clone(),
         };
-        if self.rules.as_ref() == Some(&rules) && netfilter::exists()? {
-            return Ok(());
-        }
-        self.rules = None;
-        if let Err(e) = netfilter::replace(&rules) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(e) = table.set_rules(&rules) {
             // A kernel without NAT can still refuse.
             let services = rules.services;
             netfilter::replace(&netfilter::Rules { services, ..Default::default() })?;
             return Err(e);
         }
-        self.rules = Some(rules);
         Ok(())
     }
 }
 
-/// The service stage: load-balancer tables into the socket hooks' maps.
+/// The service stage: load-balancer tables into the socket hooks' maps and the netfilter table.
 pub struct ServiceStage {
     /// Shared state.
     pub state: Arc<State>,
@@ -195,6 +192,10 @@ pub struct ServiceStage {
     pub options: weft_bpf::OpenOptions,
     /// The load balancer, once it is open.
     pub lb: Option<weft_bpf::SocketLb>,
+    /// The netfilter table, shared with the fabric stage.
+    pub table: Arc<Mutex<netfilter::Table>>,
+    /// Numbers of the groups in that table.
+    pub groups: crate::entrance::GroupNumbers,
 }
 
 impl ServiceStage {
@@ -208,21 +209,31 @@ impl ServiceStage {
         let input =
             weft_services::PlanInput { node_dns, node_port_ranges: self.node_port_ranges.clone() };
         let tables = weft_services::plan(snapshot, &self.node, &input);
-        let result = self.open().and_then(|lb| lb.apply(&tables));
+        let mut errors = Vec::new();
+        if let Err(e) = self.open().and_then(|lb| lb.apply(&tables)) {
+            errors.push(chain(&e));
+        }
+        // A kernel that cannot do the one may do the other.
+        let nat = crate::entrance::nat(&tables, &self.node, snapshot, &mut self.groups);
+        let entrances = nat.entrances.len();
+        let applied = self.table.lock().unwrap_or_else(PoisonError::into_inner).set_nat(nat);
+        if let Err(e) = applied {
+            errors.push(chain(&e));
+        }
         let diagnostics: Vec<String> = tables.diagnostics.iter().map(ToString::to_string).collect();
-        let error = result.as_ref().err().map(|e| chain(e));
+        let fine = errors.is_empty();
         self.state.record("services", |stage| {
-            let errors: Vec<String> = error.into_iter().collect();
             stage.log_news("services", &errors, &diagnostics);
             stage.errors = errors;
             stage.diagnostics = diagnostics;
             stage.counts.insert("frontends", tables.frontends.len() as u64);
             stage.counts.insert("withoutBackends", tables.without_backends.len() as u64);
-            if result.is_ok() {
+            stage.counts.insert("entrances", entrances as u64);
+            if fine {
                 stage.generation = snapshot.generation.max(1);
             }
         });
-        if result.is_ok() { Outcome::Applied } else { Outcome::Failed }
+        if fine { Outcome::Applied } else { Outcome::Failed }
     }
 
     /// Loads the programs ahead of the first tables.

@@ -125,13 +125,14 @@ fn spawn_stages(
     source: &SnapshotSource,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let table: Arc<std::sync::Mutex<weft_netlink::netfilter::Table>> = Arc::default();
     let mut fabric = FabricStage {
         state: state.clone(),
         node: args.node.clone(),
         network: args.network,
         service_cidrs: args.service_cidr.clone(),
         netlink: Netlink::open()?,
-        rules: None,
+        table: table.clone(),
     };
     let mut services = ServiceStage {
         state: state.clone(),
@@ -139,6 +140,8 @@ fn spawn_stages(
         node_port_ranges: args.nodeport_addresses.clone(),
         options: weft_bpf::OpenOptions::new(&args.bpf_dir, &args.cgroup),
         lb: None,
+        table,
+        groups: Default::default(),
     };
     let (snapshots, token) = (source.snapshots.clone(), cancel.clone());
     spawn_thread(tasks, "fabric", move |runtime| {

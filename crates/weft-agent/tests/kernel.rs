@@ -112,7 +112,7 @@ impl TestNode {
             network,
             service_cidrs: vec![net("10.96.0.0/16"), net("fd00:10:96::/112")],
             netlink: ns.netlink(),
-            rules: None,
+            table: Arc::default(),
         };
         let cni = CniService::open(ns.netlink(), &dir.join("ipam.journal")).expect("journal");
         (state, stage, cni)

@@ -1,4 +1,4 @@
-//! The nf_tables table `weft` (inet). Three things, replaced together in one batch:
+//! The nf_tables table `weft` (inet). Four things, written together in one batch:
 //!
 //! - **Refusal** of what reached the stack with a Service address untranslated, so that
 //!   clients of a Service without backends see a refusal at once and not a time-out. The
@@ -10,7 +10,22 @@
 //!   the call.
 //! - **Masquerade** of pods that talk to somebody outside the cluster.
 //! - **No tracking** of what stays inside the cluster, tunnel packets included: nothing there
-//!   is translated, and the connection table is one for the whole machine.
+//!   is translated, and the connection table is one for the whole machine. Except what goes
+//!   through an entrance.
+//! - **Entrances**: addresses and ports whose connections are translated to targets, with flat
+//!   maps (see `nat.rs`). A new connection: `frontends` gives class and group, `classes` the
+//!   chain, a random number below the class's count and the group the slot, the slot the
+//!   target. Targets on this node see the client; towards others, the node's router address
+//!   stands for it, so that replies come back; what has no target goes to an address of a
+//!   Service range, where it is refused.
+
+mod expr;
+mod nat;
+mod ruleset;
+mod table;
+
+pub use nat::{Entrance, Fate, Nat};
+pub use table::{Applied, Table};
 
 use crate::{
     error::{Error, Result},
@@ -34,19 +49,27 @@ pub struct Rules {
     pub cluster: Vec<IpNet>,
     /// UDP port of the tunnel.
     pub tunnel_port: Option<u16>,
+    /// The node's own addresses out of its pod ranges, at most one a version: they stand for
+    /// clients of entrances whose target is on another node.
+    pub routers: Vec<IpAddr>,
 }
 
 /// A base chain: name, type, hook, priority.
-struct Chain(&'static str, &'static str, u32, i32);
+struct Chain<'a>(&'a str, &'static str, u32, i32);
 
 const NF_INET_PRE_ROUTING: u32 = 0;
 const NF_INET_LOCAL_IN: u32 = 1;
 const NF_INET_LOCAL_OUT: u32 = 3;
 const NF_INET_POST_ROUTING: u32 = 4;
 // Priorities of netfilter_ipv4.h: raw before tracking, filter, source NAT.
-const REJECT: Chain = Chain("reject-input", "filter", NF_INET_LOCAL_IN, 0);
-const MASQUERADE: Chain = Chain("masquerade", "nat", NF_INET_POST_ROUTING, 100);
-const UNTRACKED: [Chain; 2] = [
+const REJECT: Chain<'static> = Chain("reject-input", "filter", NF_INET_LOCAL_IN, 0);
+const MASQUERADE: Chain<'static> = Chain("masquerade", "nat", NF_INET_POST_ROUTING, 100);
+/// Where destinations are translated.
+const TRANSLATE: [Chain<'static>; 2] = [
+    Chain("nat-prerouting", "nat", NF_INET_PRE_ROUTING, -100),
+    Chain("nat-output", "nat", NF_INET_LOCAL_OUT, -100),
+];
+const UNTRACKED: [Chain<'static>; 2] = [
     Chain("notrack-prerouting", "filter", NF_INET_PRE_ROUTING, -300),
     Chain("notrack-output", "filter", NF_INET_LOCAL_OUT, -300),
 ];
@@ -128,7 +151,7 @@ const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const ELEMENTS_MAX: usize = 1000;
 
 /// One IP version, as this table sees it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Ip {
     /// NFPROTO_IPV4 or NFPROTO_IPV6.
     nfproto: u8,
@@ -173,7 +196,7 @@ fn table(kind: u16, flags: u16) -> Message {
     m
 }
 
-fn chain(Chain(name, kind, hook, priority): &Chain) -> Message {
+fn chain(Chain(name, kind, hook, priority): &Chain<'_>) -> Message {
     let mut m = message(NFT_MSG_NEWCHAIN, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
     m.attr_str(NFTA_CHAIN_TABLE, TABLE)
         .attr_str(NFTA_CHAIN_NAME, name)
@@ -184,7 +207,7 @@ fn chain(Chain(name, kind, hook, priority): &Chain) -> Message {
     m
 }
 
-fn rule(Chain(name, ..): &Chain, fill: impl FnOnce(&mut Message)) -> Message {
+fn rule(Chain(name, ..): &Chain<'_>, fill: impl FnOnce(&mut Message)) -> Message {
     let flags = NLM_F_CREATE | NLM_F_APPEND | NLM_F_ACK;
     let mut m = message(NFT_MSG_NEWRULE, NFPROTO_INET, flags);
     m.attr_str(NFTA_RULE_TABLE, TABLE)
@@ -284,18 +307,18 @@ fn masquerade(net: &IpNet) -> Message {
     })
 }
 
-/// `[ip|ip6] saddr @cluster [ip|ip6] daddr @cluster notrack`.
-fn untracked(chain: &Chain, ip: Ip) -> Message {
+/// `[ip|ip6] saddr @cluster [ip|ip6] daddr @cluster goto inside[4|6]`.
+fn untracked(chain: &Chain<'_>, ip: Ip) -> Message {
     rule(chain, |list| {
         meta_is(list, NFT_META_NFPROTO, ip.nfproto);
         address_in_cluster(list, ip, ip.source, true);
         address_in_cluster(list, ip, ip.destination, true);
-        expression(list, "notrack", |_| {});
+        expr::verdict(list, &expr::Verdict::Goto(ruleset::inside_name(ip)));
     })
 }
 
 /// `udp dport <port> notrack`.
-fn untracked_tunnel(chain: &Chain, port: u16) -> Message {
+fn untracked_tunnel(chain: &Chain<'_>, port: u16) -> Message {
     rule(chain, |list| {
         meta_is(list, NFT_META_L4PROTO, libc::IPPROTO_UDP as u8);
         load(list, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
@@ -370,33 +393,10 @@ fn cluster_set(ip: Ip, nets: &[IpNet]) -> Vec<Message> {
     messages
 }
 
-/// Makes the table of the calling thread's namespace do what `rules` say, in place of what
-/// was in it before; one atomic transaction.
+/// Makes the table of the calling thread's namespace do what `rules` say, without entrances,
+/// in place of what was in it before; one atomic transaction.
 pub fn replace(rules: &Rules) -> Result<()> {
-    // "Add, delete, add" is the idiom for "replace": the first makes the second succeed.
-    let mut messages = vec![
-        table(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK),
-        table(NFT_MSG_DELTABLE, NLM_F_ACK),
-        table(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK),
-    ];
-    messages.push(chain(&REJECT));
-    for net in &rules.services {
-        messages.push(reject(net, true));
-        messages.push(reject(net, false));
-    }
-    // Without masquerade nothing needs tracking, and these hooks would only cost.
-    if !rules.masquerade.is_empty() {
-        let versions = [IPV4, IPV6];
-        messages.extend(versions.iter().flat_map(|ip| cluster_set(*ip, &rules.cluster)));
-        messages.push(chain(&MASQUERADE));
-        messages.extend(rules.masquerade.iter().map(masquerade));
-        for base in &UNTRACKED {
-            messages.push(chain(base));
-            messages.extend(rules.tunnel_port.map(|port| untracked_tunnel(base, port)));
-            messages.extend(versions.iter().map(|ip| untracked(base, *ip)));
-        }
-    }
-    commit("replace nf_tables table", messages)
+    table::write(rules, &nat::Content::default())
 }
 
 /// Removes the table from the calling thread's namespace; an absent one is fine.
@@ -435,7 +435,11 @@ fn commit(operation: &'static str, mut messages: Vec<Message>) -> Result<()> {
     let acknowledgements = messages.len();
     messages.insert(0, batch(NFNL_MSG_BATCH_BEGIN));
     messages.push(batch(NFNL_MSG_BATCH_END));
-    open()?.batch(messages, acknowledgements).map_err(|r| Error::Kernel {
+    let mut connection = open()?;
+    connection
+        .make_room(messages.iter().map(Message::len).sum(), acknowledgements)
+        .map_err(|e| Error::io("size netlink socket", "netfilter", e))?;
+    connection.batch(messages, acknowledgements).map_err(|r| Error::Kernel {
         operation,
         object: TABLE.to_owned(),
         detail: r.detail,

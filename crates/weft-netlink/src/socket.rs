@@ -6,7 +6,7 @@ use crate::{
     wire::{Message, Received},
 };
 use netlink_sys::{Socket, SocketAddr};
-use std::{io, path::Path, sync::Mutex};
+use std::{io, os::fd::AsRawFd, path::Path, sync::Mutex};
 
 pub(crate) const NLM_F_REQUEST: u16 = 1;
 pub(crate) const NLM_F_ACK: u16 = 4;
@@ -41,6 +41,34 @@ impl Connection {
         socket.set_cap_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
         Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Makes room for a batch, which is one datagram of `len` bytes, and for its
+    /// `acknowledgements`, beyond the machine's limits for sockets.
+    pub(crate) fn make_room(&self, len: usize, acknowledgements: usize) -> io::Result<()> {
+        /// What a socket has at least everywhere.
+        const GIVEN: usize = 64 << 10;
+        /// What an acknowledgement takes in the kernel's account, rounded up.
+        const ACKNOWLEDGEMENT: usize = 1 << 10;
+        self.force_size(libc::SO_SNDBUFFORCE, Some(len).filter(|n| *n > GIVEN))?;
+        let answers = acknowledgements * ACKNOWLEDGEMENT;
+        self.force_size(libc::SO_RCVBUFFORCE, Some(answers).filter(|n| *n > GIVEN))
+    }
+
+    fn force_size(&self, option: libc::c_int, size: Option<usize>) -> io::Result<()> {
+        let Some(size) = size else { return Ok(()) };
+        // The kernel doubles it, for its own records.
+        let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
+        let at = (&raw const size).cast();
+        let size_len = size_of::<libc::c_int>() as libc::socklen_t;
+        let fd = self.socket.as_raw_fd();
+        // SAFETY: the value is a C int that lives over the call, and its length is given.
+        // Needed because the standard library has no way to set it.
+        if unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, at, size_len) } == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     fn next(&mut self) -> u32 {

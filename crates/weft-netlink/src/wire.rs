@@ -79,6 +79,11 @@ impl Message {
         self
     }
 
+    /// Its length in bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.buf.len()
+    }
+
     /// The encoded message.
     pub(crate) fn finish(mut self, sequence: u32) -> Vec<u8> {
         let len = u32::try_from(self.buf.len()).expect("invariant: messages are small");

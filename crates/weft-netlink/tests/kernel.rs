@@ -13,6 +13,9 @@ use weft_netlink::{
     VxlanSpec, netfilter, netns, sysctl,
 };
 
+#[path = "kernel/entrances.rs"]
+mod entrances;
+
 /// A namespace that goes away with the test, whatever happens.
 struct Namespace {
     name: String,

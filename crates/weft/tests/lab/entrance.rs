@@ -161,3 +161,14 @@ pub fn until(lab: &Lab, pods: &[&str], mut ask: impl FnMut() -> Seen) -> Seen {
     assert!(there, "expected {wanted:?}, seen {last:?}\n{}", lab.logs());
     last
 }
+/// Leads addresses to a node, as a network does that learnt them by ARP or BGP.
+pub fn lead(lab: &Lab, addresses: &[&str], node: &str) {
+    let to = node_ips(lab, node);
+    let netns = format!("--net=/run/netns/weft.{}.underlay", lab.name);
+    for address in addresses {
+        let (option, via) = if address.contains(':') { ("-6", &to[1]) } else { ("-4", &to[0]) };
+        let args = [&netns, "ip", option, "route", "replace", address, "via", via];
+        let done = std::process::Command::new("nsenter").args(args).status().expect("nsenter");
+        assert!(done.success(), "route {address} to {node}");
+    }
+}

@@ -79,3 +79,137 @@ fn clients_in_the_cluster_reach_every_entrance() {
     assert!(poll(|| tcp(&lab, "pod-node1", "192.0.2.1", 80).pods().is_empty()));
     lab.down();
 }
+
+/// How to ask: over TCP or UDP.
+type Ask = fn(&Lab, &str, &str, u16) -> Seen;
+
+/// The address of the outside client, as a target sees it.
+const CLIENT: [&str; 2] = ["172.30.250.10", "fd00:30:250::10"];
+
+#[test]
+fn clients_outside_reach_every_entrance() {
+    let name = "clients_outside_reach_every_entrance";
+    if !root_or_skip(name) || !kubectl_or_skip(name) {
+        return;
+    }
+    let lab = Lab::up("out", &["--zones", "2"]);
+    let affinity = "  sessionAffinity: ClientIP\n";
+    let ranges = "  loadBalancerSourceRanges: [203.0.113.0/24, 2001:db8:9::/48]\n";
+    let host = "apiVersion: v1\nkind: Pod\nmetadata: {name: hosted, labels: {app: hosted}}\nspec:\n  \
+        nodeName: node1\n  hostNetwork: true\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+        - name: c\n    image: example.test/web\n    ports: [{containerPort: 8080, name: http}, \
+        {containerPort: 9000, protocol: UDP, name: udp}]\n---\n";
+    lab.apply(
+        &(world()
+            + host
+            + &service("wide", "web", "Cluster", "198.51.100.1, \"2001:db8:1::1\"", 30_080, "")
+            + &service("near", "web", "Local", "198.51.100.2, \"2001:db8:1::2\"", 30_090, "")
+            + &service("loyal", "web", "Cluster", "198.51.100.3", 30_100, affinity)
+            + &service("picky", "web", "Cluster", "198.51.100.4", 30_110, ranges)
+            + &service("empty", "nobody", "Local", "198.51.100.5, \"2001:db8:1::5\"", 30_120, "")
+            + &service("hosted", "hosted", "Cluster", "198.51.100.6", 30_130, "")),
+    );
+    let vips = |n: u8| [format!("192.0.2.{n}"), format!("2001:db8::{n}")];
+    for (n, service) in ["wide", "near", "loyal", "picky", "empty"].iter().enumerate() {
+        let vips = vips(n as u8 + 1);
+        give_addresses(&lab, service, &[&vips[0], &vips[1]], "VIP");
+    }
+    let extra = |n: u8| [format!("198.51.100.{n}"), format!("2001:db8:1::{n}")];
+    lab.wait_ready(7);
+    for node in ["node1", "node3"] {
+        let own = node_ips(&lab, node);
+        let router = router_of(&lab, node);
+        for n in [1, 2, 3, 4, 5] {
+            let all = [vips(n), extra(n)].concat();
+            lead(&lab, &all.iter().map(String::as_str).collect::<Vec<_>>(), node);
+        }
+        // To a target on the node that was reached first the client is itself; to one on
+        // another node it is the first node, as long as the policy allows that way at all.
+        for v in [0, 1] {
+            let entrances = |n: u8| {
+                [
+                    (own[v].clone(), 30_070 + u16::from(n) * 10),
+                    (vips(n)[v].clone(), 80),
+                    (extra(n)[v].clone(), 80),
+                ]
+            };
+            let asks: [(Ask, u16); 2] = [(tcp, 0), (udp, 1)];
+            for (ask, offset) in asks {
+                for (address, port) in entrances(1) {
+                    let port = port + offset;
+                    let seen = until(&lab, &["one", "two"], || ask(&lab, "client", &address, port));
+                    let expected = match node {
+                        "node1" => [CLIENT[v], &router[v]].into(),
+                        _ => std::collections::BTreeSet::from([&*router[v]]),
+                    };
+                    assert_eq!(seen.clients(), expected, "{node} {address}:{port}");
+                }
+                for (address, port) in entrances(2) {
+                    let port = port + offset;
+                    if node == "node1" {
+                        let seen = until(&lab, &["one"], || ask(&lab, "client", &address, port));
+                        assert_eq!(seen.clients(), [CLIENT[v]].into(), "{address}:{port}");
+                    } else {
+                        let seen = ask(&lab, "client", &address, port);
+                        assert_eq!(seen, Seen::Nothing, "{address}:{port}: no endpoint on {node}");
+                    }
+                }
+                for (address, port) in entrances(5) {
+                    let seen = ask(&lab, "client", &address, port + offset);
+                    assert_eq!(seen, Seen::Refused, "{address}:{}", port + offset);
+                }
+                let (address, port) = &entrances(3)[1];
+                let seen = ask(&lab, "client", address, port + offset);
+                assert_eq!(seen.pods().len(), 1, "clients stay with their target: {seen:?}");
+                // The ranges are the load balancer's alone.
+                let [node_port, vip, _] = entrances(4);
+                assert_eq!(ask(&lab, "client", &vip.0, vip.1 + offset), Seen::Nothing);
+                assert_eq!(ask(&lab, "pod-node1", &vip.0, vip.1 + offset), Seen::Nothing);
+                until(&lab, &["one", "two"], || {
+                    ask(&lab, "client", &node_port.0, node_port.1 + offset)
+                });
+            }
+        }
+        // A target that is a node's own process.
+        let seen = until(&lab, &["hosted"], || tcp(&lab, "client", &own[0], 30_130));
+        let expected = if node == "node1" { CLIENT[0] } else { &router[0] };
+        assert_eq!(seen.clients(), [expected].into(), "hostNetwork target through {node}");
+    }
+    // Another node's node port, from a pod and from a node's process.
+    let other = node_ips(&lab, "node2");
+    for from in ["pod-node1", "host-node3"] {
+        for address in &other {
+            until(&lab, &["one", "two"], || tcp(&lab, from, address, 30_080));
+            until(&lab, &["two"], || tcp(&lab, from, address, 30_090));
+            until(&lab, &["two"], || udp(&lab, from, address, 30_091));
+        }
+    }
+    // Whom the ranges name may come in: also a pod, whose socket knows no ranges.
+    let ranges = format!(r#"["172.30.250.0/24","{}/32"]"#, pod_ips(&lab, "pod-node1")[0]);
+    let patch = format!(r#"{{"spec":{{"loadBalancerSourceRanges":{ranges}}}}}"#);
+    lab.k(&["patch", "service", "picky", "--type=merge", "-p", &patch]);
+    for from in ["client", "pod-node1"] {
+        until(&lab, &["one", "two"], || tcp(&lab, from, "192.0.2.4", 80));
+    }
+    assert_eq!(tcp(&lab, "pod-node3", "192.0.2.4", 80), Seen::Nothing);
+    // A restarted agent serves on, and node1 loses its endpoint: the policy follows.
+    lab.k(&["delete", "pod", "one", "--wait=true"]);
+    lead(&lab, &["192.0.2.2"], "node1");
+    assert!(poll(|| tcp(&lab, "client", "192.0.2.2", 80) == Seen::Nothing));
+    lab.down();
+}
+
+/// The node's own addresses out of its pod ranges, which stand for clients elsewhere.
+fn router_of(lab: &Lab, node: &str) -> Vec<String> {
+    let said = lab.k(&["get", "node", node, "-o", "jsonpath={.spec.podCIDRs[*]}"]);
+    let first = |range: &str| {
+        let net: std::net::IpAddr = range.split('/').next().expect("range").parse().expect("ip");
+        match net {
+            std::net::IpAddr::V4(a) => std::net::Ipv4Addr::from(u32::from(a) + 1).to_string(),
+            std::net::IpAddr::V6(a) => std::net::Ipv6Addr::from(u128::from(a) + 1).to_string(),
+        }
+    };
+    let mut all: Vec<String> = said.split_whitespace().map(first).collect();
+    all.sort_by_key(|a| a.contains(':'));
+    all
+}

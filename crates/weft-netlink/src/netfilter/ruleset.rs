@@ -1,0 +1,353 @@
+//! Maps, chains and rules for entrances, as messages.
+//!
+//! Registers (in words, `w` = 1 for IPv4 and 4 for IPv6): source address at 0, then the key of
+//! `frontends` at w, its value (class, group) at 2w + 2, a random index behind the group, and
+//! the target in place of all three. IPv6 needs all 16 words.
+
+use super::{
+    expr::{self, Verdict},
+    nat::{Class, Content, Map, Value},
+    *,
+};
+
+const NFT_MSG_DELCHAIN: u16 = 5;
+const NFT_MSG_DELSETELEM: u16 = 14;
+const NFTA_SET_DATA_TYPE: u16 = 6;
+const NFTA_SET_DATA_LEN: u16 = 7;
+const NFTA_SET_DESC: u16 = 9;
+const NFTA_SET_DESC_SIZE: u16 = 1;
+const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFT_SET_MAP: u32 = 8;
+const NFT_SET_TIMEOUT: u32 = 16;
+const NFT_SET_EVAL: u32 = 32;
+const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+// Type numbers of the `nft` tool, so that it can print the maps.
+const TYPE_PROTOCOL: u32 = 12;
+const TYPE_PORT: u32 = 13;
+const TYPE_MARK: u32 = 19;
+/// Clients × entrances with session affinity.
+const STICKY_MAX: u32 = 65_536;
+
+/// A chain that is entered from others.
+fn plain_chain(name: &str) -> Message {
+    let mut m = message(NFT_MSG_NEWCHAIN, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+    m.attr_str(NFTA_CHAIN_TABLE, TABLE).attr_str(NFTA_CHAIN_NAME, name);
+    m
+}
+
+fn rule_in(chain: &str, fill: impl FnOnce(&mut Message)) -> Message {
+    rule(&Chain(chain, "", 0, 0), fill)
+}
+
+/// A rule for packets of one IP version.
+fn rule_of(chain: &str, ip: Ip, fill: impl FnOnce(&mut Message)) -> Message {
+    rule_in(chain, |list| {
+        meta_is(list, NFT_META_NFPROTO, ip.nfproto);
+        fill(list);
+    })
+}
+
+fn sticky_name(ip: Ip) -> &'static str {
+    if ip == IPV4 { "sticky4" } else { "sticky6" }
+}
+
+/// Types of the parts of a key or value, as the `nft` tool joins them.
+fn joined(types: &[u32]) -> u32 {
+    types.iter().fold(0, |all, t| all << 6 | t)
+}
+
+fn new_set(name: &str, id: u32, flags: u32, key: (u32, u32), data: Option<(u32, u32)>) -> Message {
+    let mut m = message(NFT_MSG_NEWSET, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+    m.attr_str(NFTA_SET_TABLE, TABLE)
+        .attr_str(NFTA_SET_NAME, name)
+        .attr_be32(NFTA_SET_FLAGS, flags | if data.is_some() { NFT_SET_MAP } else { 0 })
+        .attr_be32(NFTA_SET_KEY_TYPE, key.0)
+        .attr_be32(NFTA_SET_KEY_LEN, key.1);
+    if let Some((kind, len)) = data {
+        m.attr_be32(NFTA_SET_DATA_TYPE, kind).attr_be32(NFTA_SET_DATA_LEN, len);
+    }
+    if flags & NFT_SET_EVAL != 0 {
+        m.nest(NFTA_SET_DESC, |d| {
+            d.attr_be32(NFTA_SET_DESC_SIZE, STICKY_MAX);
+        });
+    }
+    m.attr_be32(NFTA_SET_ID, id);
+    m
+}
+
+/// All maps and sets, empty.
+pub(super) fn sets() -> Vec<Message> {
+    let mut messages = Vec::new();
+    let mut id = 10;
+    let mut next = || {
+        id += 1;
+        id
+    };
+    for map in Map::all() {
+        let (key, data) = match map {
+            Map::Frontends(ip) => {
+                let key = joined(&[ip.set.2, TYPE_PROTOCOL, TYPE_PORT]);
+                ((key, ip.len + 8), Some((joined(&[TYPE_MARK, TYPE_MARK]), 8)))
+            }
+            Map::Slots(ip) => {
+                let data = (joined(&[ip.set.2, TYPE_PORT]), ip.len + 4);
+                ((joined(&[TYPE_MARK, TYPE_MARK]), 8), Some(data))
+            }
+            Map::Classes => ((TYPE_MARK, 4), Some((NFT_DATA_VERDICT, 16))),
+            Map::Tracked(ip) => ((joined(&[ip.set.2, TYPE_PROTOCOL, TYPE_PORT]), ip.len + 8), None),
+            Map::Members(ip) => ((joined(&[ip.set.2, TYPE_PORT, TYPE_MARK]), ip.len + 8), None),
+            Map::Hairpin(ip) => ((joined(&[ip.set.2, ip.set.2]), ip.len * 2), None),
+        };
+        messages.push(new_set(&map.name(), next(), 0, key, data));
+    }
+    for ip in [IPV4, IPV6] {
+        let key = joined(&[ip.set.2, ip.set.2, TYPE_PROTOCOL, TYPE_PORT]);
+        let data = (joined(&[ip.set.2, TYPE_PORT]), ip.len + 4);
+        let flags = NFT_SET_TIMEOUT | NFT_SET_EVAL;
+        messages.push(new_set(sticky_name(ip), next(), flags, (key, ip.len * 2 + 8), Some(data)));
+    }
+    messages
+}
+
+/// The chain of a class. `refuge`: one address of each Service range, where the `input` hook
+/// refuses everything.
+pub(super) fn class_chain(name: &str, class: &Class, refuge: &[IpAddr]) -> Vec<Message> {
+    let mut messages = vec![plain_chain(name)];
+    match class {
+        Class::Drop => {}
+        Class::Refuse => {
+            for ip in [IPV4, IPV6] {
+                let at = refuge.iter().find(|a| Ip::of_addr(**a) == ip);
+                messages.push(rule_of(name, ip, |list| match at {
+                    Some(addr) => expr::to_address(list, *addr),
+                    None => expr::verdict(list, &Verdict::Drop),
+                }));
+            }
+        }
+        Class::Pick { count, timeout_s } => {
+            messages.extend([IPV4, IPV6].iter().flat_map(|ip| pick(name, *ip, *count, *timeout_s)));
+        }
+        Class::From { sources, count, timeout_s } => {
+            let inner = format!("{name}-admitted");
+            let pick_of = |ip: &Ip| pick(&inner, *ip, *count, *timeout_s);
+            let picks: Vec<Message> = [IPV4, IPV6].iter().flat_map(pick_of).collect();
+            messages.insert(0, plain_chain(&inner));
+            messages.extend(picks);
+            for net in sources {
+                let ip = Ip::of(net);
+                messages.push(rule_of(name, ip, |list| {
+                    address_in(list, ip.source, net);
+                    expr::verdict(list, &Verdict::Goto(&inner));
+                }));
+            }
+            messages.push(rule_in(name, |list| expr::verdict(list, &Verdict::Drop)));
+        }
+    }
+    messages
+}
+
+/// The chains to delete for a class.
+pub(super) fn class_chain_names(name: &str, class: &Class) -> Vec<String> {
+    let mut names = vec![name.to_owned()];
+    if matches!(class, Class::From { .. }) {
+        names.push(format!("{name}-admitted"));
+    }
+    names
+}
+
+/// Chooses one of `count` targets: the one that the client had before, else any.
+fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32) -> Vec<Message> {
+    let w = ip.words();
+    let value = 2 * w + 2;
+    let slots = Map::Slots(ip).name();
+    let mut rules = Vec::new();
+    if timeout_s > 0 {
+        rules.push(rule_of(chain, ip, |list| {
+            expr::address_to(list, ip, 0, true);
+            expr::end_to(list, ip, w, false);
+            // The group ends up behind the target: together they are the key of `members`.
+            expr::find(list, &Map::Frontends(ip).name(), w, Some(value + w));
+            expr::find(list, sticky_name(ip), 0, Some(value));
+            expr::find(list, &Map::Members(ip).name(), value, None);
+            expr::remember(list, sticky_name(ip), 0, value, timeout_s);
+            expr::to_target(list, ip, value);
+        }));
+    }
+    rules.push(rule_of(chain, ip, |list| {
+        expr::end_to(list, ip, w, false);
+        expr::find(list, &Map::Frontends(ip).name(), w, Some(value));
+        expr::random_to(list, value + 2, count);
+        expr::find(list, &slots, value + 1, Some(value));
+        if timeout_s > 0 {
+            expr::address_to(list, ip, 0, true);
+            expr::remember(list, sticky_name(ip), 0, value, timeout_s);
+        }
+        expr::to_target(list, ip, value);
+    }));
+    rules
+}
+
+/// The hooks where destinations are translated.
+pub(super) fn entrances() -> Vec<Message> {
+    let mut messages = Vec::new();
+    for base in &TRANSLATE {
+        messages.push(chain(base));
+        for ip in [IPV4, IPV6] {
+            messages.push(rule_of(base.0, ip, |list| {
+                let value = 2 * ip.words() + 2;
+                expr::end_to(list, ip, ip.words(), false);
+                expr::find(list, &Map::Frontends(ip).name(), ip.words(), Some(value));
+                expr::obey(list, "classes", value);
+            }));
+        }
+    }
+    messages
+}
+
+/// The rules of `postrouting` for what was translated, and the chains that they enter: which
+/// source a target sees.
+pub(super) fn sources(rules: &Rules) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for ip in [IPV4, IPV6] {
+        let name = if ip == IPV4 { "source4" } else { "source6" };
+        let router = rules.routers.iter().copied().find(|a| Ip::of_addr(*a) == ip);
+        let to_own = |list: &mut Message| match router {
+            Some(router) => expr::from_address(list, router),
+            None => expression(list, "masq", |_| {}),
+        };
+        messages.push(plain_chain(name));
+        // A pod that reached itself would throw away packets from its own address.
+        messages.push(rule_of(name, ip, |list| {
+            expr::address_to(list, ip, 0, true);
+            expr::address_to(list, ip, ip.words(), false);
+            expr::find(list, &Map::Hairpin(ip).name(), 0, None);
+            to_own(list);
+        }));
+        // Replies of this node's pods come through this stack anyway: they see the client.
+        // What is refused does, too.
+        let local = rules.masquerade.iter().chain(&rules.services);
+        for net in local.filter(|n| Ip::of(n) == ip) {
+            messages.push(rule_of(name, ip, |list| {
+                address_in(list, ip.destination, net);
+                expr::verdict(list, &Verdict::Accept);
+            }));
+        }
+        messages.push(rule_of(name, ip, |list| {
+            address_in_cluster(list, ip, ip.destination, true);
+            to_own(list);
+        }));
+        messages.push(rule_of(name, ip, |list| expression(list, "masq", |_| {})));
+        messages.push(rule_of(MASQUERADE.0, ip, |list| {
+            expr::original_to(list, ip, 0);
+            expr::find(list, &Map::Frontends(ip).name(), 0, Some(2 * ip.words() + 2));
+            expr::verdict(list, &Verdict::Goto(name));
+        }));
+    }
+    messages
+}
+
+/// What is tracked although both ends are inside the cluster: packets to entrances, replies of
+/// this node's targets, and replies to this node's own address, which stands for clients.
+pub(super) fn inside(rules: &Rules) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for ip in [IPV4, IPV6] {
+        let name = inside_name(ip);
+        let value = 2 * ip.words() + 2;
+        messages.push(plain_chain(name));
+        messages.push(rule_of(name, ip, |list| {
+            expr::end_to(list, ip, 0, false);
+            expr::find(list, &Map::Frontends(ip).name(), 0, Some(value));
+            expr::verdict(list, &Verdict::Accept);
+        }));
+        messages.push(rule_of(name, ip, |list| {
+            expr::end_to(list, ip, 0, true);
+            expr::find(list, &Map::Tracked(ip).name(), 0, None);
+            expr::verdict(list, &Verdict::Accept);
+        }));
+        // Errors about packets of such connections have to be translated with them.
+        let icmp = if ip == IPV4 { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
+        messages.push(rule_of(name, ip, |list| {
+            meta_is(list, NFT_META_L4PROTO, icmp as u8);
+            expr::verdict(list, &Verdict::Accept);
+        }));
+        for router in rules.routers.iter().filter(|a| Ip::of_addr(**a) == ip) {
+            messages.push(rule_of(name, ip, |list| {
+                address_in(list, ip.destination, &(*router).into());
+                expr::verdict(list, &Verdict::Accept);
+            }));
+        }
+        messages.push(rule_in(name, |list| expression(list, "notrack", |_| {})));
+    }
+    messages
+}
+
+pub(super) fn inside_name(ip: Ip) -> &'static str {
+    if ip == IPV4 { "inside4" } else { "inside6" }
+}
+
+/// Messages that store (or delete) elements, grouped by map.
+fn elements<'a>(
+    kind: u16,
+    all: impl Iterator<Item = (&'a (Map, Vec<u8>), Option<&'a Value>)>,
+) -> Vec<Message> {
+    let all: Vec<_> = all.collect();
+    let flags = if kind == NFT_MSG_NEWSETELEM { NLM_F_CREATE } else { 0 };
+    let mut messages = Vec::new();
+    for of_map in all.chunk_by(|a, b| a.0.0 == b.0.0) {
+        for chunk in of_map.chunks(ELEMENTS_MAX) {
+            let mut m = message(kind, NFPROTO_INET, flags | NLM_F_ACK);
+            m.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE)
+                .attr_str(NFTA_SET_ELEM_LIST_SET, &chunk[0].0.0.name())
+                .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                    for ((_, key), value) in chunk {
+                        list.nest(NFTA_LIST_ELEM, |e| element(e, key, *value));
+                    }
+                });
+            messages.push(m);
+        }
+    }
+    messages
+}
+
+fn element(e: &mut Message, key: &[u8], value: Option<&Value>) {
+    e.nest(NFTA_SET_ELEM_KEY, |k| {
+        k.attr(NFTA_DATA_VALUE, key);
+    });
+    match value {
+        None | Some(Value::None) => {}
+        Some(Value::Bytes(bytes)) => {
+            e.nest(NFTA_SET_ELEM_DATA, |d| {
+                d.attr(NFTA_DATA_VALUE, bytes);
+            });
+        }
+        Some(Value::Drop) => {
+            e.nest(NFTA_SET_ELEM_DATA, |d| Verdict::Drop.put(d));
+        }
+        Some(Value::Goto(chain)) => {
+            e.nest(NFTA_SET_ELEM_DATA, |d| Verdict::Goto(chain).put(d));
+        }
+    }
+}
+
+/// From one content to another: new chains, the elements that differ, and chains that nothing
+/// enters any more. In one transaction, so that a packet sees the one or the other.
+pub(super) fn change(old: &Content, new: &Content, refuge: &[IpAddr]) -> Vec<Message> {
+    let before: std::collections::BTreeMap<String, &Class> = old.chains().collect();
+    let after: std::collections::BTreeMap<String, &Class> = new.chains().collect();
+    let mut messages = Vec::new();
+    for (name, class) in after.iter().filter(|(name, _)| !before.contains_key(*name)) {
+        messages.extend(class_chain(name, class, refuge));
+    }
+    let stale = old.elements.iter().filter(|(k, v)| new.elements.get(k) != Some(v));
+    messages.extend(elements(NFT_MSG_DELSETELEM, stale.map(|(k, _)| (k, None))));
+    let fresh = new.elements.iter().filter(|(k, v)| old.elements.get(k) != Some(v));
+    messages.extend(elements(NFT_MSG_NEWSETELEM, fresh.map(|(k, v)| (k, Some(v)))));
+    for (name, class) in before.iter().filter(|(name, _)| !after.contains_key(*name)) {
+        for name in class_chain_names(name, class) {
+            let mut m = message(NFT_MSG_DELCHAIN, NFPROTO_INET, NLM_F_ACK);
+            m.attr_str(NFTA_CHAIN_TABLE, TABLE).attr_str(NFTA_CHAIN_NAME, &name);
+            messages.push(m);
+        }
+    }
+    messages
+}

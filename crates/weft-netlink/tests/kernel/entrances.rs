@@ -1,0 +1,322 @@
+//! Entrances of the netfilter table, with a client, a node, a target on the node and one that
+//! is elsewhere.
+
+use super::*;
+use netfilter::{Entrance, Fate, Nat, Table};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const PORT: u16 = 30_080;
+/// Both targets listen here, and tell the client's address.
+const TARGET: u16 = 8080;
+
+struct World {
+    client: Namespace,
+    node: Namespace,
+    near: Namespace,
+    far: Namespace,
+}
+
+/// One leg: `(address of the node, address of the other)` with prefix lengths.
+fn leg(node: &Namespace, name: &str, other: &Namespace, addresses: &[(&str, &str)]) {
+    let (nn, no) = (node.netlink(), other.netlink());
+    let spec =
+        VethSpec { name, peer_name: "eth0", peer_netns: Some(&other.path), ..VethSpec::default() };
+    nn.create_veth(&spec).expect("veth");
+    for (at_node, at_other) in addresses {
+        nn.add_address(name, net(at_node)).expect("address");
+        no.add_address("eth0", net(at_other)).expect("address");
+    }
+    nn.set_up(name).expect("up");
+    for link in ["lo", "eth0"] {
+        no.set_up(link).expect("up");
+    }
+    for (at_node, _) in addresses {
+        let gateway = net(at_node).addr();
+        // Also where it is of another subnet.
+        let mut on_link = Route::to(gateway.into());
+        on_link.oif = Some(no.index_of("eth0").expect("eth0"));
+        no.replace_route(&on_link).expect("route");
+        let mut r = Route::to(Route::default_of(gateway));
+        r.gateway = Some(gateway);
+        no.replace_route(&r).expect("default route");
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let made = ["client", "node", "near", "far"].map(Namespace::new);
+        let [client, node, near, far] = made;
+        leg(
+            &node,
+            "up",
+            &client,
+            &[("192.0.2.1/24", "192.0.2.9/24"), ("fd02::1/64", "fd02::9/64")],
+        );
+        leg(
+            &node,
+            "wv0",
+            &near,
+            &[("10.7.1.1/24", "10.7.1.2/24"), ("fd07:1::1/64", "fd07:1::2/64")],
+        );
+        leg(&node, "wv1", &far, &[("10.6.0.1/24", "10.7.2.2/24"), ("fd06::1/64", "fd07:2::2/64")]);
+        let nn = node.netlink();
+        nn.set_up("lo").expect("up");
+        for (to, link) in [("10.7.2.0/24", "wv1"), ("fd07:2::/64", "wv1")] {
+            let mut r = Route::to(net(to));
+            r.oif = Some(nn.index_of(link).expect("link"));
+            nn.replace_route(&r).expect("route");
+        }
+        let lo = nn.index_of("lo").expect("lo");
+        let mut r = Route::to(net("10.96.0.0/16"));
+        (r.kind, r.oif, r.metric) = (RouteKind::Local, Some(lo), Some(50));
+        nn.replace_route(&r).expect("local route");
+        let mut r = Route::to(net("fd00:10:96::/112"));
+        (r.kind, r.oif, r.metric) = (RouteKind::Local, Some(lo), Some(50));
+        nn.replace_route(&r).expect("local route");
+        let forward = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
+        sysctl::write_in(&node.path, &forward).expect("forwarding");
+        Self { client, node, near, far }
+    }
+
+    /// Runs something on the node: the table is that of the calling thread's namespace.
+    fn on_node<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        netns::run_in(&self.node.path, f).expect("entered")
+    }
+
+    /// Starts a target that answers each connection and datagram with its name and the
+    /// client's address, until the test ends.
+    fn serve(ns: &Namespace, name: &'static str) {
+        let listen = || {
+            let tcp = TcpListener::bind(("::", TARGET)).expect("bind");
+            (tcp, UdpSocket::bind(("::", TARGET)).expect("bind"))
+        };
+        let (tcp, udp) = netns::run_in(&ns.path, listen).expect("entered");
+        let said = move |from: SocketAddr| format!("{name} {}", from.ip().to_canonical());
+        std::thread::spawn(move || {
+            for stream in tcp.incoming().flatten() {
+                let peer = stream.peer_addr().expect("peer");
+                let _ = (&stream).write_all(said(peer).as_bytes());
+            }
+        });
+        std::thread::spawn(move || {
+            while let Ok((_, from)) = udp.recv_from(&mut [0; 8]) {
+                let _ = udp.send_to(said(from).as_bytes(), from);
+            }
+        });
+    }
+}
+
+fn ask_tcp(ns: &Namespace, to: &str) -> Result<String, ErrorKind> {
+    let to = SocketAddr::new(ip(to), PORT);
+    netns::run_in(&ns.path, || {
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
+        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).map(|_| said)
+    })
+    .expect("entered")
+    .map_err(|e: std::io::Error| e.kind())
+}
+
+fn ask_udp(ns: &Namespace, to: &str) -> Result<String, ErrorKind> {
+    let to = SocketAddr::new(ip(to), PORT);
+    netns::run_in(&ns.path, || {
+        let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.connect(to)?;
+        socket.send(b"x")?;
+        let mut said = [0; 64];
+        let n = socket.recv(&mut said)?;
+        Ok(String::from_utf8_lossy(&said[..n]).into_owned())
+    })
+    .expect("entered")
+    .map_err(|e: std::io::Error| e.kind())
+}
+
+/// Everything that many connections said, with how often.
+fn spread(
+    ns: &Namespace,
+    to: &str,
+    ask: fn(&Namespace, &str) -> Result<String, ErrorKind>,
+) -> BTreeMap<String, u32> {
+    let mut said = BTreeMap::new();
+    for _ in 0..40 {
+        *said.entry(ask(ns, to).expect("answer")).or_default() += 1;
+    }
+    said
+}
+
+fn rules() -> netfilter::Rules {
+    netfilter::Rules {
+        services: vec![net("10.96.0.0/16"), net("fd00:10:96::/112")],
+        masquerade: vec![net("10.7.1.0/24"), net("fd07:1::/64")],
+        cluster: ["10.7.0.0/16", "fd07::/16", "192.0.2.1/32", "fd02::1/128"].map(net).into(),
+        tunnel_port: None,
+        routers: vec![ip("10.7.1.1"), ip("fd07:1::1")],
+    }
+}
+
+fn at(addr: &str, protocol: u8) -> Entrance {
+    Entrance { addr: ip(addr), port: PORT, protocol }
+}
+
+const NODE: [&str; 2] = ["192.0.2.1", "fd02::1"];
+const NEAR: [&str; 2] = ["10.7.1.2", "fd07:1::2"];
+const FAR: [&str; 2] = ["10.7.2.2", "fd07:2::2"];
+
+/// Both protocols and versions to the given targets.
+fn nat_to(targets: &[[&str; 2]], fate: impl Fn(u32) -> Fate) -> Nat {
+    let mut nat = Nat::default();
+    for (v, node) in NODE.into_iter().enumerate() {
+        nat.groups.insert(v as u32, targets.iter().map(|t| (ip(t[v]), TARGET)).collect());
+        for protocol in [TCP, UDP] {
+            nat.entrances.insert(at(node, protocol), fate(v as u32));
+            let near = Entrance { addr: ip(NEAR[v]), port: TARGET, protocol };
+            nat.local.insert(near);
+        }
+    }
+    nat
+}
+
+fn forward(group: u32) -> Fate {
+    Fate::Forward { group, timeout_s: None, sources: None }
+}
+
+#[test]
+fn entrances_lead_to_targets_and_replies_come_back() {
+    if !is_root("entrances_lead_to_targets_and_replies_come_back") {
+        return;
+    }
+    let world = World::new();
+    World::serve(&world.near, "near");
+    World::serve(&world.far, "far");
+    let mut table = Table::new();
+    world.on_node(|| table.set_nat(nat_to(&[NEAR, FAR], forward)).expect("waits"));
+    assert!(!world.on_node(|| netfilter::exists().expect("asked")), "no rules, no table");
+    assert!(world.on_node(|| table.set_rules(&rules()).expect("table")).whole);
+    for (v, node) in NODE.into_iter().enumerate() {
+        let client = ["192.0.2.9", "fd02::9"][v];
+        let router = ["10.7.1.1", "fd07:1::1"][v];
+        for ask in [ask_tcp, ask_udp] {
+            let said = spread(&world.client, node, ask);
+            let expected = [format!("far {router}"), format!("near {client}")];
+            assert_eq!(said.keys().collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+            assert!(said.values().all(|n| *n >= 5), "{said:?}");
+            // From a pod of another node, whose packets are otherwise not tracked here.
+            let said = spread(&world.far, node, ask);
+            let expected = [format!("far {router}"), format!("near {}", FAR[v])];
+            assert_eq!(said.keys().collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+            // A pod of this node that reaches itself, or a neighbour.
+            let said = spread(&world.near, node, ask);
+            let expected = [format!("far {router}"), format!("near {router}")];
+            assert_eq!(said.keys().collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+            // The node itself.
+            let said = spread(&world.node, node, ask);
+            let names: Vec<&str> = said.keys().filter_map(|s| s.split(' ').next()).collect();
+            assert_eq!(names, ["far", "near"], "{said:?}");
+        }
+    }
+
+    // Fewer targets; the established connection stays where it is.
+    let stream =
+        netns::run_in(&world.client.path, || TcpStream::connect((NODE[0], PORT)).expect("connect"));
+    drop(stream.expect("entered"));
+    let applied = world.on_node(|| table.set_nat(nat_to(&[FAR], forward)).expect("change"));
+    assert!(!applied.whole);
+    assert_eq!(spread(&world.client, NODE[0], ask_tcp).len(), 1);
+
+    // Refused, dropped, and for others only.
+    world.on_node(|| table.set_nat(nat_to(&[], |_| Fate::Refuse)).expect("change"));
+    for node in NODE {
+        for ns in [&world.client, &world.near, &world.node] {
+            assert_eq!(ask_tcp(ns, node), Err(ErrorKind::ConnectionRefused), "{} {node}", ns.name);
+            // The kernel sends one host a few ICMPv6 messages a second, and redirects to the pod
+            // that reached itself above count among them.
+            let refused = (0..10).any(|_| ask_udp(ns, node) == Err(ErrorKind::ConnectionRefused));
+            assert!(refused, "{} {node}", ns.name);
+        }
+    }
+    world.on_node(|| table.set_nat(nat_to(&[], |_| Fate::Drop)).expect("change"));
+    assert_eq!(ask_tcp(&world.client, NODE[0]), Err(ErrorKind::TimedOut));
+    let only = |range: &str| {
+        let sources = vec![net(range), net("fd00:77::/32")];
+        nat_to(&[NEAR], move |group| Fate::Forward {
+            group,
+            timeout_s: None,
+            sources: Some(sources.clone()),
+        })
+    };
+    world.on_node(|| table.set_nat(only("192.0.2.0/28")).expect("change"));
+    assert_eq!(ask_tcp(&world.client, NODE[0]).as_deref(), Ok("near 192.0.2.9"));
+    assert_eq!(ask_tcp(&world.far, NODE[0]), Err(ErrorKind::TimedOut));
+    world.on_node(|| table.set_nat(only("192.0.2.128/28")).expect("change"));
+    assert_eq!(ask_tcp(&world.client, NODE[0]), Err(ErrorKind::TimedOut));
+
+    // Nothing left: the node's own stack answers.
+    world.on_node(|| table.set_nat(Nat::default()).expect("change"));
+    assert_eq!(ask_tcp(&world.client, NODE[0]), Err(ErrorKind::ConnectionRefused));
+    world.on_node(|| netfilter::delete().expect("deleted"));
+    assert!(world.on_node(|| table.set_rules(&rules()).expect("again")).whole, "it was gone");
+}
+
+#[test]
+fn clients_stay_with_their_target() {
+    if !is_root("clients_stay_with_their_target") {
+        return;
+    }
+    let world = World::new();
+    World::serve(&world.near, "near");
+    World::serve(&world.far, "far");
+    let sticky = |group| Fate::Forward { group, timeout_s: Some(600), sources: None };
+    let mut table = Table::new();
+    world.on_node(|| table.set_rules(&rules()).expect("table"));
+    world.on_node(|| table.set_nat(nat_to(&[NEAR, FAR], sticky)).expect("change"));
+    for node in NODE {
+        for ask in [ask_tcp, ask_udp] {
+            assert_eq!(spread(&world.client, node, ask).len(), 1, "{node}");
+        }
+    }
+    // Whichever it was: when it is no target any more, the other one answers.
+    for (target, name) in [(NEAR, "near"), (FAR, "far"), (NEAR, "near")] {
+        world.on_node(|| table.set_nat(nat_to(&[target], sticky)).expect("change"));
+        for node in NODE {
+            for ask in [ask_tcp, ask_udp] {
+                let said = ask(&world.client, node).expect("answer");
+                assert!(said.starts_with(name), "{node}: {said}");
+            }
+        }
+    }
+}
+
+/// One transaction carries tens of thousands of elements; a change afterwards is small.
+#[test]
+fn many_entrances_are_one_transaction() {
+    if !is_root("many_entrances_are_one_transaction") {
+        return;
+    }
+    let world = World::new();
+    World::serve(&world.near, "near");
+    let mut nat = nat_to(&[NEAR], forward);
+    for n in 0..4000u32 {
+        let port = 1000 + n as u16;
+        nat.entrances.insert(Entrance { port, ..at(NODE[0], TCP) }, forward(10 + n));
+        let targets = (0..n % 20 + 1).map(|t| (IpAddr::from([10, 7, 3, t as u8]), port));
+        nat.groups.insert(10 + n, targets.collect());
+    }
+    let mut table = Table::new();
+    world.on_node(|| table.set_rules(&rules()).expect("table"));
+    let begin = Instant::now();
+    let applied = world.on_node(|| table.set_nat(nat.clone()).expect("change"));
+    println!("{} elements in {:?}", applied.elements, begin.elapsed());
+    assert!(applied.elements > 46_000);
+    nat.groups.insert(17, vec![(ip(NEAR[0]), TARGET)]);
+    let begin = Instant::now();
+    world.on_node(|| table.set_nat(nat).expect("change"));
+    println!("one change in {:?}", begin.elapsed());
+    assert_eq!(ask_tcp(&world.client, NODE[0]).as_deref(), Ok("near 192.0.2.9"));
+}
