@@ -1,7 +1,7 @@
 //! Command line of `weft agent`.
 
 use ipnet::IpNet;
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 use weft_model::NodeName;
 
 /// How pods of different nodes reach each other.
@@ -40,6 +40,9 @@ pub struct Args {
     /// Service address ranges: what reaches the stack with such an address is refused.
     #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16,fd00:10:96::/112")]
     pub service_cidr: Vec<IpNet>,
+    /// Where to answer load balancers that ask whether the node takes connections.
+    #[arg(long, default_value = "[::]:10256")]
+    pub healthz_bind_address: SocketAddr,
     /// Which of the node's addresses answer on node ports; all where not given.
     #[arg(long, value_delimiter = ',')]
     pub nodeport_addresses: Vec<IpNet>,

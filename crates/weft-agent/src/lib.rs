@@ -18,6 +18,7 @@ pub mod cni;
 pub mod dns;
 mod entrance;
 pub mod fabric;
+mod health;
 pub mod pod;
 mod reconcile;
 mod run;

@@ -3,13 +3,14 @@
 use crate::{
     Network,
     fabric::{apply, observe_underlay},
+    health::View,
     state::{AppliedFabric, State},
 };
 use ipnet::IpNet;
 use std::{
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -194,6 +195,8 @@ pub struct ServiceStage {
     pub lb: Option<weft_bpf::SocketLb>,
     /// The netfilter table, shared with the fabric stage.
     pub table: Arc<Mutex<netfilter::Table>>,
+    /// What load balancers are told.
+    pub health: watch::Sender<View>,
     /// Numbers of the groups in that table.
     pub groups: crate::entrance::GroupNumbers,
 }
@@ -209,6 +212,10 @@ impl ServiceStage {
         let input =
             weft_services::PlanInput { node_dns, node_port_ranges: self.node_port_ranges.clone() };
         let tables = weft_services::plan(snapshot, &self.node, &input);
+        // Before the kernel is asked: a call that never returns is late, too.
+        self.health.send_modify(|v| {
+            v.pending_since.get_or_insert_with(Instant::now);
+        });
         let mut errors = Vec::new();
         if let Err(e) = self.open().and_then(|lb| lb.apply(&tables)) {
             errors.push(chain(&e));
@@ -222,6 +229,13 @@ impl ServiceStage {
         }
         let diagnostics: Vec<String> = tables.diagnostics.iter().map(ToString::to_string).collect();
         let fine = errors.is_empty();
+        self.health.send_modify(|v| {
+            v.ports = tables.health.iter().map(|(p, h)| (p.get(), h.clone())).collect();
+            v.eligible = snapshot.nodes.get(&self.node).is_none_or(|n| n.eligible);
+            if fine {
+                (v.pending_since, v.applied_at) = (None, Some(SystemTime::now()));
+            }
+        });
         self.state.record("services", |stage| {
             stage.log_news("services", &errors, &diagnostics);
             stage.errors = errors;

@@ -19,6 +19,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     signal::unix::{SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -141,8 +142,10 @@ fn spawn_stages(
         options: weft_bpf::OpenOptions::new(&args.bpf_dir, &args.cgroup),
         lb: None,
         table,
+        health: watch::Sender::default(),
         groups: Default::default(),
     };
+    tasks.spawn(crate::health::serve(args.healthz_bind_address, services.health.subscribe()));
     let (snapshots, token) = (source.snapshots.clone(), cancel.clone());
     spawn_thread(tasks, "fabric", move |runtime| {
         follow(&runtime, &token, snapshots, |s| fabric.step(s));

@@ -175,6 +175,23 @@ fn clients_outside_reach_every_entrance() {
         let expected = if node == "node1" { CLIENT[0] } else { &router[0] };
         assert_eq!(seen.clients(), [expected].into(), "hostNetwork target through {node}");
     }
+    // What a load balancer asks: which nodes have an endpoint, and which take connections.
+    let path = "jsonpath={.spec.healthCheckNodePort}";
+    let health = lab.k(&["get", "service", "near", "-o", path]);
+    let code = |node: &str, port: &str, path: &str| {
+        let url = format!("http://{}:{port}{path}", node_ips(&lab, node)[0]);
+        let ask = ["curl", "-s", "-m", "4", "-o", "/dev/null", "-w", "%{http_code}", &url];
+        text(&lab.try_exec("default", "client", &ask).stdout)
+    };
+    assert!(poll(|| code("node1", &health, "/") == "200"));
+    assert!(poll(|| code("node3", &health, "/") == "503"));
+    assert_eq!(
+        (code("node3", "10256", "/healthz"), code("node3", "10256", "/livez")),
+        ("200".into(), "200".into())
+    );
+    lab.k(&["taint", "node", "node3", "ToBeDeletedByClusterAutoscaler=1:NoSchedule"]);
+    assert!(poll(|| code("node3", "10256", "/healthz") == "503"));
+    assert_eq!(code("node3", "10256", "/livez"), "200");
     // Another node's node port, from a pod and from a node's process.
     let other = node_ips(&lab, "node2");
     for from in ["pod-node1", "host-node3"] {
@@ -196,6 +213,7 @@ fn clients_outside_reach_every_entrance() {
     lab.k(&["delete", "pod", "one", "--wait=true"]);
     lead(&lab, &["192.0.2.2"], "node1");
     assert!(poll(|| tcp(&lab, "client", "192.0.2.2", 80) == Seen::Nothing));
+    assert!(poll(|| code("node1", &health, "/") == "503"));
     lab.down();
 }
 
