@@ -17,8 +17,8 @@ use crate::kinds::{Change, Delta, Kind, World};
 use crate::scheduler::{self, Assumed};
 use crate::store::Object;
 use crate::{
-    cidr, daemonset, deployment, endpoints, endpointslice, gc, job, mirror, namespace, nodelife,
-    podgc, replicaset, statefulset,
+    budget, cidr, cronjob, daemonset, deployment, endpoints, endpointslice, gc, job, mirror,
+    namespace, nodelife, podgc, replicaset, statefulset,
 };
 
 /// First pause after a write that lost a race; doubles up to [`PAUSE_MS_MAX`].
@@ -69,13 +69,15 @@ pub(crate) struct Core {
     assumed: Assumed,
     /// Pods that wait for a node.
     pending: BTreeSet<Key>,
-    /// Since when something is so that a planner waits for: a pod's node is missing, an owner that
-    /// leaves its dependents behind is being deleted.
+    /// Since when something is so that a planner waits for: a pod's node is missing, an owner is
+    /// being deleted that has its dependents to see to.
     since: HashMap<Key, Timestamp>,
     /// What the planners of endpoints remember of a Service.
     memories: HashMap<Key, endpointslice::Memory>,
     /// What was last said of an object's owners.
     notices: HashMap<Key, String>,
+    /// Why the last pod of a ReplicaSet could not be made.
+    refusals: HashMap<Key, String>,
     side: Vec<Action>,
 }
 
@@ -95,6 +97,7 @@ impl Core {
             since: HashMap::new(),
             memories: HashMap::new(),
             notices: HashMap::new(),
+            refusals: HashMap::new(),
             side: Vec::new(),
         }
     }
@@ -131,6 +134,7 @@ impl Core {
         let (mut conflict, mut failed) = (false, false);
         match outcome {
             Outcome::Done(answer) => {
+                self.tell_owner(key, action, &answer, now);
                 let deltas = if answer["kind"] == action.kind.name() {
                     self.world.absorb(action.kind, answer)
                 } else if let Some(uid) = action.deleted_uid() {
@@ -149,11 +153,14 @@ impl Core {
             Outcome::Failed(reason) => {
                 failed = true;
                 tracing::debug!(?key, kind = action.kind.name(), name = action.name, reason);
-                self.explain_failure(action, &reason, now);
+                self.explain_failure(key, action, &reason, now);
             }
         }
         if matches!(action.verb, Verb::CreateSub("binding", _)) && (conflict || failed) {
             self.assumed.release(&action.namespace, &action.name);
+        }
+        if self.world.metadata(key.kind, &key.namespace, &key.name).is_none() {
+            self.refusals.remove(key);
         }
         let Some(running) = self.running.get_mut(key) else { return };
         running.pending = running.pending.saturating_sub(1);
@@ -271,7 +278,16 @@ impl Core {
             Controller::NodeCidr => cidr::plan(world, config, now),
             Controller::NodeLife => nodelife::plan(world, config, name, now),
             Controller::Deployment => deployment::plan(world, namespace, name, now),
-            Controller::ReplicaSet => replicaset::plan(world, namespace, name, now),
+            Controller::CronJob => cronjob::plan(world, namespace, name, now),
+            Controller::Budget => budget::plan(world, namespace, name, now),
+            Controller::ReplicaSet | Controller::Replication => {
+                let refusal = self.refusals.get(key).map(String::as_str);
+                let plan = replicaset::plan(world, (key.kind, namespace, name), refusal, now);
+                if !plan.actions.iter().any(|one| matches!(one.verb, Verb::Create(_))) {
+                    self.refusals.remove(key);
+                }
+                plan
+            }
             Controller::StatefulSet => statefulset::plan(world, namespace, name, now),
             Controller::DaemonSet => daemonset::plan(world, namespace, name, now),
             Controller::Job => job::plan(world, namespace, name, now),
@@ -303,7 +319,7 @@ impl Core {
                 plan
             }
             Controller::Garbage => {
-                let since = match gc::orphans(world, key.kind, namespace, name) {
+                let since = match gc::ends(world, key.kind, namespace, name) {
                     true => *self.since.entry(key.clone()).or_insert(now),
                     false => {
                         self.since.remove(key);
@@ -402,11 +418,42 @@ impl Core {
         self.timers.insert((at, key));
     }
 
-    /// A pod that cannot be created is the owner's news, as `kubectl describe` shows it.
-    fn explain_failure(&mut self, action: &Action, reason: &str, now: Timestamp) {
+    /// A pod that was made or deleted is the owner's news, as `kubectl describe` shows it. Its name
+    /// is known from the answer only.
+    fn tell_owner(&mut self, key: &Key, action: &Action, answer: &Value, now: Timestamp) {
+        if action.kind != Kind::Pod {
+            return;
+        }
+        let component = match key.controller {
+            Controller::ReplicaSet => "replicaset-controller",
+            Controller::DaemonSet => "daemonset-controller",
+            Controller::Job => "job-controller",
+            Controller::Replication => "replication-controller",
+            _ => return,
+        };
+        let (reason, message) = match &action.verb {
+            Verb::Create(_) => {
+                self.refusals.remove(key);
+                let name = answer["metadata"]["name"].as_str().unwrap_or_default();
+                ("SuccessfulCreate", format!("Created pod: {name}"))
+            }
+            Verb::Delete(_) => ("SuccessfulDelete", format!("Deleted pod: {}", action.name)),
+            _ => return,
+        };
+        if let Some(meta) = self.world.metadata(key.kind, &key.namespace, &key.name) {
+            let about = About { kind: key.kind, meta, component, now };
+            self.side.push(Action::event(&about, Severity::Normal, reason, &message));
+        }
+    }
+
+    /// A pod that cannot be created is the owner's news.
+    fn explain_failure(&mut self, key: &Key, action: &Action, reason: &str, now: Timestamp) {
         let Verb::Create(body) = &action.verb else { return };
         if action.kind != Kind::Pod {
             return;
+        }
+        if key.controller == Controller::ReplicaSet {
+            self.refusals.insert(key.clone(), reason.to_owned());
         }
         let Some(owner) =
             body["metadata"]["ownerReferences"].as_array().and_then(|all| all.first())

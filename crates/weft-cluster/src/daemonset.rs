@@ -1,14 +1,17 @@
 //! DaemonSet: one pod on every node that fits.
 //!
-//! The pods name their node themselves instead of an affinity to it, which saves the scheduler's
-//! round; taints and node affinity were checked here, room is the kubelet's business.
+//! Taints and node affinity are checked here; each pod requires its node, and the scheduler binds
+//! it, as it has room and ports for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus};
+use k8s_openapi::api::apps::v1::{
+    DaemonSet, DaemonSetSpec, DaemonSetStatus, RollingUpdateDaemonSet,
+};
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Toleration};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 
 use crate::action::{About, Action, Plan, Severity};
@@ -104,7 +107,7 @@ impl<'a> Round<'a> {
         }
         let mut by_node: BTreeMap<String, Vec<Arc<Pod>>> = BTreeMap::new();
         for pod in own {
-            let node = pods::node(pod).unwrap_or_default().to_owned();
+            let node = pods::target(pod).unwrap_or_default().to_owned();
             by_node.entry(node).or_default().push(pod.clone());
         }
         for pods in by_node.values_mut() {
@@ -123,9 +126,13 @@ impl<'a> Round<'a> {
             for pod in held.iter().filter(|pod| pods::finished(pod) && !pod.deleting()) {
                 self.replace_finished(pod, plan);
             }
-            // Of several the oldest stays.
-            for pod in held.iter().filter(|pod| pods::active(pod)).skip(1) {
-                plan.push(Action::delete(Kind::Pod, &pod.metadata));
+            // Of several the oldest stays; with a surge the oldest of the new ones, too.
+            let mut kept = BTreeSet::new();
+            for pod in held.iter().filter(|pod| pods::active(pod)) {
+                let place = self.max_surge() > 0 && self.is_new(pod);
+                if !kept.insert(place) {
+                    plan.push(Action::delete(Kind::Pod, &pod.metadata));
+                }
             }
         }
         for (node, held) in &self.by_node {
@@ -144,7 +151,7 @@ impl<'a> Round<'a> {
             component: "daemonset-controller",
             now: self.now,
         };
-        let node = pods::node(pod).unwrap_or_default();
+        let node = pods::target(pod).unwrap_or_default();
         let phase = pods::phase(pod);
         let message = format!("Found {phase} daemon pod {} on node {node}", pod.name());
         let reason = if phase == "Failed" { "FailedDaemonPod" } else { "SucceededDaemonPod" };
@@ -158,22 +165,41 @@ impl<'a> Round<'a> {
         let labels = pod.metadata.labels.get_or_insert_default();
         labels.insert(HASH.into(), self.hash.into());
         let mut spec = self.pod_spec.clone();
-        spec.node_name = Some(node.into());
+        pods::pin(&mut spec, node);
         pod.spec = Some(spec);
         Action::create(Kind::Pod, &pod)
     }
 
-    /// A rolling update's step: old pods that serve nobody, and as many others as may be away.
+    fn is_new(&self, pod: &Pod) -> bool {
+        pod.labels().get(HASH).is_some_and(|held| held == self.hash)
+    }
+
+    fn limit(&self, of: impl Fn(&RollingUpdateDaemonSet) -> Option<IntOrString>) -> i32 {
+        let strategy = self.spec.update_strategy.as_ref();
+        let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
+        let total = i32::try_from(self.wanted.len()).unwrap_or(i32::MAX);
+        share(rolling.and_then(of).as_ref(), total, true, "0")
+    }
+
+    fn max_surge(&self) -> i32 {
+        self.limit(|rolling| rolling.max_surge.clone())
+    }
+
+    /// A rolling update's step.
     fn update(&self, plan: &mut Plan) {
         let strategy = self.spec.update_strategy.as_ref();
         if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete") {
             return;
         }
-        let limit = strategy
-            .and_then(|strategy| strategy.rolling_update.as_ref())
-            .and_then(|rolling| rolling.max_unavailable.as_ref());
-        let total = i32::try_from(self.wanted.len()).unwrap_or(i32::MAX);
-        let limit = share(limit, total, true, "1").max(1);
+        match self.max_surge() {
+            0 => self.replace(plan),
+            surge => self.surge(surge, plan),
+        }
+    }
+
+    /// Deletes old pods that serve nobody, and as many others as may be away.
+    fn replace(&self, plan: &mut Plan) {
+        let limit = self.limit(|rolling| rolling.max_unavailable.clone()).max(1);
         let mut away = 0;
         let mut candidates = Vec::new();
         for node in &self.wanted {
@@ -182,18 +208,41 @@ impl<'a> Round<'a> {
                 away += 1;
                 continue;
             };
-            let old = pod.labels().get(HASH).is_none_or(|held| held != self.hash);
             let serves = self.available(pod, plan);
             away += i32::from(!serves);
-            match (old, serves) {
-                (true, false) => plan.push(Action::delete(Kind::Pod, &pod.metadata)),
-                (true, true) => candidates.push(pod),
+            match (self.is_new(pod), serves) {
+                (false, false) => plan.push(Action::delete(Kind::Pod, &pod.metadata)),
+                (false, true) => candidates.push(pod),
                 _ => {}
             }
         }
         let more = usize::try_from(limit - away).unwrap_or(0);
         for pod in candidates.into_iter().take(more) {
             plan.push(Action::delete(Kind::Pod, &pod.metadata));
+        }
+    }
+
+    /// Makes new pods beside old ones, as many as may be; an old one goes when the new one serves.
+    fn surge(&self, limit: i32, plan: &mut Plan) {
+        let mut coming = 0;
+        let (mut broken, mut candidates) = (Vec::new(), Vec::new());
+        for node in &self.wanted {
+            let held = self.by_node.get(node).map(Vec::as_slice).unwrap_or_default();
+            let find = |new| held.iter().find(|pod| pods::active(pod) && self.is_new(pod) == new);
+            match (find(false), find(true)) {
+                (Some(old), Some(new)) => match self.available(new, plan) {
+                    true => plan.push(Action::delete(Kind::Pod, &old.metadata)),
+                    false => coming += 1,
+                },
+                // It serves nobody: nothing is lost.
+                (Some(old), None) if !self.available(old, plan) => broken.push(node),
+                (Some(_), None) => candidates.push(node),
+                _ => {}
+            }
+        }
+        let more = usize::try_from(limit - coming).unwrap_or(0);
+        for node in broken.into_iter().chain(candidates.into_iter().take(more)) {
+            plan.push(self.create(node));
         }
     }
 
@@ -217,7 +266,7 @@ impl<'a> Round<'a> {
             current += 1;
             ready += i32::from(pods::ready(pod));
             serving += i32::from(self.available(pod, plan));
-            updated += i32::from(pod.labels().get(HASH).is_some_and(|held| held == self.hash));
+            updated += i32::from(self.is_new(pod));
         }
         let astray = self.by_node.iter().filter(|(node, held)| {
             !self.wanted.contains(*node) && held.iter().any(|pod| pods::active(pod))

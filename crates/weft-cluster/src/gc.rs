@@ -25,18 +25,20 @@ enum Owner {
     Impossible,
 }
 
-/// How long an owner that leaves its dependents behind waits at least: each kind has a watch of
-/// its own, and a dependent that was made just before must be seen, or it would go with its owner.
-const ORPHAN_WAIT: SignedDuration = SignedDuration::from_millis(250);
+/// How long an owner waits at least before its dependents are believed to be all known: each kind
+/// has a watch of its own, and one that was made just before must be seen.
+const DEPENDENTS_WAIT: SignedDuration = SignedDuration::from_millis(250);
 
-/// Whether an object is being deleted and leaves its dependents behind.
-pub(crate) fn orphans(world: &World, kind: Kind, namespace: &str, name: &str) -> bool {
+/// Whether an object is being deleted and has its dependents to see to.
+pub(crate) fn ends(world: &World, kind: Kind, namespace: &str, name: &str) -> bool {
     let meta = world.metadata(kind, namespace, name);
-    meta.is_some_and(|meta| meta.deletion_timestamp.is_some() && has(meta, ORPHAN))
+    meta.is_some_and(|meta| {
+        meta.deletion_timestamp.is_some() && (has(meta, ORPHAN) || has(meta, FOREGROUND))
+    })
 }
 
 /// What becomes of one object because of its owners or its dependents; and what its Event says,
-/// where there is one. `since`: when it was first seen to leave its dependents behind.
+/// where there is one. `since`: when it was first seen to have its dependents to see to.
 pub(crate) fn plan(
     world: &World,
     (kind, namespace, name): (Kind, &str, &str),
@@ -51,7 +53,7 @@ pub(crate) fn plan(
     let plan = match (has(meta, ORPHAN), has(meta, FOREGROUND)) {
         _ if !world.others_synced() => Plan::default(),
         (true, _) => orphan(world, kind, meta, since, now),
-        (_, true) => foreground(world, kind, meta).into(),
+        (_, true) => foreground(world, kind, meta, since, now),
         _ => Plan::default(),
     };
     (plan, None)
@@ -182,7 +184,7 @@ fn if_gone(kind: Kind, meta: &Meta, missing: Vec<Gone>, verb: Verb) -> Action {
 }
 
 /// The owner waits for those dependents that say so (`blockOwnerDeletion`).
-fn foreground(world: &World, kind: Kind, meta: &Meta) -> Vec<Action> {
+fn foreground(world: &World, kind: Kind, meta: &Meta, since: Timestamp, now: Timestamp) -> Plan {
     let blocking = world.dependents(uid(meta)).into_iter().any(|(_, dependent)| {
         dependent
             .owner_references
@@ -190,7 +192,25 @@ fn foreground(world: &World, kind: Kind, meta: &Meta) -> Vec<Action> {
             .flatten()
             .any(|owner| owner.uid == uid(meta) && owner.block_owner_deletion == Some(true))
     });
-    if blocking { Vec::new() } else { vec![release(kind, meta, FOREGROUND)] }
+    let mut plan = Plan::default();
+    if !blocking {
+        let_go(kind, meta, FOREGROUND, (since, now), &mut plan);
+    }
+    plan
+}
+
+/// Takes the finalizer off once every dependent must have been seen.
+fn let_go(
+    kind: Kind,
+    meta: &Meta,
+    finalizer: &str,
+    (since, now): (Timestamp, Timestamp),
+    plan: &mut Plan,
+) {
+    match since.saturating_add(DEPENDENTS_WAIT).unwrap_or(Timestamp::MAX) {
+        at if at > now => plan.ask_again(at),
+        _ => plan.push(release(kind, meta, finalizer)),
+    }
 }
 
 fn orphan(world: &World, kind: Kind, meta: &Meta, since: Timestamp, now: Timestamp) -> Plan {
@@ -201,10 +221,7 @@ fn orphan(world: &World, kind: Kind, meta: &Meta, since: Timestamp, now: Timesta
         plan.push(set(kind, dependent, json!({"ownerReferences": kept})));
     }
     if plan.actions.is_empty() {
-        match since.saturating_add(ORPHAN_WAIT).unwrap_or(Timestamp::MAX) {
-            at if at > now => plan.ask_again(at),
-            _ => plan.push(release(kind, meta, ORPHAN)),
-        }
+        let_go(kind, meta, ORPHAN, (since, now), &mut plan);
     }
     plan
 }

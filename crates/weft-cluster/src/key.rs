@@ -19,6 +19,9 @@ pub(crate) enum Controller {
     StatefulSet,
     DaemonSet,
     Job,
+    CronJob,
+    Budget,
+    Replication,
     Scheduler,
     EndpointSlice,
     Endpoints,
@@ -91,6 +94,19 @@ pub(crate) fn concerned(world: &World, delta: &Delta) -> Vec<Key> {
                 keys.push(Key::new(Controller::Namespace, Kind::Namespace, "", name));
             }
         }
+        Delta::Deployment(..)
+        | Delta::ReplicaSet(..)
+        | Delta::StatefulSet(..)
+        | Delta::ReplicationController(..) => {
+            let namespace = new.or(old).and_then(|meta| meta.namespace.as_deref());
+            for budget in world.budgets.within(namespace.unwrap_or_default()) {
+                own(Kind::PodDisruptionBudget, Some(&budget.metadata), &mut keys);
+            }
+        }
+        Delta::Job(Some(old), None) => {
+            let left = world.pods.owned_by(old.uid());
+            keys.extend(left.map(|pod| Key::of(Controller::PodGarbage, Kind::Pod, &pod.metadata)));
+        }
         Delta::Lease(..) => {
             let meta = new.or(old);
             if let Some(meta) = meta
@@ -113,13 +129,16 @@ fn own(kind: Kind, meta: Option<&Meta>, keys: &mut Vec<Key>) {
         Kind::StatefulSet => Controller::StatefulSet,
         Kind::DaemonSet => Controller::DaemonSet,
         Kind::Job => Controller::Job,
+        Kind::CronJob => Controller::CronJob,
+        Kind::PodDisruptionBudget => Controller::Budget,
+        Kind::ReplicationController => Controller::Replication,
         _ => return,
     };
     keys.extend(meta.map(|meta| Key::of(controller, kind, meta)));
 }
 
 fn owners(kind: Kind, meta: &Meta, keys: &mut Vec<Key>) {
-    if !matches!(kind, Kind::Pod | Kind::ReplicaSet | Kind::ControllerRevision) {
+    if !matches!(kind, Kind::Pod | Kind::ReplicaSet | Kind::ControllerRevision | Kind::Job) {
         return;
     }
     for owner in meta.owner_references.iter().flatten() {
@@ -205,6 +224,13 @@ fn pod(world: &World, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>, keys: &mut
             owners(Kind::ReplicaSet, &set.metadata, keys);
         }
     }
+    for budget in world.budgets.within(namespace) {
+        let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        let mut states = [old, new].into_iter().flatten();
+        if selector.is_some_and(|wanted| states.any(|one| labels::selects(wanted, one.labels()))) {
+            own(Kind::PodDisruptionBudget, Some(&budget.metadata), keys);
+        }
+    }
     keys.push(Key::of(Controller::Scheduler, Kind::Pod, &any.metadata));
     keys.push(Key::of(Controller::PodGarbage, Kind::Pod, &any.metadata));
     // A pod that comes to a node with a NoExecute taint does not stay for ever, and one that
@@ -230,6 +256,12 @@ fn adopters(world: &World, pod: &Pod, keys: &mut Vec<Key>) {
     for set in world.replica_sets.within(namespace) {
         if set.spec.as_ref().is_some_and(|spec| labels::selects(&spec.selector, pod.labels())) {
             own(Kind::ReplicaSet, Some(&set.metadata), keys);
+        }
+    }
+    for set in world.replications.within(namespace) {
+        let selector = set.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        if selector.is_some_and(|wanted| labels::contains(wanted, pod.labels())) {
+            own(Kind::ReplicationController, Some(&set.metadata), keys);
         }
     }
     for set in world.stateful_sets.within(namespace) {

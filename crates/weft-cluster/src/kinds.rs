@@ -8,12 +8,14 @@ use k8s_openapi::Resource as _;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, Secret, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::watcher;
 use serde_json::Value;
 
@@ -70,6 +72,8 @@ macro_rules! kinds {
         }
 
         /// One step of one watch.
+        // It travels in a box, and is taken apart where it arrives.
+        #[allow(clippy::large_enum_variant)]
         pub(crate) enum Change {
             $($kind(watcher::Event<$kind>),)*
             /// The server does not serve this kind: its store counts as complete and empty.
@@ -436,6 +440,9 @@ kinds! {
     DaemonSet daemon_sets true;
     ControllerRevision revisions true;
     Job jobs true;
+    CronJob cron_jobs true;
+    PodDisruptionBudget budgets true;
+    ReplicationController replications true;
     ServiceAccount service_accounts true;
     ConfigMap config_maps true;
     Secret secrets true;

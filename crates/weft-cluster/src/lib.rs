@@ -18,10 +18,12 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod budget;
 mod cidr;
 mod claim;
 mod config;
 mod core;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod endpoints;

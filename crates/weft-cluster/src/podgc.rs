@@ -1,4 +1,5 @@
-//! Pods nobody will ever finish: those of nodes that are gone, and deleted ones without a node.
+//! Pods nobody will ever finish: those of nodes that are gone, deleted ones without a node, and
+//! those that wait to be counted by a Job that is gone.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -25,6 +26,10 @@ pub(crate) fn plan(
 ) -> Plan {
     let mut plan = Plan::default();
     let Some(pod) = world.pods.get(namespace, name) else { return plan };
+    if let Some(release) = crate::job::abandoned(world, pod) {
+        plan.push(release);
+        return plan;
+    }
     let at_once = Delete { grace_seconds: Some(0), ..Delete::default() };
     match pods::node(pod) {
         None if pod.deleting() => {

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{
+    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::kinds::{Kind, Meta};
@@ -16,6 +18,33 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// The node a pod is bound to.
 pub(crate) fn node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+}
+
+/// The node that a DaemonSet's pod is for: the one it is bound to, or the one its affinity names.
+pub(crate) fn target(pod: &Pod) -> Option<&str> {
+    let named = || {
+        let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+        let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
+        let fields =
+            required.node_selector_terms.iter().filter_map(|term| term.match_fields.as_ref());
+        let mut names = fields.flatten().filter(|one| one.key == "metadata.name");
+        names.next()?.values.as_ref()?.first().map(String::as_str)
+    };
+    node(pod).or_else(named)
+}
+
+/// Makes a pod one for this node only, whatever nodes its template requires: that was judged
+/// before. The scheduler binds it, as room and the order of priorities allow.
+pub(crate) fn pin(spec: &mut PodSpec, node: &str) {
+    let affinity = spec.affinity.get_or_insert_default().node_affinity.get_or_insert_default();
+    let name = NodeSelectorRequirement {
+        key: "metadata.name".into(),
+        operator: "In".into(),
+        values: Some(vec![node.into()]),
+    };
+    let term = NodeSelectorTerm { match_fields: Some(vec![name]), match_expressions: None };
+    affinity.required_during_scheduling_ignored_during_execution =
+        Some(NodeSelector { node_selector_terms: vec![term] });
 }
 
 pub(crate) fn phase(pod: &Pod) -> &str {
@@ -114,8 +143,14 @@ pub(crate) fn from_template(
 /// (`ActivePodsWithRanks`): unbound, pending, not ready, cheaper, doubled up on a node, ready for
 /// a shorter time, more restarts, younger.
 pub(crate) fn rank_for_deletion(pods: &mut [Arc<Pod>]) {
+    let all = pods.to_vec();
+    rank_beside(pods, &all);
+}
+
+/// The same where other pods count for how many there are on a node.
+pub(crate) fn rank_beside(pods: &mut [Arc<Pod>], all: &[Arc<Pod>]) {
     let mut on_node: HashMap<String, usize> = HashMap::new();
-    for pod in pods.iter() {
+    for pod in all {
         *on_node.entry(node(pod).unwrap_or_default().to_owned()).or_default() += 1;
     }
     pods.sort_by_cached_key(|pod| {

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::action::{About, Action, Plan, Severity};
 use crate::claim::claim;
+use crate::deployment::share;
 use crate::kinds::{Kind, World};
 use crate::replicaset::count;
 use crate::revision::{HASH, History, template};
@@ -186,22 +187,34 @@ impl<'a> Round<'a> {
         true
     }
 
-    /// A rolling update's step: from the highest number down to the partition.
+    /// A rolling update's step: from the highest number down to the partition, as many at a time
+    /// as may be unavailable.
     fn roll(&self, plan: &mut Plan) {
         if self.on_delete() || self.update.name() == self.current.name() && self.all_updated() {
             return;
         }
+        let missing = i64::from(self.end) - i64::from(self.first);
+        let mut away = missing - i64::try_from(self.wanted.len()).unwrap_or(i64::MAX);
+        away += self.wanted.values().map(|pod| i64::from(!self.healthy(pod, plan))).sum::<i64>();
+        let mut room = i64::from(self.max_unavailable()) - away;
         let from = self.first.saturating_add(self.partition());
         for pod in self.wanted.range(from..).rev().map(|(_, pod)| pod) {
-            let updated = is_of(pod, &self.update);
-            if !updated && !pod.deleting() {
-                plan.push(Action::delete(Kind::Pod, &pod.metadata));
+            if room <= 0 {
                 return;
             }
-            if !self.healthy(pod, plan) {
-                return;
+            if !is_of(pod, &self.update) && !pod.deleting() {
+                plan.push(Action::delete(Kind::Pod, &pod.metadata));
+                room -= 1;
             }
         }
+    }
+
+    /// How many pods an update may take away at once: one, unless stated.
+    fn max_unavailable(&self) -> i32 {
+        let strategy = self.spec.update_strategy.as_ref();
+        let rolling = strategy.and_then(|one| one.rolling_update.as_ref());
+        let limit = rolling.and_then(|rolling| rolling.max_unavailable.as_ref());
+        share(limit, self.spec.replicas.unwrap_or(1), false, "1").max(1)
     }
 
     fn all_updated(&self) -> bool {

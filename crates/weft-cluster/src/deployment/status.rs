@@ -1,14 +1,16 @@
 //! A Deployment's status: what `kubectl rollout status` and `kubectl wait` go by.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
+use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
 use super::{Rollout, available, size, total_of};
 use crate::action::{Action, Plan, value};
 use crate::kinds::Kind;
-use crate::replicaset::count;
+use crate::replicaset::{FAILURE, count};
 use crate::store::Object;
 
 /// Every pod is of the new template and available, and none is left of an old one.
@@ -33,6 +35,7 @@ pub(super) fn plan(rollout: &Rollout<'_>, created: Option<&str>, plan: &mut Plan
         && number(held.available_replicas) == number(next.available_replicas)
         && number(held.unavailable_replicas) == number(next.unavailable_replicas)
         && held.observed_generation == next.observed_generation
+        && held.terminating_replicas == next.terminating_replicas
         && list(&held) == list(&next);
     if same {
         return;
@@ -46,6 +49,7 @@ pub(super) fn plan(rollout: &Rollout<'_>, created: Option<&str>, plan: &mut Plan
             "readyReplicas": count(number(next.ready_replicas)),
             "availableReplicas": count(number(next.available_replicas)),
             "unavailableReplicas": count(number(next.unavailable_replicas)),
+            "terminatingReplicas": next.terminating_replicas,
             "conditions": value(&next.conditions),
         },
     });
@@ -66,6 +70,11 @@ fn counts(rollout: &Rollout<'_>) -> DeploymentStatus {
         ready_replicas: Some(ready),
         available_replicas: Some(serving),
         unavailable_replicas: Some(total.saturating_sub(serving).max(0)),
+        // Known once every ReplicaSet says it.
+        terminating_replicas: rollout
+            .all()
+            .map(|set| status(set)?.terminating_replicas)
+            .try_fold(0i32, |sum, one| Some(sum.saturating_add(one?))),
         ..DeploymentStatus::default()
     }
 }
@@ -90,7 +99,30 @@ fn conditions(
         };
     set(&mut all, "Available", (status, reason, message), rollout.now, false);
     progressing(rollout, held, next, created, &mut all, plan);
+    failure(rollout, &mut all);
     all
+}
+
+/// A ReplicaSet's trouble with making pods is its Deployment's: the new one's before the others'.
+fn failure(rollout: &Rollout<'_>, all: &mut Vec<DeploymentCondition>) {
+    let of = |set: &Arc<ReplicaSet>| {
+        let found = set.status.as_ref()?.conditions.iter().flatten();
+        found.into_iter().find(|one| one.type_ == FAILURE && one.status == "True").cloned()
+    };
+    let found = rollout.new.iter().chain(&rollout.old).find_map(of);
+    let held = all.iter().any(|one| one.type_ == FAILURE);
+    match found {
+        Some(one) if !held => all.push(DeploymentCondition {
+            type_: one.type_,
+            status: one.status,
+            reason: one.reason,
+            message: one.message,
+            last_update_time: one.last_transition_time.clone(),
+            last_transition_time: one.last_transition_time,
+        }),
+        Some(_) => {}
+        None => all.retain(|one| one.type_ != FAILURE),
+    }
 }
 
 fn progressing(

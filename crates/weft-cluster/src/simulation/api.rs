@@ -10,29 +10,29 @@ use crate::core::{Core, Outcome};
 use crate::kinds::{Change, Kind, WATCHED};
 
 #[derive(Default)]
-pub(super) struct FakeApi {
-    pub(super) objects: BTreeMap<(Kind, String, String), Value>,
-    pub(super) version: u64,
+pub(crate) struct FakeApi {
+    pub(crate) objects: BTreeMap<(Kind, String, String), Value>,
+    pub(crate) version: u64,
     /// What each watch has still to tell.
-    pub(super) watches: BTreeMap<Kind, VecDeque<Change>>,
-    pub(super) clock_s: i64,
+    pub(crate) watches: BTreeMap<Kind, VecDeque<Change>>,
+    pub(crate) clock_s: i64,
     /// Kinds beside those of the table.
-    pub(super) others: Vec<Kind>,
+    pub(crate) others: Vec<Kind>,
 }
 
 impl FakeApi {
-    pub(super) fn list(&self, kind: Kind) -> impl Iterator<Item = &Value> {
+    pub(crate) fn list(&self, kind: Kind) -> impl Iterator<Item = &Value> {
         self.objects.iter().filter(move |((of, ..), _)| *of == kind).map(|(_, object)| object)
     }
 
-    pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Value> {
         self.objects.get(&(kind, namespace.to_owned(), name.to_owned()))
     }
 
     /// The first list of a watch, or one after a break: what it had to tell is lost. The start
     /// of a list reaches the core before the API makes the list; that order is what the store
     /// relies on, and what the one queue of `run` gives.
-    pub(super) fn relist(&mut self, kind: Kind, core: &mut Core) {
+    pub(crate) fn relist(&mut self, kind: Kind, core: &mut Core) {
         core.handle_change(Change::decode(kind, Event::Init));
         let items: Vec<Value> = self.list(kind).cloned().collect();
         let queue = self.watches.entry(kind).or_default();
@@ -41,7 +41,7 @@ impl FakeApi {
         queue.extend(events.map(|event| Change::decode(kind, event)));
     }
 
-    pub(super) fn relist_all(&mut self, core: &mut Core) {
+    pub(crate) fn relist_all(&mut self, core: &mut Core) {
         core.handle_change(Change::Kinds(self.others.clone()));
         for kind in WATCHED.iter().copied().chain(self.others.clone()) {
             self.relist(kind, core);
@@ -74,7 +74,7 @@ impl FakeApi {
         }
     }
 
-    pub(super) fn create(&mut self, kind: Kind, namespace: &str, mut object: Value) -> Outcome {
+    pub(crate) fn create(&mut self, kind: Kind, namespace: &str, mut object: Value) -> Outcome {
         let version = self.version + 1;
         if object["metadata"]["name"].as_str().unwrap_or("").is_empty() {
             let prefix = object["metadata"]["generateName"].as_str().expect("a name").to_owned();
@@ -94,7 +94,7 @@ impl FakeApi {
     }
 
     /// Merges `body` into an object, as a user or a kubelet would.
-    pub(super) fn merge(
+    pub(crate) fn merge(
         &mut self,
         kind: Kind,
         namespace: &str,
@@ -119,14 +119,15 @@ impl FakeApi {
         }
         let finalizers =
             next["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty());
-        if !next["metadata"]["deletionTimestamp"].is_null() && !finalizers && kind != Kind::Pod {
+        let over = kind != Kind::Pod || next["metadata"]["deletionGracePeriodSeconds"] == 0;
+        if !next["metadata"]["deletionTimestamp"].is_null() && !finalizers && over {
             self.remove(kind, namespace, name);
             return Outcome::Done(next);
         }
         Outcome::Done(self.store(kind, next))
     }
 
-    pub(super) fn delete(
+    pub(crate) fn delete(
         &mut self,
         kind: Kind,
         namespace: &str,
@@ -149,8 +150,14 @@ impl FakeApi {
             Some("Orphan") => Some("orphan"),
             _ => None,
         };
-        if graceful || finalizer.is_some() {
+        let kept = held["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty());
+        if graceful || kept || finalizer.is_some() {
             let mut next = held;
+            if kind == Kind::Pod && !graceful {
+                next["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+                next["metadata"]["deletionTimestamp"] = time(self.clock_s);
+                return Outcome::Done(self.store(kind, next));
+            }
             if next["metadata"]["deletionTimestamp"].is_null() {
                 next["metadata"]["deletionTimestamp"] = time(self.clock_s);
                 if let Some(finalizer) = finalizer {
@@ -167,7 +174,7 @@ impl FakeApi {
     }
 
     /// Executes a controller's write.
-    pub(super) fn execute(&mut self, action: &Action) -> Outcome {
+    pub(crate) fn execute(&mut self, action: &Action) -> Outcome {
         let (kind, namespace, name) = (action.kind, &*action.namespace, &*action.name);
         match &action.verb {
             Verb::Create(_) if kind == Kind::Event => Outcome::Done(Value::Null),
@@ -211,6 +218,6 @@ impl FakeApi {
     }
 }
 
-pub(super) fn time(seconds: i64) -> Value {
+pub(crate) fn time(seconds: i64) -> Value {
     jiff::Timestamp::from_second(seconds).expect("a time").to_string().into()
 }

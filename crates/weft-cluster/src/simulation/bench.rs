@@ -9,18 +9,18 @@ use crate::core::{Core, Outcome};
 use crate::key::Key;
 use crate::kinds::{Kind, WATCHED};
 
-pub(super) struct Bench {
-    pub(super) api: FakeApi,
-    pub(super) core: Core,
-    pub(super) under_way: Vec<(Key, Action)>,
+pub(crate) struct Bench {
+    pub(crate) api: FakeApi,
+    pub(crate) core: Core,
+    pub(crate) under_way: Vec<(Key, Action)>,
     random: u64,
-    pub(super) clock_ms: i64,
+    pub(crate) clock_ms: i64,
     /// Writes that reached the API, Events aside.
-    pub(super) writes: usize,
+    pub(crate) writes: usize,
 }
 
 impl Bench {
-    pub(super) fn new(seed: u64, config: Config) -> Self {
+    pub(crate) fn new(seed: u64, config: Config) -> Self {
         Self {
             api: FakeApi { clock_s: 1_000_000, ..FakeApi::default() },
             core: Core::new(config),
@@ -31,28 +31,28 @@ impl Bench {
         }
     }
 
-    pub(super) fn relist_all(&mut self) {
+    pub(crate) fn relist_all(&mut self) {
         self.api.relist_all(&mut self.core);
     }
 
     /// xorshift64: enough to shuffle.
-    pub(super) fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random % sides
     }
 
-    pub(super) fn pick(&mut self, count: usize) -> usize {
+    pub(crate) fn pick(&mut self, count: usize) -> usize {
         usize::try_from(self.roll(count as u64)).expect("small")
     }
 
-    pub(super) fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         Timestamp::from_millisecond(self.clock_ms).expect("a time")
     }
 
     /// What a watch had to tell is lost; it lists again.
-    pub(super) fn break_a_watch(&mut self) {
+    pub(crate) fn break_a_watch(&mut self) {
         let kinds: Vec<Kind> = WATCHED.iter().chain(&self.api.others).copied().collect();
         let kind = kinds[self.pick(kinds.len())];
         if self.roll(8) == 0 {
@@ -60,7 +60,7 @@ impl Bench {
         }
     }
 
-    pub(super) fn poll(&mut self) {
+    pub(crate) fn poll(&mut self) {
         let now = self.now();
         for work in self.core.poll(now) {
             self.under_way.extend(work.actions.into_iter().map(|one| (work.key.clone(), one)));
@@ -68,7 +68,7 @@ impl Bench {
     }
 
     /// Delivers the next change of one watch.
-    pub(super) fn deliver(&mut self) {
+    pub(crate) fn deliver(&mut self) {
         let waiting: Vec<Kind> = self
             .api
             .watches
@@ -85,7 +85,7 @@ impl Bench {
     }
 
     /// Executes one write and delivers its answer, or loses the write, or the answer.
-    pub(super) fn answer(&mut self, faults: bool) {
+    pub(crate) fn answer(&mut self, faults: bool) {
         if self.under_way.is_empty() {
             return;
         }
@@ -110,7 +110,7 @@ impl Bench {
 
     /// Whether nothing is under way, due, or to be told. Lets time pass where something waits for
     /// it, within the horizon of a test.
-    pub(super) fn at_rest(&mut self) -> bool {
+    pub(crate) fn at_rest(&mut self) -> bool {
         let told = self.api.watches.values().all(|queue| queue.is_empty());
         if !told || !self.under_way.is_empty() || !self.core.idle() {
             return false;
@@ -124,4 +124,39 @@ impl Bench {
             _ => true,
         }
     }
+
+    /// Delivers and answers everything, without letting time pass.
+    pub(crate) fn run(&mut self) {
+        for _ in 0..20_000 {
+            for _ in 0..4 {
+                self.deliver();
+            }
+            self.answer(false);
+            self.poll();
+            let told = self.api.watches.values().all(|queue| queue.is_empty());
+            if told && self.under_way.is_empty() && self.core.idle() {
+                return;
+            }
+            self.clock_ms += i64::from(self.held_up());
+        }
+        panic!("no rest; under way: {:?}", self.under_way);
+    }
+
+    /// Whether only a write that lost a race is waiting to be made again.
+    fn held_up(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// Lets time pass.
+    pub(crate) fn wait(&mut self, seconds: i64) {
+        self.clock_ms += seconds * 1000;
+        self.api.clock_s = self.clock_ms / 1000;
+        self.poll();
+        self.run();
+    }
+}
+
+/// The time of a bench, as objects bear it.
+pub(crate) fn time_of(bench: &Bench) -> serde_json::Value {
+    super::api::time(bench.clock_ms / 1000)
 }

@@ -3,7 +3,7 @@
 //! the end is the same.
 
 mod api;
-mod bench;
+pub(crate) mod bench;
 mod endpoints;
 mod garbage;
 
@@ -221,7 +221,11 @@ impl Simulation {
         }
         let mut daemons: BTreeMap<String, usize> = BTreeMap::new();
         for pod in self.active("agent") {
-            *daemons.entry(pod["spec"]["nodeName"].to_string()).or_default() += 1;
+            let required = "/spec/affinity/nodeAffinity/\
+                requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/\
+                values/0";
+            let node = pod.pointer(required).expect("a node of its own").to_string();
+            *daemons.entry(node).or_default() += 1;
         }
         for (node, count) in daemons {
             assert!(count <= 1, "{count} daemons on {node}");

@@ -191,3 +191,25 @@ async fn lost_nodes() {
     let pods = cluster.ready("default", "app=web", 2).await;
     assert_eq!(per_node(&pods).keys().collect::<Vec<_>>(), [other]);
 }
+
+/// Pods end at once here, so what is left is the controllers and the API.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_pods_go_fast() {
+    let cluster = Cluster::new(4).await;
+    cluster.create::<Deployment>(deployment("web", 100, "a")).await;
+    let (_, up) = cluster
+        .until("100 ready pods", || async {
+            let pods = cluster.list::<Pod>("default", "app=web").await;
+            (pods.len() == 100 && pods.iter().all(is_ready)).then_some(())
+        })
+        .await;
+    let api = cluster.api::<Deployment>("default");
+    api.delete("web", &DeleteParams::default()).await.expect("deleted");
+    let (_, down) = cluster
+        .until("nothing left", || async {
+            cluster.list::<Pod>("default", "app=web").await.is_empty().then_some(())
+        })
+        .await;
+    println!("100 pods: up after {up:?}, gone after {down:?}");
+    assert!(down < Duration::from_secs(10), "gone after {down:?}");
+}
