@@ -19,6 +19,7 @@
 mod alloc;
 mod auth;
 mod config;
+mod definitions;
 mod discovery;
 mod error;
 mod fields;

@@ -1,4 +1,4 @@
-//! Which kinds are served: the built-in ones, and those that came at run time.
+//! Which kinds are served: the built-in ones, and those of the definitions.
 //!
 //! A registry never changes: who adds or removes kinds puts a new one in its place, and a request
 //! goes on with the kind that it began with.
@@ -8,16 +8,63 @@ use crate::{
     server::{State, table_name},
     store::{Store, Table},
 };
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
     sync::{Arc, OnceLock},
 };
-use weft_kinds::Kind;
+use weft_kinds::{Kind, custom_kinds, kinds};
 
 /// A kind and where its objects are.
 struct Served {
     kind: Arc<Kind>,
     table: Table,
+}
+
+/// What a CustomResourceDefinition brings.
+pub(crate) struct Defined {
+    /// Of uid, spec and names of the definition: with an equal one, its kinds are the same.
+    digest: [u8; 32],
+    /// All versions, also those that are not served.
+    pub(crate) kinds: Vec<Arc<Kind>>,
+    pub(crate) table: Table,
+    /// Whether it is being deleted: its instances go, and none are made.
+    pub(crate) terminating: bool,
+}
+
+impl Defined {
+    /// The kinds of a definition; those that `old` has already, when nothing changed.
+    pub(crate) fn of(store: &Store, definition: &Value, old: Option<&Arc<Self>>) -> Arc<Self> {
+        let metadata = &definition["metadata"];
+        let accepted = &definition["status"]["acceptedNames"];
+        let mut digest = Sha256::new();
+        for part in [&metadata["uid"], &definition["spec"], accepted] {
+            digest.update(part.to_string());
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let terminating = metadata["deletionTimestamp"].is_string();
+        if let Some(old) = old
+            && old.digest == digest
+        {
+            if old.terminating == terminating {
+                return old.clone();
+            }
+            let (kinds, table) = (old.kinds.clone(), old.table);
+            return Arc::new(Self { digest, kinds, table, terminating });
+        }
+        let kinds = custom_kinds(definition);
+        let (group, plural) = (&definition["spec"]["group"], &accepted["plural"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let table = store.table(&format!("{}/{}", text(group), text(plural)));
+        Arc::new(Self { digest, kinds, table, terminating })
+    }
+
+    /// Whether both serve the same kinds.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        self.kinds.len() == other.kinds.len()
+            && self.kinds.iter().zip(&other.kinds).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
 }
 
 /// The kinds of one moment.
@@ -26,19 +73,30 @@ pub(crate) struct Registry {
     kinds: Vec<Arc<Kind>>,
     /// By group; a group has few kinds, so that looking through them is cheap.
     groups: HashMap<String, Vec<Served>>,
+    /// By the name of the definition.
+    pub(crate) defined: HashMap<String, Arc<Defined>>,
     /// What discovery says about them, made when first asked for.
     documents: OnceLock<Documents>,
 }
 
 impl Registry {
-    pub(crate) fn new(store: &Store, kinds: Vec<Arc<Kind>>) -> Self {
+    pub(crate) fn new(store: &Store, defined: HashMap<String, Arc<Defined>>) -> Self {
+        let mut all = kinds().to_vec();
+        let mut custom: Vec<&Arc<Kind>> = defined
+            .values()
+            .flat_map(|d| &d.kinds)
+            .filter(|kind| kind.custom().is_some_and(|custom| custom.served()))
+            .collect();
+        // Stable: versions stay in their order of preference.
+        custom.sort_by(|a, b| (&a.group, &a.plural).cmp(&(&b.group, &b.plural)));
+        all.extend(custom.into_iter().cloned());
         let mut groups: HashMap<String, Vec<Served>> = HashMap::new();
-        for kind in &kinds {
+        for kind in &all {
             let table = store.table(&table_name(kind.storage()));
             let group = groups.entry(kind.group.clone()).or_default();
             group.push(Served { kind: kind.clone(), table });
         }
-        Self { kinds, groups, documents: OnceLock::new() }
+        Self { kinds: all, groups, defined, documents: OnceLock::new() }
     }
 
     /// All kinds, in the order of discovery.
@@ -58,6 +116,12 @@ impl Registry {
         served.find(|s| s.kind.plural == kind.plural).map(|s| s.table)
     }
 
+    /// Whether the definition of this kind is being deleted.
+    pub(crate) fn terminating(&self, kind: &Kind) -> bool {
+        kind.custom().is_some()
+            && self.defined.get(&kind.qualified_plural()).is_some_and(|d| d.terminating)
+    }
+
     pub(crate) fn documents(&self) -> &Documents {
         self.documents.get_or_init(|| Documents::of(&self.kinds))
     }
@@ -67,6 +131,13 @@ impl State {
     /// The kinds that are served now.
     pub(crate) fn registry(&self) -> Arc<Registry> {
         self.registry.read().expect("invariant: nothing panics while it holds the registry").clone()
+    }
+
+    /// Serves these kinds from now on.
+    pub(crate) fn serve_kinds(&self, registry: Registry) {
+        let mut now =
+            self.registry.write().expect("invariant: nothing panics while it holds the registry");
+        *now = Arc::new(registry);
     }
 
     /// The table of a kind's objects.

@@ -5,6 +5,7 @@ use crate::{
     alloc::Pools,
     auth::Authenticator,
     config::Config,
+    definitions::definitions,
     http::{InProcess, serve},
     registry::Registry,
     store::{Attrs, Store},
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub(crate) auth: Authenticator,
     pub(crate) shutdown: CancellationToken,
     pub(crate) registry: RwLock<Arc<Registry>>,
+    /// Held by whoever brings kinds in line with the definitions.
+    pub(crate) definitions: Mutex<()>,
 }
 
 impl ApiServer {
@@ -37,15 +40,13 @@ impl ApiServer {
             None => Store::in_memory(config.watch_history),
             Some(dir) => Store::open(dir, config.sync, config.watch_history, |table, value| {
                 let (group, plural) = table.split_once('/').unwrap_or(("", table));
-                kinds()
-                    .iter()
-                    .find(|k| k.group == group && k.plural == plural)
-                    .map(|k| attrs(k, value))
-                    .unwrap_or_default()
+                // What a definition selects by is known once it is registered; labels are there.
+                let known = kinds().iter().find(|k| k.group == group && k.plural == plural);
+                attrs(known.unwrap_or(definitions()), value)
             })
             .map_err(|e| Error::io("open the journal in", dir, e))?,
         };
-        let registry = Registry::new(&store, kinds().to_vec());
+        let registry = Registry::new(&store, Default::default());
         let pools = Pools::new(&config.service_cidrs, config.node_ports.clone())?;
         let auth = Authenticator::new(&config);
         let state = State {
@@ -55,7 +56,9 @@ impl ApiServer {
             auth,
             shutdown: CancellationToken::new(),
             registry: RwLock::new(Arc::new(registry)),
+            definitions: Mutex::new(()),
         };
+        state.sync_definitions();
         state.restore_pools();
         state.bootstrap()?;
         Ok(Self(Arc::new(state)))

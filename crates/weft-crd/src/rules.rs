@@ -109,7 +109,7 @@ fn one(schema: &Schema, rule: &Rule, env: &Env) -> Compiled {
     let program = env
         .compile(&rule.source)
         .map_err(|errors| NotCompiled(format!("compilation failed: {errors}")))?;
-    if !matches!(program.result_type(), Type::Bool | Type::Dyn) {
+    if !matches!(program.result_type(), Type::Bool) {
         return Err(NotCompiled("cel expression must evaluate to a bool".to_owned()));
     }
     let message = (!rule.message_expression.is_empty()).then(|| {
@@ -117,7 +117,7 @@ fn one(schema: &Schema, rule: &Rule, env: &Env) -> Compiled {
             .compile(&rule.message_expression)
             .map_err(|errors| format!("messageExpression compilation failed: {errors}"))?;
         match program.result_type() {
-            Type::String | Type::Dyn => Ok(program),
+            Type::String => Ok(program),
             _ => Err("messageExpression must evaluate to a string".to_owned()),
         }
     });

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the type table of this folder from the Go modules k8s.io/api and k8s.io/apimachinery.
+"""Writes the type table of this folder from the Go modules k8s.io/api, k8s.io/apimachinery and
+k8s.io/apiextensions-apiserver.
 
-    generate.py API_DIR APIMACHINERY_DIR > types-v1.35.txt
+    generate.py API_DIR APIMACHINERY_DIR APIEXTENSIONS_DIR > types-v1.35.txt
 
 Only facts of the wire formats are taken: field numbers and types (generated.proto), JSON
 names, merge keys and list types (struct tags and markers of types.go). Run it when the
@@ -10,22 +11,30 @@ Kubernetes version of the workspace moves. The format is described in ../src/sch
 import re, sys
 from pathlib import Path
 
-API, MACHINERY = Path(sys.argv[1]), Path(sys.argv[2])
+API, MACHINERY, EXTENSIONS = (Path(argument) for argument in sys.argv[1:4])
 PACKAGES = {  # short name: folder
     "meta.v1": MACHINERY / "pkg/apis/meta/v1",
     "runtime": MACHINERY / "pkg/runtime",
+    "apiextensions.v1": EXTENSIONS / "pkg/apis/apiextensions/v1",
     **{f"{g}.{v}": API / g / v for g, v in [
         ("core", "v1"), ("apps", "v1"), ("batch", "v1"), ("discovery", "v1"),
         ("coordination", "v1"), ("networking", "v1"), ("rbac", "v1"), ("policy", "v1"),
         ("autoscaling", "v1"), ("autoscaling", "v2"), ("storage", "v1"), ("scheduling", "v1"),
-        ("events", "v1"), ("authentication", "v1"), ("authorization", "v1"),
+        ("admissionregistration", "v1"), ("events", "v1"), ("authentication", "v1"), ("authorization", "v1"),
     ]},
 }
 BUILTIN = {
     "meta.v1.Time": "time", "meta.v1.MicroTime": "microtime", "meta.v1.Duration": "duration",
     "meta.v1.FieldsV1": "raw", "runtime.RawExtension": "raw", "resource.Quantity": "quantity",
     "intstr.IntOrString": "intorstring", "authentication.v1.ExtraValue": "strings",
-    "authorization.v1.ExtraValue": "strings",
+    "authorization.v1.ExtraValue": "strings", "apiextensions.v1.JSON": "raw",
+    "apiextensions.v1.CustomResourceSubresourceStatus": "raw",
+}
+# A schema, or something else in its place: what is no object is taken as it is.
+LOOSE = {
+    "apiextensions.v1.JSONSchemaPropsOrArray": "apiextensions.v1.JSONSchemaProps",
+    "apiextensions.v1.JSONSchemaPropsOrBool": "apiextensions.v1.JSONSchemaProps",
+    "apiextensions.v1.JSONSchemaPropsOrStringArray": "apiextensions.v1.JSONSchemaProps",
 }
 ROOTS = """
 core.v1: Binding ConfigMap Endpoints Event LimitRange Namespace Node PersistentVolume
@@ -45,6 +54,8 @@ scheduling.v1: PriorityClass
 authentication.v1: SelfSubjectReview TokenRequest TokenReview
 authorization.v1: LocalSubjectAccessReview SelfSubjectAccessReview SelfSubjectRulesReview SubjectAccessReview
 meta.v1: DeleteOptions Status
+apiextensions.v1: CustomResourceDefinition
+admissionregistration.v1: ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding
 """
 
 def short(proto_name, here):
@@ -135,13 +146,15 @@ for package, folder in PACKAGES.items():
     go = go_structs(folder)
     for name, fields in proto_messages(package, folder).items():
         full = f"{package}.{name}"
-        if full in BUILTIN or name not in go or full == "runtime.Unknown":
+        if full in BUILTIN or full in LOOSE or name not in go or full == "runtime.Unknown":
             continue
         rows = []
         for number, (prefix, typ) in sorted(fields.items()):
             if number not in go[name]["fields"]:
                 raise SystemExit(f"{full}: no Go field for {number}")
             json_name, attributes = go[name]["fields"][number]
+            if typ in LOOSE:
+                typ, attributes = LOOSE[typ], [*attributes, "loose"]
             if not prefix and ("." in typ or typ in BUILTIN.values()):
                 attributes = [a for a in attributes if a != "omit"]
             # A struct that is no pointer is always there.

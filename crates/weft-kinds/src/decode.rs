@@ -64,7 +64,10 @@ pub enum DecodeError {
 /// Checks the types of `decoded` against the kind and makes it canonical; unknown fields are
 /// dropped and added to the strict findings.
 pub fn conform(kind: &Kind, decoded: &mut Decoded) -> Result<(), DecodeError> {
-    conform_type(schema::of(kind), decoded)
+    match kind.custom() {
+        Some(custom) => conform::custom(custom.schema(), &mut decoded.object, &mut decoded.strict),
+        None => conform_type(schema::of(kind), decoded),
+    }
 }
 
 /// Like [`conform`] for a body that is no row's object (`DeleteOptions`, `Scale`, `Eviction`,

@@ -21,6 +21,9 @@ pub(crate) type Object = Map<String, Value>;
 /// For pods this includes what the admission plugins of a default cluster add: the default
 /// service account, priority and the not-ready and unreachable tolerations.
 pub fn default(kind: &Kind, object: &mut Value) {
+    if let Some(custom) = kind.custom() {
+        return custom.schema().default(object);
+    }
     let Some(object) = object.as_object_mut() else { return };
     if let Some((_, fill)) = DEFAULTERS.iter().find(|(name, _)| *name == kind.type_name()) {
         fill(object);
@@ -30,6 +33,7 @@ pub fn default(kind: &Kind, object: &mut Value) {
 type Defaulter = fn(&mut Object);
 
 static DEFAULTERS: &[(&str, Defaulter)] = &[
+    ("apiextensions.v1.CustomResourceDefinition", definition),
     ("core.v1.Namespace", namespace),
     ("core.v1.Node", node),
     ("core.v1.Pod", pod::pod),
@@ -67,6 +71,17 @@ static DEFAULTERS: &[(&str, Defaulter)] = &[
         put(object, "volumeBindingMode", "Immediate");
     }),
 ];
+
+fn definition(object: &mut Object) {
+    let Some(spec) = member(object, "spec") else { return };
+    put(spec, "conversion", json!({"strategy": "None"}));
+    let Some(names) = member(spec, "names") else { return };
+    let kind = names.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if !kind.is_empty() {
+        put(names, "singular", kind.to_lowercase());
+        put(names, "listKind", format!("{kind}List"));
+    }
+}
 
 /// Inserts a member that is absent.
 fn put(object: &mut Object, key: &str, value: impl Into<Value>) {

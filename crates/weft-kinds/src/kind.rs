@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::schema::{self, Type};
 
 /// Verbs of an ordinary stored resource, as discovery lists them.
@@ -68,6 +69,8 @@ pub struct Kind {
 pub enum Schema {
     /// A type of the embedded table.
     Builtin(&'static Type),
+    /// The structural schema of a definition's version.
+    Custom(Arc<Custom>),
 }
 
 /// A built-in kind as the table states it; the fields mean what those of [`Kind`] do.
@@ -236,6 +239,15 @@ impl Kind {
     pub fn type_name(&self) -> &'static str {
         match &self.schema {
             Schema::Builtin(of) => of.name,
+            Schema::Custom(_) => "",
+        }
+    }
+
+    /// The schema of a custom resource.
+    pub fn custom(&self) -> Option<&Custom> {
+        match &self.schema {
+            Schema::Builtin(_) => None,
+            Schema::Custom(custom) => Some(custom),
         }
     }
 
@@ -255,6 +267,13 @@ impl Kind {
             verbs: s.verbs,
         });
         status.into_iter().chain(scale).chain(own).collect()
+    }
+
+    /// Removes from a custom resource what its schema does not know.
+    pub fn prune(&self, object: &mut Value) {
+        if let Some(custom) = self.custom() {
+            custom.schema().prune(object);
+        }
     }
 
     /// The value of a field selector's field in `object`; `None` for a field that cannot be

@@ -7,7 +7,7 @@
 //! [`openapi`] describes the same kinds to clients, [`status`] words the refusals.
 //!
 //! Invariants:
-//! - A kind is a row of [`kinds`]; nothing outside the tables of this crate switches on a
+//! - A kind is a row of [`kinds`], or comes from a definition ([`custom_kinds`]); nothing outside the tables of this crate switches on a
 //!   kind's name except its own defaulter, validator and columns.
 //! - Every function is pure: no I/O, no clock (times are arguments), no state besides
 //!   documents computed once on first use.
@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod custom;
 pub mod decode;
 mod defaults;
 mod depth;
@@ -34,6 +35,7 @@ pub mod table;
 pub mod validate;
 mod warnings;
 
+pub use custom::{Custom, custom_kinds};
 pub use defaults::default;
 pub use depth::{DEPTH_MAX, deeper_than};
 pub use kind::{

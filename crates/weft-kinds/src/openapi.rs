@@ -52,22 +52,48 @@ static SOURCES: LazyLock<Sha256> = LazyLock::new(|| {
         include_str!("openapi.rs"),
         include_str!("openapi/paths.rs"),
         include_str!("openapi/schemas.rs"),
+        include_str!("openapi/schemas/custom.rs"),
     ] {
         hash.update(source.as_bytes());
     }
     hash
 });
 
-/// The document at `/openapi/v3`: one entry per group version, with a hash in its URL.
-pub fn v3_index() -> Value {
-    let paths: Map<String, Value> = DOCUMENTS
-        .iter()
-        .map(|document| {
-            let url = format!("/openapi/v3/{}?hash={}", document.path, hash(&document.path));
-            (document.path.clone(), json!({"serverRelativeURL": url}))
+/// The document at `/openapi/v3`: one entry per group version, with a hash in its URL. `custom`
+/// are path and hash of the documents of custom resources.
+pub fn v3_index(custom: &[(String, String)]) -> Value {
+    let own = DOCUMENTS.iter().map(|document| (document.path.clone(), hash(&document.path)));
+    let paths: Map<String, Value> = own
+        .chain(custom.iter().cloned())
+        .map(|(path, hash)| {
+            let url = format!("/openapi/v3/{path}?hash={hash}");
+            (path, json!({"serverRelativeURL": url}))
         })
         .collect();
     json!({"paths": paths})
+}
+
+/// The v3 document of custom resources of one group version.
+pub fn v3_custom(rows: &[&Kind]) -> Vec<u8> {
+    let value = json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes CRD Swagger", "version": KUBERNETES_VERSION},
+        "paths": paths::of(rows, &paths::V3),
+        "components": {"schemas": schemas::of(rows)},
+    });
+    value.to_string().into_bytes()
+}
+
+/// What stands for a custom resource in the hash of its document.
+pub fn custom_hash(rows: &[&Kind]) -> String {
+    let mut hash = SOURCES.clone();
+    for row in rows {
+        let source = row.custom().map(|custom| custom.source().to_string());
+        let names = (row.group_path(), &row.kind, &row.plural, row.namespaced, row.status);
+        let scale = row.scale.is_some();
+        hash.update(format!("{names:?}{scale}{}", source.unwrap_or_default()));
+    }
+    hex(&hash.finalize())
 }
 
 /// The JSON document at `/openapi/v3/{path}` where path is `api/v1` or `apis/apps/v1`.
@@ -96,8 +122,11 @@ pub fn v3_hash(path: &str) -> Option<String> {
 }
 
 fn hash(path: &str) -> String {
+    hex(&SOURCES.clone().chain_update(path.as_bytes()).finalize())
+}
+
+fn hex(digest: &[u8]) -> String {
     use std::fmt::Write;
-    let digest = SOURCES.clone().chain_update(path.as_bytes()).finalize();
     digest.iter().take(16).fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02X}");
         text
@@ -107,19 +136,20 @@ fn hash(path: &str) -> String {
 /// The document at `/openapi/v2` (JSON), for older clients and generators.
 pub fn v2() -> Arc<[u8]> {
     static BYTES: OnceLock<Arc<[u8]>> = OnceLock::new();
-    BYTES
-        .get_or_init(|| {
-            let rows: Vec<&Kind> = kinds().iter().map(|kind| &**kind).collect();
-            let mut value = json!({
-                "swagger": "2.0",
-                "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},
-                "paths": paths::of(&rows, &paths::V2),
-                "definitions": schemas::of(&rows),
-            });
-            schemas::downgrade(&mut value);
-            Arc::from(value.to_string().into_bytes())
-        })
-        .clone()
+    BYTES.get_or_init(|| v2_of(kinds())).clone()
+}
+
+/// The v2 document of these kinds.
+pub fn v2_of(kinds: &[Arc<Kind>]) -> Arc<[u8]> {
+    let rows: Vec<&Kind> = kinds.iter().map(|kind| &**kind).collect();
+    let mut value = json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},
+        "paths": paths::of(&rows, &paths::V2),
+        "definitions": schemas::of(&rows),
+    });
+    schemas::downgrade(&mut value);
+    Arc::from(value.to_string().into_bytes())
 }
 
 #[cfg(test)]

@@ -7,9 +7,8 @@ mod strategic;
 
 use serde_json::Value;
 
-use crate::Kind;
 use crate::depth::{DEPTH_MAX, Measured, measure};
-use crate::schema;
+use crate::{Kind, Schema};
 
 /// Operations in one JSON patch, as the real API limits them.
 const OPERATIONS_MAX: usize = 10_000;
@@ -105,7 +104,12 @@ pub fn merge(object: &Value, patch: &Value) -> Result<Value, PatchError> {
 
 /// Kubernetes' strategic merge with the merge keys of the kind.
 pub fn strategic(kind: &Kind, object: &Value, patch: &Value) -> Result<Value, PatchError> {
-    strategic::apply(schema::of(kind), object, patch)
+    match &kind.schema {
+        Schema::Builtin(of) => strategic::apply(of, object, patch),
+        Schema::Custom(_) => Err(PatchError::Malformed(
+            "strategic merge patch is not supported for custom resources".to_owned(),
+        )),
+    }
 }
 
 #[cfg(test)]

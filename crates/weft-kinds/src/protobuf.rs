@@ -195,11 +195,11 @@ impl Decoder {
                 Shape::One => {
                     let value = self.value(field, wire, depth)?;
                     if !value.is_null() {
-                        out.insert(field.json.into(), value);
+                        out.insert(field.json.to_string(), value);
                     }
                 }
                 Shape::List => {
-                    let slot = out.entry(field.json).or_insert_with(|| Value::Array(Vec::new()));
+                    let slot = out.entry(&*field.json).or_insert_with(|| Value::Array(Vec::new()));
                     let Value::Array(items) = slot else { continue };
                     match wire {
                         Wire::Bytes(bytes) if is_number(field.content) => {
@@ -220,7 +220,7 @@ impl Decoder {
                 Shape::Map => {
                     let Wire::Bytes(bytes) = wire else { return Err(wrong_wire()) };
                     let (key, value) = self.entry(field, bytes, depth)?;
-                    let slot = out.entry(field.json).or_insert_with(|| Value::Object(Map::new()));
+                    let slot = out.entry(&*field.json).or_insert_with(|| Value::Object(Map::new()));
                     if let Value::Object(entries) = slot {
                         entries.insert(key, value);
                     }

@@ -588,6 +588,57 @@ static ROWS: &[Row] = &[
         )
     },
     Row {
+        short_names: &["crd", "crds"],
+        categories: &["api-extensions"],
+        namespaced: false,
+        status: true,
+        generation: Generation::Spec,
+        ..row(
+            "apiextensions.k8s.io",
+            "v1",
+            [
+                "CustomResourceDefinition",
+                "CustomResourceDefinitionList",
+                "customresourcedefinitions",
+                "customresourcedefinition",
+            ],
+            "apiextensions.v1.CustomResourceDefinition",
+        )
+    },
+    Row {
+        categories: &["api-extensions"],
+        namespaced: false,
+        status: true,
+        generation: Generation::Spec,
+        ..row(
+            "admissionregistration.k8s.io",
+            "v1",
+            [
+                "ValidatingAdmissionPolicy",
+                "ValidatingAdmissionPolicyList",
+                "validatingadmissionpolicies",
+                "validatingadmissionpolicy",
+            ],
+            "admissionregistration.v1.ValidatingAdmissionPolicy",
+        )
+    },
+    Row {
+        categories: &["api-extensions"],
+        namespaced: false,
+        generation: Generation::Spec,
+        ..row(
+            "admissionregistration.k8s.io",
+            "v1",
+            [
+                "ValidatingAdmissionPolicyBinding",
+                "ValidatingAdmissionPolicyBindingList",
+                "validatingadmissionpolicybindings",
+                "validatingadmissionpolicybinding",
+            ],
+            "admissionregistration.v1.ValidatingAdmissionPolicyBinding",
+        )
+    },
+    Row {
         short_names: &["sc"],
         namespaced: false,
         ..row(

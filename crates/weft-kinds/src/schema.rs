@@ -1,4 +1,5 @@
 //! The types of the Kubernetes API as a table: fields, numbers, merge keys.
+//! Custom resources get types of the same form, made from their structural schemas.
 //!
 //! The table (`schema/types-v1.35.txt`) is text with one type per unindented line
 //! (`core.v1.Pod object`; `object` = carries apiVersion and kind, `atomic` = one value for
@@ -11,10 +12,14 @@
 //!
 //! It is parsed on first use, which takes about a millisecond.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
+
+mod custom;
 
 use crate::{Kind, Schema};
+pub(crate) use custom::members;
 
 const TEXT: &str = include_str!("../schema/types-v1.35.txt");
 
@@ -70,7 +75,7 @@ pub enum ListType {
     /// Each scalar stands for itself.
     Set,
     /// Items are found by these keys.
-    Map(Vec<&'static str>),
+    Map(Vec<Cow<'static, str>>),
 }
 
 /// How strategic merge treats a list.
@@ -90,7 +95,7 @@ pub struct Field {
     /// Number in protobuf; 0 for `apiVersion` and `kind`, which the envelope carries.
     pub number: u32,
     /// Name in JSON; `-` for an inlined type.
-    pub json: &'static str,
+    pub json: Cow<'static, str>,
     /// How many.
     pub shape: Shape,
     /// Of what.
@@ -109,20 +114,24 @@ pub struct Field {
     pub omit_zero: bool,
     /// Whether this is a struct that Go always has (no pointer): absent and empty are the same.
     pub value: bool,
+    /// Whether something that is no object may stand in the type's place.
+    pub loose: bool,
+    /// The type of the value or of the items where it is none of the table.
+    pub own: Option<Arc<Type>>,
 }
 
 impl Field {
-    /// The type of the field's value or items, when it is one of the table.
-    pub fn type_of(&self) -> Option<&'static Type> {
+    /// The type of the field's value or items, when it has members.
+    pub fn type_of(&self) -> Option<&Type> {
         match self.content {
             Content::Type(id) => Some(id.get()),
-            _ => None,
+            _ => self.own.as_deref(),
         }
     }
 }
 
 /// A type of the table.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Type {
     /// Name such as `core.v1.PodSpec`.
     pub name: &'static str,
@@ -137,7 +146,7 @@ pub struct Type {
 impl Type {
     /// The field of that JSON name.
     pub fn member(&self, json: &str) -> Option<&Field> {
-        self.members.binary_search_by(|f| f.json.cmp(json)).ok().map(|i| &self.members[i])
+        self.members.binary_search_by(|f| (*f.json).cmp(json)).ok().map(|i| &self.members[i])
     }
 
     /// The field of that protobuf number.
@@ -185,9 +194,10 @@ pub fn types() -> &'static [Type] {
 }
 
 /// The type of a kind's objects.
-pub fn of(kind: &Kind) -> &'static Type {
+pub fn of(kind: &Kind) -> &Type {
     match &kind.schema {
         Schema::Builtin(of) => of,
+        Schema::Custom(custom) => custom.members(),
     }
 }
 
@@ -219,7 +229,7 @@ fn parse(text: &'static str) -> Table {
     for index in 0..types.len() {
         let mut members = Vec::new();
         flatten(&types, index, &mut members);
-        members.sort_by_key(|f| f.json);
+        members.sort_by(|a, b| a.json.cmp(&b.json));
         types[index].members = members;
     }
     Table { types, names }
@@ -236,20 +246,28 @@ fn flatten(types: &[Type], index: usize, out: &mut Vec<Field>) {
 
 /// `apiVersion` and `kind`.
 fn envelope() -> Vec<Field> {
-    let field = |json| Field {
-        number: 0,
-        json,
-        shape: Shape::One,
-        content: Content::String,
-        inline: false,
-        merge: Merge::Replace,
-        retain_keys: false,
-        list: ListType::Atomic,
-        atomic: false,
-        omit_zero: true,
-        value: false,
-    };
-    vec![field("apiVersion"), field("kind")]
+    vec![Field::scalar("apiVersion".into()), Field::scalar("kind".into())]
+}
+
+impl Field {
+    /// A text that is left out when it is empty.
+    fn scalar(json: Cow<'static, str>) -> Self {
+        Self {
+            number: 0,
+            json,
+            shape: Shape::One,
+            content: Content::String,
+            inline: false,
+            merge: Merge::Replace,
+            retain_keys: false,
+            list: ListType::Atomic,
+            atomic: false,
+            omit_zero: true,
+            value: false,
+            loose: false,
+            own: None,
+        }
+    }
 }
 
 fn parse_field(line: &'static str, names: &HashMap<&'static str, TypeId>) -> Field {
@@ -279,7 +297,7 @@ fn parse_field(line: &'static str, names: &HashMap<&'static str, TypeId>) -> Fie
         "strings" => Content::Strings,
         name => Content::Type(*names.get(name).expect(SHAPE)),
     };
-    let mut field = Field { number, json, shape, content, ..envelope().swap_remove(0) };
+    let mut field = Field { number, shape, content, ..Field::scalar(json.into()) };
     field.omit_zero = false;
     for attribute in words {
         match attribute {
@@ -289,12 +307,13 @@ fn parse_field(line: &'static str, names: &HashMap<&'static str, TypeId>) -> Fie
             "atomic" => field.atomic = true,
             "omit" => field.omit_zero = true,
             "value" => field.value = true,
+            "loose" => field.loose = true,
             "list=set" => field.list = ListType::Set,
             other => {
                 if let Some(key) = other.strip_prefix("merge=") {
                     field.merge = Merge::ByKey(key);
                 } else if let Some(keys) = other.strip_prefix("list=map(") {
-                    let keys = keys.trim_end_matches(')').split(',').collect();
+                    let keys = keys.trim_end_matches(')').split(',').map(Cow::Borrowed).collect();
                     field.list = ListType::Map(keys);
                 }
             }
@@ -320,7 +339,7 @@ mod tests {
         let ports = container.member("ports").expect("field");
         assert_eq!((ports.number, ports.shape), (6, Shape::List));
         assert_eq!(ports.merge, Merge::ByKey("containerPort"));
-        assert_eq!(ports.list, ListType::Map(vec!["containerPort", "protocol"]));
+        assert_eq!(ports.list, ListType::Map(vec!["containerPort".into(), "protocol".into()]));
         assert_eq!(container.number(6), Some(ports));
         assert_eq!(ports.type_of().map(Type::go_name), Some("v1.ContainerPort"));
         let volume = find("core.v1.Volume").expect("type");

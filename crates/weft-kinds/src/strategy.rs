@@ -40,12 +40,17 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value) {
         // What a balancer reported goes with the type; taking the balancer down may last longer.
         new["status"]["loadBalancer"] = json!({});
     }
+    if kind.type_name() == "apiextensions.v1.CustomResourceDefinition" {
+        weft_crd::definition::add_stored_version(new);
+    }
     drop_topology(kind, new);
     let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);
     let next = match kind.generation {
         Generation::Never => None,
         Generation::Spec
-            if same_but_metadata_and_status(new, old) && !relabelled(kind, new, old) =>
+            if same_but_metadata_and_status(new, old)
+                && !relabelled(kind, new, old)
+                && !restated(kind, new, old) =>
         {
             generation
         }
@@ -96,6 +101,12 @@ fn drop_topology(kind: &Kind, object: &mut Value) {
 fn relabelled(kind: &Kind, new: &Value, old: &Value) -> bool {
     let labels = |object: &Value| object["metadata"]["labels"].clone();
     kind.type_name() == "discovery.v1.EndpointSlice" && labels(new) != labels(old)
+}
+
+/// Whether the status of a custom resource changed that is no subresource: then it is like any
+/// other member.
+fn restated(kind: &Kind, new: &Value, old: &Value) -> bool {
+    kind.custom().is_some() && !kind.status && new.get("status") != old.get("status")
 }
 
 fn copy_member(to: &mut Value, from: &Value, key: &str) {

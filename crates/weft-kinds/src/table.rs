@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::Kind;
+use weft_crd::columns::Cell;
 
 pub use format::human_duration;
 
@@ -88,6 +89,7 @@ static PRINTERS: &[(&str, Printer)] = &[
     ("networking.v1.IPAddress", network::IP_ADDRESS),
     ("networking.v1.ServiceCIDR", network::SERVICE_CIDR),
     ("coordination.v1.Lease", rest::LEASE),
+    ("apiextensions.v1.CustomResourceDefinition", rest::CREATED_AT),
     ("rbac.v1.Role", rest::CREATED_AT),
     ("rbac.v1.ClusterRole", rest::CREATED_AT),
     ("rbac.v1.RoleBinding", rest::BINDING),
@@ -108,6 +110,15 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
 
 /// `columnDefinitions` of a `meta.k8s.io/v1` Table.
 pub fn column_definitions(kind: &Kind) -> Value {
+    if let Some(custom) = kind.custom() {
+        let own = custom.columns().iter().map(|c| {
+            json!({"name": c.name, "type": c.kind, "format": c.format,
+                   "description": c.description, "priority": c.priority})
+        });
+        let name = json!({"name": "Name", "type": "string", "format": "name",
+                          "description": "", "priority": 0});
+        return std::iter::once(name).chain(own).collect();
+    }
     definitions(columns(kind))
 }
 
@@ -133,7 +144,12 @@ fn definitions(columns: &[Column]) -> Value {
 
 /// The cells of one object, as many as [`columns`].
 pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
-    (printer(kind).cells)(object, now)
+    let Some(custom) = kind.custom() else { return (printer(kind).cells)(object, now) };
+    let own = custom.columns().iter().map(|column| match custom.cell(column, object) {
+        Cell::Value(value) => value,
+        Cell::Date(time) => format::age_of(&time, now).into(),
+    });
+    std::iter::once(format::name(object)).chain(own).collect()
 }
 
 #[cfg(test)]

@@ -135,6 +135,9 @@ pub fn service_addresses(service: &Value, old: Option<&Value>) -> Vec<FieldError
 pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Errors::default();
     meta::metadata(&mut errors, kind, new, old);
+    if let Some(custom) = kind.custom() {
+        errors.list.extend(custom.validate(new, old));
+    }
     if let Some((_, rule)) = RULES.iter().find(|(name, _)| *name == kind.type_name()) {
         rule(&mut errors, new, old);
     }
@@ -144,6 +147,10 @@ pub fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<FieldError
 type Rule = fn(&mut Errors, &Value, Option<&Value>);
 
 static RULES: &[(&str, Rule)] = &[
+    ("apiextensions.v1.CustomResourceDefinition", |e, new, old| {
+        let found = weft_crd::definition::validate(new, old);
+        e.list.extend(found.into_iter().map(FieldError::from));
+    }),
     ("core.v1.Service", service::service),
     ("core.v1.Endpoints", network::endpoints),
     ("core.v1.Pod", pod::pod),

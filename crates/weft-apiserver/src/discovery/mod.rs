@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, OnceLock};
 use weft_kinds::{Kind, SubresourceOf, openapi, status};
 
 /// The Kubernetes version that the server speaks.
@@ -55,9 +55,23 @@ pub(crate) fn answer(
         Route::Resources(group, version) => resource_list(kinds, group, version)
             .map(|v| reply::json(200, &v))
             .ok_or_else(|| status::unknown_resource().into()),
-        Route::OpenApiV2 => Ok(openapi_v2(headers)),
-        Route::OpenApiV3Index => Ok(reply::json(200, &openapi::v3_index())),
+        Route::OpenApiV2 => Ok(openapi_v2(registry, headers)),
+        Route::OpenApiV3Index => {
+            let custom: Vec<(String, String)> = registry
+                .documents()
+                .custom
+                .iter()
+                .map(|document| (document.path.clone(), document.hash.clone()))
+                .collect();
+            Ok(reply::json(200, &openapi::v3_index(&custom)))
+        }
         Route::OpenApiV3(path) => {
+            let mut custom = registry.documents().custom.iter();
+            if let Some(document) = custom.find(|document| document.path == *path) {
+                return Ok(tagged(headers, &document.hash, || {
+                    reply::bytes(200, "application/json", document.body())
+                }));
+            }
             let document =
                 openapi::v3(path).ok_or_else(|| ApiError::from(status::unknown_resource()))?;
             let etag = openapi::v3_hash(path).unwrap_or_default();
@@ -65,30 +79,25 @@ pub(crate) fn answer(
                 reply::bytes(200, "application/json", document.to_vec().into())
             }))
         }
-        Route::NoDefinitions => Ok(reply::json(
-            200,
-            &json!({
-                "kind": "CustomResourceDefinitionList",
-                "apiVersion": "apiextensions.k8s.io/v1",
-                "metadata": {"resourceVersion": "1"},
-                "items": [],
-            }),
-        )),
         Route::Resource(_) | Route::NotFound => Err(status::unknown_resource().into()),
     }
 }
 
 /// The v2 document as JSON, or as the protobuf that kubectl asks for.
-fn openapi_v2(headers: &HeaderMap) -> Response<ApiBody> {
-    static PROTOBUF: LazyLock<Bytes> = LazyLock::new(|| {
-        let document: Value = serde_json::from_slice(&openapi::v2()).unwrap_or_default();
-        gnostic::encode(&document).into()
+fn openapi_v2(registry: &Registry, headers: &HeaderMap) -> Response<ApiBody> {
+    let documents = registry.documents();
+    let json = documents.v2.get_or_init(|| {
+        if documents.custom.is_empty() { openapi::v2() } else { openapi::v2_of(registry.kinds()) }
     });
     if accept::ranges(headers).iter().any(|m| m.kind.contains("proto-openapi.spec.v2")) {
         let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-        return reply::bytes(200, kind, PROTOBUF.clone());
+        let encoded = documents.v2_protobuf.get_or_init(|| {
+            let document: Value = serde_json::from_slice(json).unwrap_or_default();
+            gnostic::encode(&document).into()
+        });
+        return reply::bytes(200, kind, encoded.clone());
     }
-    reply::bytes(200, "application/json", openapi::v2().to_vec().into())
+    reply::bytes(200, "application/json", json.to_vec().into())
 }
 
 fn version() -> Value {
@@ -106,10 +115,50 @@ struct Aggregated {
     v2beta1: (Value, String),
 }
 
-/// What the aggregated discovery of a registry says.
+/// What the kinds of a registry are described by.
 pub(crate) struct Documents {
     core: Aggregated,
     named: Aggregated,
+    /// The v3 documents of custom resources, one a group version.
+    custom: Vec<CustomDocument>,
+    v2: OnceLock<Arc<[u8]>>,
+    v2_protobuf: OnceLock<Bytes>,
+}
+
+struct CustomDocument {
+    /// Below `/openapi/v3/`.
+    path: String,
+    hash: String,
+    kinds: Vec<Arc<Kind>>,
+    body: OnceLock<Bytes>,
+}
+
+impl CustomDocument {
+    fn all(kinds: &[Arc<Kind>]) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for kind in kinds.iter().filter(|kind| kind.custom().is_some()) {
+            let path = kind.group_path().trim_start_matches('/').to_owned();
+            match all.iter_mut().find(|document| document.path == path) {
+                Some(document) => document.kinds.push(kind.clone()),
+                None => {
+                    let (hash, kinds) = (String::new(), vec![kind.clone()]);
+                    all.push(Self { path, hash, kinds, body: OnceLock::new() });
+                }
+            }
+        }
+        for document in &mut all {
+            document.hash = openapi::custom_hash(&document.rows());
+        }
+        all
+    }
+
+    fn rows(&self) -> Vec<&Kind> {
+        self.kinds.iter().map(|kind| &**kind).collect()
+    }
+
+    fn body(&self) -> Bytes {
+        self.body.get_or_init(|| openapi::v3_custom(&self.rows()).into()).clone()
+    }
 }
 
 impl Documents {
@@ -117,6 +166,9 @@ impl Documents {
         Self {
             core: Aggregated::of(kinds, |k| k.group.is_empty()),
             named: Aggregated::of(kinds, |k| !k.group.is_empty()),
+            custom: CustomDocument::all(kinds),
+            v2: OnceLock::new(),
+            v2_protobuf: OnceLock::new(),
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Changes {
 static NULL: Value = Value::Null;
 
 /// Compares two objects of one type.
-pub(super) fn compare(kind: &'static Type, old: &Value, new: &Value) -> Changes {
+pub(super) fn compare(kind: &Type, old: &Value, new: &Value) -> Changes {
     let mut at = Changes::default();
     at.members(kind, Some(old), Some(new));
     at
@@ -63,7 +63,7 @@ impl Changes {
         self.removed.own |= new.is_none();
     }
 
-    fn members(&mut self, kind: &'static Type, old: Side<'_>, new: Side<'_>) {
+    fn members(&mut self, kind: &Type, old: Side<'_>, new: Side<'_>) {
         let (Some(o), Some(n)) = (branch(old), branch(new)) else { return self.leaf(old, new) };
         if kind.atomic {
             return self.leaf(old, new);
@@ -96,7 +96,7 @@ impl Changes {
         self.presence(old, new);
     }
 
-    fn field(&mut self, field: &'static Field, old: Side<'_>, new: Side<'_>) {
+    fn field(&mut self, field: &Field, old: Side<'_>, new: Side<'_>) {
         if field.atomic {
             return self.leaf(old, new);
         }
@@ -116,7 +116,7 @@ impl Changes {
         }
     }
 
-    fn entries(&mut self, kind: Option<&'static Type>, old: Side<'_>, new: Side<'_>) {
+    fn entries(&mut self, kind: Option<&Type>, old: Side<'_>, new: Side<'_>) {
         let (Some(o), Some(n)) = (branch(old), branch(new)) else { return self.leaf(old, new) };
         if o.is_empty() && n.is_empty() {
             return self.leaf(old, new);
@@ -142,7 +142,7 @@ impl Changes {
         old: Side<'_>,
         new: Side<'_>,
         step: impl Fn(&Value) -> Element,
-        kind: Option<&'static Type>,
+        kind: Option<&Type>,
     ) {
         let (Some(o), Some(n)) = (list(old), list(new)) else { return self.leaf(old, new) };
         if o.is_empty() && n.is_empty() {
@@ -206,18 +206,13 @@ fn list(value: Side<'_>) -> Option<&[Value]> {
 }
 
 /// Items of sets and keyed lists that an object has more than once, as errors of an apply.
-pub(crate) fn duplicates(kind: &'static Type, object: &Value) -> Vec<String> {
+pub(crate) fn duplicates(kind: &Type, object: &Value) -> Vec<String> {
     let mut found = Vec::new();
     find_duplicates(kind, object, &mut Vec::new(), &mut found);
     found
 }
 
-fn find_duplicates(
-    kind: &'static Type,
-    object: &Value,
-    at: &mut Vec<Element>,
-    found: &mut Vec<String>,
-) {
+fn find_duplicates(kind: &Type, object: &Value, at: &mut Vec<Element>, found: &mut Vec<String>) {
     for (key, value) in object.as_object().into_iter().flatten() {
         let Some(field) = kind.member(key).filter(|f| !f.atomic) else { continue };
         at.push(Element::Field(key.clone()));

@@ -60,13 +60,7 @@ impl Conflict {
 
 /// An update: its writer owns what it changes, and nobody what it removes. `old` is null for a
 /// create. The entries go into `new`.
-pub(crate) fn update(
-    of: &'static Type,
-    old: &Value,
-    new: &mut Value,
-    managed: Managed,
-    by: &Writer<'_>,
-) {
+pub(crate) fn update(of: &Type, old: &Value, new: &mut Value, managed: Managed, by: &Writer<'_>) {
     // Nobody began to track this object, or someone asked to stop.
     if managed.is_empty() && !old.is_null() {
         return managed.write(new);
@@ -74,13 +68,7 @@ pub(crate) fn update(
     owned(of, old, new, managed, by).write(new);
 }
 
-fn owned(
-    of: &'static Type,
-    old: &Value,
-    new: &Value,
-    mut managed: Managed,
-    by: &Writer<'_>,
-) -> Managed {
+fn owned(of: &Type, old: &Value, new: &Value, mut managed: Managed, by: &Writer<'_>) -> Managed {
     let mut changes = compare(of, old, new);
     for set in [&mut changes.changed, &mut changes.removed] {
         by.ignore(set);
@@ -112,7 +100,7 @@ pub(crate) struct Applied<'a> {
 /// The object after an apply, with its entries; or what others own of it. `live` is null for a
 /// create.
 pub(crate) fn apply(
-    of: &'static Type,
+    of: &Type,
     live: &Value,
     applied: &Applied<'_>,
     by: &Writer<'_>,
@@ -168,7 +156,7 @@ pub(crate) fn apply(
 
 /// The fields that client-side apply says it set and that still have that value: kubectl may
 /// take them over when it goes on with server-side apply.
-fn last_applied(of: &'static Type, live: &Value) -> Option<Vec<Vec<Element>>> {
+fn last_applied(of: &Type, live: &Value) -> Option<Vec<Vec<Element>>> {
     let text = live["metadata"]["annotations"][LAST_APPLIED].as_str()?;
     let last = weft_kinds::decode::json_value(text.as_bytes()).ok()?.object;
     if last["apiVersion"] != live["apiVersion"] {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use weft_kinds::schema::{Field, ListType, Shape, Type};
 
 /// The live object with what is applied.
-pub(crate) fn merge(kind: &'static Type, live: &Value, applied: &Value) -> Value {
+pub(crate) fn merge(kind: &Type, live: &Value, applied: &Value) -> Value {
     let (Some(live), Some(applied)) = (live.as_object(), applied.as_object()) else {
         return applied.clone();
     };
@@ -23,7 +23,7 @@ pub(crate) fn merge(kind: &'static Type, live: &Value, applied: &Value) -> Value
     Value::Object(out)
 }
 
-fn merge_field(field: &'static Field, live: &Value, applied: &Value) -> Value {
+fn merge_field(field: &Field, live: &Value, applied: &Value) -> Value {
     if field.atomic {
         return applied.clone();
     }
@@ -48,7 +48,7 @@ fn merge_field(field: &'static Field, live: &Value, applied: &Value) -> Value {
 }
 
 /// Keyed items are merged in place, new ones come last; sets are united; other lists replaced.
-fn merge_list(field: &Field, kind: Option<&'static Type>, old: &[Value], new: &[Value]) -> Value {
+fn merge_list(field: &Field, kind: Option<&Type>, old: &[Value], new: &[Value]) -> Value {
     let mut out = old.to_vec();
     match (&field.list, kind) {
         (ListType::Set, _) => {
@@ -70,7 +70,7 @@ fn merge_list(field: &Field, kind: Option<&'static Type>, old: &[Value], new: &[
 
 /// Takes out what the applier owned before (`last`) and what nobody owns any more (`keep`). A
 /// struct, list or map that held only that goes as a whole.
-pub(crate) fn prune(kind: &'static Type, object: &mut Value, last: &FieldSet, keep: &FieldSet) {
+pub(crate) fn prune(kind: &Type, object: &mut Value, last: &FieldSet, keep: &FieldSet) {
     let Some(map) = object.as_object_mut() else { return };
     for (element, last) in &last.children {
         let Element::Field(name) = element else { continue };
@@ -86,7 +86,7 @@ pub(crate) fn prune(kind: &'static Type, object: &mut Value, last: &FieldSet, ke
     }
 }
 
-fn prune_field(field: &'static Field, value: &mut Value, last: &FieldSet, keep: &FieldSet) {
+fn prune_field(field: &Field, value: &mut Value, last: &FieldSet, keep: &FieldSet) {
     let below = |value: &mut Value, last: &FieldSet, keep: &FieldSet| {
         if let Some(kind) = field.type_of() {
             prune(kind, value, last, keep);

@@ -1,7 +1,10 @@
 //! The set itself and its FieldsV1 form.
 
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry},
+};
 use weft_kinds::schema::{Field, ListType, Shape, Type};
 
 /// One step of a path.
@@ -39,17 +42,17 @@ const DEPTH_MAX: usize = 64;
 
 /// The keys of an item, as JSON with sorted names; missing protocols are TCP, the one default
 /// that the schema gives a key.
-pub(super) fn item_key(keys: &[&str], item: &Value) -> String {
-    let mut sorted: Vec<&&str> = keys.iter().collect();
+pub(super) fn item_key(keys: &[Cow<'static, str>], item: &Value) -> String {
+    let mut sorted: Vec<&str> = keys.iter().map(|key| &**key).collect();
     sorted.sort();
     let mut out = Map::new();
     for k in sorted {
         let value = match item.get(k) {
-            None | Some(Value::Null) if *k == "protocol" => "TCP".into(),
+            None | Some(Value::Null) if k == "protocol" => "TCP".into(),
             None => Value::Null,
             Some(v) => v.clone(),
         };
-        out.insert((*k).to_owned(), value);
+        out.insert(k.to_owned(), value);
     }
     Value::Object(out).to_string()
 }
@@ -64,7 +67,7 @@ impl FieldSet {
     }
 
     /// The fields that an applied configuration states.
-    pub(crate) fn of(kind: &'static Type, object: &Value) -> Self {
+    pub(crate) fn of(kind: &Type, object: &Value) -> Self {
         let mut set = Self::of_struct(kind, object, 0);
         set.own = false;
         set.strip();
@@ -88,7 +91,7 @@ impl FieldSet {
         }
     }
 
-    fn of_struct(kind: &'static Type, object: &Value, depth: usize) -> Self {
+    fn of_struct(kind: &Type, object: &Value, depth: usize) -> Self {
         let whole = kind.atomic || depth >= DEPTH_MAX;
         let Some(map) = object.as_object().filter(|m| !m.is_empty() && !whole) else {
             return Self::leaf();
@@ -103,7 +106,7 @@ impl FieldSet {
         Self { own: false, children: children.collect() }
     }
 
-    fn of_field(field: &'static Field, value: &Value, depth: usize) -> Self {
+    fn of_field(field: &Field, value: &Value, depth: usize) -> Self {
         match (field.shape, field.type_of(), value) {
             _ if field.atomic || depth >= DEPTH_MAX => Self::leaf(),
             (Shape::One, Some(kind), Value::Object(_)) => Self::of_struct(kind, value, depth),

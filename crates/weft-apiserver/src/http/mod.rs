@@ -13,7 +13,7 @@ mod write;
 use crate::{
     ApiServer,
     auth::{self, Bound, Identity, Peer},
-    discovery,
+    definitions, discovery,
     error::ApiError,
     proxy,
     store::Key,
@@ -179,18 +179,23 @@ where
     }
     let include = params.get("includeObject").unwrap_or("Metadata").to_owned();
     let (parts, body) = request.into_parts();
+    ctx.warnings.extend(kind.custom().and_then(|custom| custom.warning()).map(str::to_owned));
     if parts.method == Method::GET || parts.method == Method::HEAD {
         let watch = target.name.is_none() && params.flag("watch") == Some(true);
         if watch && encoding == Encoding::Yaml {
             return Err(status::not_acceptable(&SERVED[..1]).into());
         }
-        let response = read_resource(server, target, params, format, &include)?;
+        let mut response = read_resource(server, target, params, format, &include)?;
+        ctx.warnings.iter().for_each(|w| warn(&mut response, w));
         return Ok(if watch { response } else { reply::encoded(response, encoding).await });
     }
     let body = body::read(&parts.headers, body).await?;
     let incoming = write::Incoming { target, headers: &parts.headers, body: &body, params };
     let answer = write::answer(server, &mut ctx, &parts.method, &incoming);
     server.0.tend_ranges();
+    if answer.is_ok() && !ctx.dry_run && definitions::concerns(&server.0.registry(), kind) {
+        server.0.sync_definitions();
+    }
     let outcome = match answer? {
         write::Answer::Object(outcome) => outcome,
         write::Answer::List(list) => {

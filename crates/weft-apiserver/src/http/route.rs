@@ -32,9 +32,6 @@ pub(crate) enum Route {
     OpenApiV3Index,
     OpenApiV3(String),
     Resource(Box<Target>),
-    /// The list of CustomResourceDefinitions, which kubectl before 1.28 asks for when it does not
-    /// know a kind: there are none.
-    NoDefinitions,
     NotFound,
 }
 
@@ -55,7 +52,6 @@ pub(crate) fn route(registry: &Registry, path: &str) -> Route {
         ["apis"] => Route::Groups,
         ["apis", group] => Route::Group((*group).to_owned()),
         ["apis", group, version] => Route::Resources((*group).to_owned(), (*version).to_owned()),
-        ["apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions"] => Route::NoDefinitions,
         ["apis", group, version, rest @ ..] => resource(registry, group, version, rest),
         _ => Route::NotFound,
     }
@@ -124,7 +120,7 @@ mod tests {
 
     fn to(path: &str) -> Option<Found> {
         let store = crate::store::Store::in_memory(1);
-        match route(&Registry::new(&store, weft_kinds::kinds().to_vec()), path) {
+        match route(&Registry::new(&store, Default::default()), path) {
             Route::Resource(t) => Some((t.kind.kind.clone(), t.namespace, t.name, t.subresource)),
             _ => None,
         }

@@ -98,6 +98,10 @@ impl Incoming<'_> {
 
     fn create(&self, server: &ApiServer, ctx: &mut Ctx) -> Result<Outcome> {
         let (kind, decoded) = (&*self.target.kind, self.object()?);
+        if server.0.registry().terminating(kind) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(status::failure(405, "MethodNotAllowed", why).into());
+        }
         if !kind.stored {
             return server.0.review(ctx, kind, self.target.namespace.as_deref(), decoded.object);
         }
@@ -176,20 +180,25 @@ impl Incoming<'_> {
         let patch = match body::content_type(self.headers) {
             "application/json-patch+json" => Patch::Json(json()?),
             "application/merge-patch+json" => Patch::Merge(json()?),
-            "application/strategic-merge-patch+json" => Patch::Strategic(json()?),
+            "application/strategic-merge-patch+json" if kind.custom().is_none() => {
+                Patch::Strategic(json()?)
+            }
             body::APPLY => {
                 let decoded = decode::yaml_value(self.body).map_err(bad)?;
                 let force = self.params.flag("force") == Some(true);
                 return server.0.apply(ctx, kind, key, self.part(sub)?, decoded, force);
             }
             _ => {
-                return Err(status::unsupported_media_type(&[
+                let all = [
                     "application/json-patch+json",
                     "application/merge-patch+json",
                     "application/strategic-merge-patch+json",
                     body::APPLY,
-                ])
-                .into());
+                ];
+                let mut accepted = all.to_vec();
+                // Only built-in types have merge keys.
+                accepted.retain(|t| kind.custom().is_none() || !t.contains("strategic"));
+                return Err(status::unsupported_media_type(&accepted).into());
             }
         };
         if self.is_scale(sub) {

@@ -2,6 +2,7 @@
 
 use super::{Ctx, Outcome, has_finalizers, later, meta, refused, remove_meta, time_text, update};
 use crate::{
+    definitions,
     error::ApiError,
     server::{State, attrs},
     store::{Commit, CommitError, Expect, Key, Scope, Write},
@@ -233,6 +234,9 @@ fn plan(kind: &Kind, old: &Value, options: &DeleteOptions, now: jiff::Timestamp)
     set_gc_finalizers(kind, &mut new, options.propagation);
     let deleting = old["metadata"]["deletionTimestamp"].as_str();
     let grace = if kind.graceful { grace_seconds(old, options) } else { 0 };
+    if deleting.is_none() && kind.type_name() == definitions::definitions().type_name() {
+        definitions::begin_deletion(&mut new, &time_text(now));
+    }
     let keeps = has_finalizers(&new)
         || (kind.kind == "Namespace"
             && new

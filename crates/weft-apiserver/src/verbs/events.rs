@@ -1,4 +1,5 @@
-//! Events in two groups: one storage. `events.k8s.io/v1` is a view of core Events.
+//! Kinds with one storage: `events.k8s.io/v1` is a view of core Events, and the versions of a
+//! custom resource are views of the one that is stored.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -18,7 +19,13 @@ const RENAMED: &[(&str, &str)] = &[
 /// Turns the object into the form in which its kind is stored, and says which kind that is.
 pub(crate) fn to_storage<'a>(kind: &'a Kind, object: &mut Value) -> &'a Kind {
     let stored = kind.storage();
-    if !std::ptr::eq(stored, kind) {
+    if kind.custom().is_some() {
+        if !std::ptr::eq(stored, kind) {
+            // With the defaults of the version that the client speaks.
+            weft_kinds::default(kind, object);
+            object["apiVersion"] = stored.api_version().into();
+        }
+    } else if !std::ptr::eq(stored, kind) {
         rename(object, &stored.api_version(), |new| {
             RENAMED.iter().find(|(_, n)| *n == new).map(|(old, _)| *old)
         });
@@ -37,6 +44,14 @@ pub(crate) fn stored_field(path: &str) -> String {
 
 /// Turns a stored object into the form of the asked kind.
 pub(crate) fn value_from_storage(kind: &Kind, object: &mut Value) {
+    if kind.custom().is_some() {
+        if !std::ptr::eq(kind.storage(), kind) {
+            object["apiVersion"] = kind.api_version().into();
+            kind.prune(object);
+            weft_kinds::default(kind, object);
+        }
+        return;
+    }
     if !std::ptr::eq(kind.storage(), kind) {
         rename(object, &kind.api_version(), |old| {
             RENAMED.iter().find(|(o, _)| *o == old).map(|(_, new)| *new)

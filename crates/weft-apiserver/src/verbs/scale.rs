@@ -103,6 +103,10 @@ fn scale_of(paths: &Scale, object: &Value) -> Value {
 
 /// A label selector (or a plain map, of a ReplicationController) as text.
 fn selector_text(selector: &Value) -> String {
+    // A custom resource has it as text.
+    if let Some(text) = selector.as_str() {
+        return text.to_owned();
+    }
     let labels = selector.get("matchLabels").unwrap_or(selector);
     let mut all: Vec<String> = labels
         .as_object()

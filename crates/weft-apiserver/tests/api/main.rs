@@ -7,6 +7,7 @@ mod ask;
 mod bad_input;
 mod client;
 mod crash;
+mod custom;
 mod durable;
 mod kubectl;
 mod managed_fields;

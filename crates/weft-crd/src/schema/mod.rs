@@ -142,6 +142,11 @@ impl Schema {
         })
     }
 
+    /// The named members, in the order of their names.
+    pub fn properties(&self) -> impl Iterator<Item = (&str, &Schema)> {
+        self.properties.iter().map(|(name, schema)| (name.as_str(), schema))
+    }
+
     /// Whether members are named by the schema, so that one that is removed leaves a struct and
     /// not an empty map.
     pub fn is_struct(&self) -> bool {

@@ -24,6 +24,34 @@ pub(super) fn object(
     Walk { path: Vec::new(), strict }.members(of, members)
 }
 
+/// Conforms a custom resource: its metadata as every object's, the rest by its schema.
+pub(super) fn custom(
+    schema: &weft_crd::Schema,
+    value: &mut Value,
+    strict: &mut Vec<String>,
+) -> Result<(), DecodeError> {
+    let Value::Object(members) = value else {
+        let expected = "map[string]interface {}".to_owned();
+        return Err(DecodeError::NotAnObject { found: json_type(value), expected });
+    };
+    match members.get_mut("metadata") {
+        Some(Value::Null) => drop(members.shift_remove("metadata")),
+        Some(metadata) => {
+            let of = crate::schema::find("meta.v1.ObjectMeta").expect("invariant: of the table");
+            let mut walk = Walk { path: vec!["metadata".to_owned()], strict };
+            match metadata {
+                Value::Object(members) => walk.members(of, members)?,
+                other => return Err(walk.mismatch(of, other, of.go_name().to_owned())),
+            }
+        }
+        None => {}
+    }
+    let unknown = schema.prune(value);
+    strict.extend(unknown.iter().map(|field| format!("unknown field {field:?}")));
+    strict.truncate(FINDINGS_MAX);
+    Ok(())
+}
+
 struct Walk<'a> {
     path: Vec<String>,
     strict: &'a mut Vec<String>,
@@ -95,6 +123,9 @@ impl Walk<'_> {
     }
 
     fn one(&mut self, of: &Type, field: &Field, value: &mut Value) -> Result<(), DecodeError> {
+        if field.loose && !value.is_object() {
+            return Ok(());
+        }
         let fits = match field.content {
             Content::String => value.is_string(),
             Content::Bool => value.is_boolean(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::schemas::{PREFIX, list_name, schema_name, subresource_type};
+use super::schemas::{PREFIX, kind_name, list_name, schema_name, subresource_type};
 use crate::{Kind, SubresourceOf};
 
 /// What differs between the versions of OpenAPI.
@@ -124,7 +124,7 @@ fn resource(kind: &Kind, dialect: &Dialect, paths: &mut Map<String, Value>) {
         dialect,
         kind,
         body: (&kind.group, &kind.version, &kind.kind),
-        schema: Some(schema_name(kind.type_name())),
+        schema: Some(kind_name(kind)),
         suffix: String::new(),
     };
     let has = |verb: &str| kind.verbs.contains(&verb);
@@ -161,7 +161,11 @@ fn resource(kind: &Kind, dialect: &Dialect, paths: &mut Map<String, Value>) {
 fn subresources(kind: &Kind, dialect: &Dialect, object: &str, paths: &mut Map<String, Value>) {
     for SubresourceOf { name, group, version, kind: body_kind, verbs } in kind.all_subresources() {
         let body = (group, version, body_kind);
-        let schema = subresource_type(body.0, body.1, body.2).map(|t| schema_name(&t));
+        let schema = match subresource_type(body.0, body.1, body.2) {
+            Some(name) => Some(schema_name(&name)),
+            // The status of a custom resource.
+            None => (body_kind == kind.kind).then(|| kind_name(kind)),
+        };
         let mut suffix = name.to_owned();
         suffix[..1].make_ascii_uppercase();
         let target = Target { dialect, kind, body, schema, suffix };

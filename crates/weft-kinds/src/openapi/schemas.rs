@@ -1,12 +1,14 @@
 //! `components.schemas`: typed structs through schemars, extensions from the type table.
 
 use k8s_openapi::api::{
-    apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization,
-    autoscaling::v1 as autoscaling_v1, autoscaling::v2 as autoscaling_v2, batch::v1 as batch,
-    coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
-    events::v1 as events, networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
+    admissionregistration::v1 as admission, apps::v1 as apps, authentication::v1 as authentication,
+    authorization::v1 as authorization, autoscaling::v1 as autoscaling_v1,
+    autoscaling::v2 as autoscaling_v2, batch::v1 as batch, coordination::v1 as coordination,
+    core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+    networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
     scheduling::v1 as scheduling, storage::v1 as storage,
 };
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as extensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
@@ -17,8 +19,11 @@ use crate::schema::{self, Field, ListType, Merge, Shape, Type};
 
 pub(super) const PREFIX: &str = "#/components/schemas/";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+
+mod custom;
 
 type Add = fn(&mut SchemaGenerator);
 
@@ -28,6 +33,15 @@ fn add<T: JsonSchema>(generator: &mut SchemaGenerator) {
 
 /// The typed struct of each object type of the type table.
 static TYPES: &[(&str, Add)] = &[
+    (
+        "admissionregistration.v1.ValidatingAdmissionPolicy",
+        add::<admission::ValidatingAdmissionPolicy>,
+    ),
+    (
+        "admissionregistration.v1.ValidatingAdmissionPolicyBinding",
+        add::<admission::ValidatingAdmissionPolicyBinding>,
+    ),
+    ("apiextensions.v1.CustomResourceDefinition", add::<extensions::CustomResourceDefinition>),
     ("core.v1.Binding", add::<core::Binding>),
     ("core.v1.ConfigMap", add::<core::ConfigMap>),
     ("core.v1.Endpoints", add::<core::Endpoints>),
@@ -80,15 +94,26 @@ static TYPES: &[(&str, Add)] = &[
 
 /// Name of a type's schema: `core.v1.Pod` → `io.k8s.api.core.v1.Pod`.
 pub(super) fn schema_name(type_name: &str) -> String {
-    match type_name.strip_prefix("meta.v1.") {
-        Some(name) => format!("{META}{name}"),
+    if let Some(name) = type_name.strip_prefix("meta.v1.") {
+        return format!("{META}{name}");
+    }
+    match type_name.strip_prefix("apiextensions.v1.") {
+        Some(name) => format!("{EXTENSIONS}{name}"),
         None => format!("io.k8s.api.{type_name}"),
+    }
+}
+
+/// Name of the schema of a kind's objects.
+pub(super) fn kind_name(kind: &Kind) -> String {
+    match &kind.schema {
+        crate::Schema::Builtin(of) => schema_name(of.name),
+        crate::Schema::Custom(_) => custom::name(kind),
     }
 }
 
 /// Name of the schema of a kind's list.
 pub(super) fn list_name(kind: &Kind) -> String {
-    let name = schema_name(kind.type_name());
+    let name = kind_name(kind);
     format!("{}{}", name.trim_end_matches(&*kind.kind), kind.list_kind)
 }
 
@@ -108,6 +133,9 @@ pub(super) fn of(rows: &[&Kind]) -> Map<String, Value> {
     add::<meta::ListMeta>(&mut generator);
     let mut names: Vec<String> = Vec::new();
     for row in rows {
+        if row.custom().is_some() {
+            add::<meta::ObjectMeta>(&mut generator);
+        }
         names.push(row.type_name().to_owned());
         if row.scale.is_some() {
             names.push("autoscaling.v1.Scale".to_owned());
@@ -129,12 +157,17 @@ pub(super) fn of(rows: &[&Kind]) -> Map<String, Value> {
         json!({"description": "Patch is provided to give a concrete name and type to the \
                                Kubernetes PATCH request body.", "type": "object"}),
     );
+    for row in rows {
+        if let Some(custom) = row.custom() {
+            schemas.insert(custom::name(row), custom::schema(custom.source()));
+        }
+    }
     for (name, schema) in &mut schemas {
         tidy(schema);
         extend(name, schema);
     }
     for row in rows {
-        set_kind(&mut schemas, &schema_name(row.type_name()), &row.group, &row.version, &row.kind);
+        set_kind(&mut schemas, &kind_name(row), &row.group, &row.version, &row.kind);
         if !row.list_kind.is_empty() {
             set_kind(&mut schemas, &list_name(row), &row.group, &row.version, &row.list_kind);
         }
@@ -162,7 +195,7 @@ fn list_schema(kind: &Kind) -> Value {
             "items": {
                 "description": format!("Items is the list of {}.", kind.plural),
                 "type": "array",
-                "items": {"$ref": format!("{PREFIX}{}", schema_name(kind.type_name()))},
+                "items": {"$ref": format!("{PREFIX}{}", kind_name(kind))},
             },
             "kind": described("Kind is a string value representing the REST resource this object represents."),
             "metadata": {"description": "Standard list metadata.", "$ref": format!("{PREFIX}{META}ListMeta")},
@@ -222,9 +255,10 @@ fn extend(name: &str, schema: &mut Value) {
 }
 
 fn type_of(name: &str) -> Option<&'static Type> {
-    match name.strip_prefix(META) {
-        Some(name) => schema::find(&format!("meta.v1.{name}")),
-        None => schema::find(name.strip_prefix("io.k8s.api.")?),
+    match (name.strip_prefix(META), name.strip_prefix(EXTENSIONS)) {
+        (Some(name), _) => schema::find(&format!("meta.v1.{name}")),
+        (_, Some(name)) => schema::find(&format!("apiextensions.v1.{name}")),
+        (None, None) => schema::find(name.strip_prefix("io.k8s.api.")?),
     }
 }
 

@@ -8,6 +8,13 @@ type Object = Map<String, Value>;
 
 pub(super) fn once(kind: &Kind, object: &mut Object) {
     match kind.type_name() {
+        "apiextensions.v1.CustomResourceDefinition" => {
+            let mut definition = Value::Object(std::mem::take(object));
+            weft_crd::definition::add_stored_version(&mut definition);
+            if let Value::Object(map) = definition {
+                *object = map;
+            }
+        }
         "core.v1.Namespace" => {
             let spec = object.entry("spec").or_insert_with(|| json!({}));
             if spec.get("finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty)

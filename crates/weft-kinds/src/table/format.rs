@@ -31,6 +31,14 @@ pub(super) fn age(object: &Value, now: Timestamp) -> Value {
     since(string(object, "/metadata/creationTimestamp"), now).into()
 }
 
+/// The age of a column of type date.
+pub(super) fn age_of(time: &str, now: Timestamp) -> String {
+    match time.parse::<Timestamp>() {
+        Ok(time) => human_duration(now.as_second() - time.as_second()),
+        Err(_) => "<invalid>".to_owned(),
+    }
+}
+
 /// Time since an RFC 3339 time, `<unknown>` for none.
 pub(super) fn since(time: &str, now: Timestamp) -> String {
     match time.parse::<Timestamp>() {

@@ -1,0 +1,256 @@
+//! CustomResourceDefinitions: names, conditions, kinds that come and go.
+//!
+//! The real API has a controller for each of these steps. Here all of them are done before the
+//! write that asked for them is answered, one definition after the other in the order of their
+//! creation: whoever asks first gets a name.
+
+use crate::{
+    error::ApiError,
+    registry::{Defined, Registry},
+    server::{State, attrs},
+    store::{Commit, CommitError, Entry, Expect, Key, Scope, Write},
+    verbs::{Ctx, delete::DeleteOptions, time_text},
+};
+use serde_json::{Value, json};
+use std::{collections::HashMap, sync::Arc};
+use weft_crd::definition::{TakenNames, accept_names, condition, condition_is, set_condition};
+use weft_kinds::{Kind, default, lookup};
+
+/// Holds a definition until its instances are gone.
+pub(crate) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// A write of a status that loses this many races is left to the next change.
+const RACES_MAX: usize = 50;
+
+/// The kind of definitions.
+pub(crate) fn definitions() -> &'static Arc<Kind> {
+    lookup("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+        .expect("invariant: definitions have a row")
+}
+
+/// Whether a write to this kind may change what is served.
+pub(crate) fn concerns(registry: &Registry, kind: &Kind) -> bool {
+    kind.type_name() == definitions().type_name() || registry.terminating(kind)
+}
+
+/// A definition that is to be deleted is held until its instances are gone, and says so.
+pub(crate) fn begin_deletion(definition: &mut Value, now: &str) {
+    let finalizers = &mut definition["metadata"]["finalizers"];
+    match finalizers.as_array_mut() {
+        Some(list) if list.iter().any(|f| f == CLEANUP) => {}
+        Some(list) => list.push(CLEANUP.into()),
+        None => *finalizers = json!([CLEANUP]),
+    }
+    let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will \
+                   begin soon";
+    let pending = ["Terminating", "True", "InstanceDeletionPending", message];
+    set_condition(definition, pending, now);
+}
+
+impl State {
+    /// Brings names, conditions and kinds in line with the definitions.
+    pub(crate) fn sync_definitions(&self) {
+        let _one_at_a_time =
+            self.definitions.lock().expect("invariant: nothing panics while it holds definitions");
+        for (key, _) in self.all_definitions() {
+            self.settle(&key);
+        }
+        self.serve_defined();
+        // With their kinds served, instances of definitions on their way out can be deleted.
+        let mut gone = false;
+        for (key, entry) in self.all_definitions() {
+            if entry.value()["metadata"]["deletionTimestamp"].is_string() {
+                gone |= self.work_off(&key);
+            }
+        }
+        if gone {
+            // Names are free again.
+            for (key, _) in self.all_definitions() {
+                self.settle(&key);
+            }
+            self.serve_defined();
+        }
+    }
+
+    /// All definitions, oldest first.
+    fn all_definitions(&self) -> Vec<(Key, Entry)> {
+        let table = self.table(definitions());
+        let listed = self.store.list(table, &Scope::default(), None, None, 0);
+        let mut all = listed.map(|listing| listing.items).unwrap_or_default();
+        let created = |entry: &Entry| {
+            entry.value()["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned()
+        };
+        all.sort_by_cached_key(|(key, entry)| (created(entry), key.name.clone()));
+        all
+    }
+
+    /// Changes a definition as it is now; `None` of `change` leaves it.
+    fn revise(&self, key: &Key, change: impl Fn(&mut Value) -> Option<bool>) -> Option<bool> {
+        let kind = definitions();
+        let table = self.table(kind);
+        for _ in 0..RACES_MAX {
+            let entry = self.store.get(table, key)?;
+            let mut value = entry.value();
+            let gone = change(&mut value)?;
+            let write = if gone { Write::Delete(value) } else { Write::Put(value) };
+            let commit = Commit { table, key, expect: Expect::At(entry.rv), write, dry_run: false };
+            let done = self.store.commit(
+                commit,
+                |v| attrs(kind, v),
+                |_, _| Ok::<(), ApiError>(()),
+                |()| {},
+            );
+            match done {
+                Ok(_) => return Some(gone),
+                Err(CommitError::Raced) => {}
+                Err(error) => {
+                    tracing::error!(%error, name = %key.name, "a definition cannot be written");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives a definition its names and conditions.
+    fn settle(&self, key: &Key) {
+        let others: Vec<(Key, Value)> = self
+            .all_definitions()
+            .into_iter()
+            .filter(|(other, _)| other != key)
+            .map(|(other, entry)| (other, entry.value()))
+            .collect();
+        self.revise(key, |definition| {
+            let mut taken = TakenNames::default();
+            let group = &definition["spec"]["group"];
+            others
+                .iter()
+                .filter(|(_, other)| other["spec"]["group"] == *group)
+                .for_each(|(_, other)| taken.add(other));
+            let naming = accept_names(definition, &taken);
+            let before = definition.clone();
+            definition["status"]["acceptedNames"] = naming.accepted;
+            let now = time_text(jiff::Timestamp::now());
+            match &naming.conflict {
+                None => {
+                    let fine = ["NamesAccepted", "True", "NoConflicts", "no conflicts found"];
+                    set_condition(definition, fine, &now);
+                    if !condition_is(definition, "Established", "True") {
+                        let message = "the initial names have been accepted";
+                        let done = ["Established", "True", "InitialNamesAccepted", message];
+                        set_condition(definition, done, &now);
+                    }
+                }
+                Some((reason, message)) => {
+                    set_condition(definition, ["NamesAccepted", "False", reason, message], &now);
+                    if condition(definition, "Established").is_none() {
+                        let message = "not all names are accepted";
+                        let not = ["Established", "False", "NotAccepted", message];
+                        set_condition(definition, not, &now);
+                    }
+                }
+            }
+            (*definition != before).then_some(false)
+        });
+    }
+
+    /// Registers the kinds of all definitions that are established, and ends what watches kinds
+    /// that are gone or that changed.
+    fn serve_defined(&self) {
+        let before = self.registry();
+        let mut defined: HashMap<String, Arc<Defined>> = HashMap::new();
+        let mut changed: Vec<(u64, Arc<Defined>)> = Vec::new();
+        for (key, entry) in self.all_definitions() {
+            let definition = entry.value();
+            if !condition_is(&definition, "Established", "True") {
+                continue;
+            }
+            let old = before.defined.get(&*key.name);
+            let now = Defined::of(&self.store, &definition, old);
+            if old.is_none_or(|old| !old.same(&now)) {
+                changed.push((entry.rv, now.clone()));
+            }
+            defined.insert(key.name.to_string(), now);
+        }
+        let gone: Vec<_> = before
+            .defined
+            .iter()
+            .filter(|(name, old)| defined.get(*name).is_none_or(|now| !now.same(old)))
+            .map(|(_, old)| old.table)
+            .collect();
+        let same = changed.is_empty()
+            && gone.is_empty()
+            && defined.len() == before.defined.len()
+            && defined.iter().all(|(name, now)| {
+                before.defined.get(name).is_some_and(|old| Arc::ptr_eq(old, now))
+            });
+        if same {
+            return;
+        }
+        for (rv, now) in changed {
+            let stored = now.kinds.iter().find(|kind| kind.stored_as.is_none());
+            let Some(kind) = stored else { continue };
+            self.store.reform(
+                now.table,
+                rv,
+                |object| reform(kind, object),
+                |object| attrs(kind, object),
+            );
+        }
+        self.serve_kinds(Registry::new(&self.store, defined));
+        for table in gone {
+            self.store.end_watches(table);
+        }
+    }
+
+    /// Deletes the instances of a definition; when none is left, the definition itself. Whether
+    /// it is gone.
+    fn work_off(&self, key: &Key) -> bool {
+        let registry = self.registry();
+        let kind = registry
+            .defined
+            .get(&*key.name)
+            .and_then(|d| d.kinds.iter().find(|kind| kind.stored_as.is_none()));
+        let mut left = 0;
+        if let Some(kind) = kind {
+            let options = DeleteOptions::default();
+            let scope = Scope::default();
+            if let Err(error) = self.delete_collection(&Ctx::internal(), kind, &scope, &options) {
+                tracing::warn!(why = error.message(), name = %key.name, "instances stay");
+            }
+            let listed = self.store.list(self.table(kind), &scope, None, None, 0);
+            left = listed.map_or(0, |listing| listing.items.len());
+        }
+        let now = time_text(jiff::Timestamp::now());
+        let done = self.revise(key, |definition| {
+            let before = definition.clone();
+            let progress = match (kind, left) {
+                (None, _) => ["False", "NeverEstablished", "resource was never established"],
+                (_, 0) => ["False", "InstanceDeletionCompleted", "removed all instances"],
+                _ => {
+                    ["True", "InstanceDeletionInProgress", "CustomResource deletion is in progress"]
+                }
+            };
+            let [status, reason, message] = progress;
+            set_condition(definition, ["Terminating", status, reason, message], &now);
+            if left == 0
+                && let Some(list) = definition["metadata"]["finalizers"].as_array_mut()
+            {
+                list.retain(|finalizer| finalizer != CLEANUP);
+            }
+            let held =
+                definition["metadata"]["finalizers"].as_array().is_some_and(|l| !l.is_empty());
+            if !held {
+                return Some(true);
+            }
+            (*definition != before).then_some(false)
+        });
+        done == Some(true)
+    }
+}
+
+/// An object in the form that its kind has now.
+fn reform(kind: &Kind, object: &mut Value) {
+    object["apiVersion"] = kind.api_version().into();
+    kind.prune(object);
+    default(kind, object);
+}
