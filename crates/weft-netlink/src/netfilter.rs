@@ -19,6 +19,7 @@
 //!   stands for it, so that replies come back; what has no target goes to an address of a
 //!   Service range, where it is refused.
 
+mod conntrack;
 mod expr;
 mod nat;
 mod ruleset;

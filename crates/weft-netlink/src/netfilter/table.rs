@@ -1,11 +1,12 @@
 //! The table as its owner keeps it: what was written last, and the difference to what shall be.
 
 use super::{
-    Nat, Rules,
+    Nat, Rules, conntrack,
     nat::Content,
     ruleset::{self, change},
     *,
 };
+use std::collections::BTreeSet;
 
 /// What a change did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Applied {
     pub whole: bool,
     /// Elements in all maps.
     pub elements: usize,
+    /// UDP flows that led to what is no target any more, and were forgotten.
+    pub flows: usize,
 }
 
 /// The table of one namespace. All calls must come from threads inside it.
@@ -21,9 +24,13 @@ pub struct Applied {
 pub struct Table {
     /// What was asked for last.
     rules: Option<Rules>,
-    nat: Nat,
+    nat: Option<Nat>,
     /// What the kernel has; `None` before the first time, and after a failure.
     written: Option<(Rules, Content)>,
+    /// The entrances that the connection table was last compared with.
+    compared: Nat,
+    /// Entrances whose flows are still to be compared.
+    suspects: BTreeSet<Entrance>,
 }
 
 impl Table {
@@ -33,25 +40,31 @@ impl Table {
     }
 
     /// Sets the rules. Writes the whole table where they differ from those written, or where
-    /// the table is gone.
+    /// the table is gone. One that an earlier process left serves on until the entrances are
+    /// known, too.
     pub fn set_rules(&mut self, rules: &Rules) -> Result<Applied> {
         self.rules = Some(rules.clone());
+        if self.nat.is_none() && exists()? {
+            return Ok(Applied::default());
+        }
         self.bring_up()
     }
 
     /// Sets the entrances. Before the first rules there is no table: they wait for it.
     pub fn set_nat(&mut self, nat: Nat) -> Result<Applied> {
-        self.nat = nat;
-        if self.rules.is_none() { Ok(Applied::default()) } else { self.bring_up() }
+        self.nat = Some(nat);
+        self.bring_up()
     }
 
     fn bring_up(&mut self) -> Result<Applied> {
         let Some(rules) = self.rules.clone() else { return Ok(Applied::default()) };
+        let none = Nat::default();
+        let nat = self.nat.as_ref().unwrap_or(&none);
         // Gone until it is written: whatever fails on the way makes the next call write all.
         let written = self.written.take().filter(|(old, _)| *old == rules);
         let (content, whole) = match written {
             Some((_, old)) if exists()? => {
-                let new = Content::of(&self.nat, &old);
+                let new = Content::of(nat, &old);
                 let messages = change(&old, &new, &refuge(&rules));
                 if !messages.is_empty() {
                     commit("change nf_tables table", messages)?;
@@ -59,14 +72,22 @@ impl Table {
                 (new, false)
             }
             _ => {
-                let new = Content::of(&self.nat, &Content::default());
+                let new = Content::of(nat, &Content::default());
                 write(&rules, &new)?;
                 (new, true)
             }
         };
         let elements = content.elements.len();
+        let refuge = refuge(&rules);
         self.written = Some((rules, content));
-        Ok(Applied { whole, elements })
+        self.suspects.extend(conntrack::suspects(&self.compared, nat));
+        self.compared.clone_from(nat);
+        let mut flows = 0;
+        if !self.suspects.is_empty() {
+            flows = conntrack::forget(&self.suspects, nat, &refuge)?;
+            self.suspects.clear();
+        }
+        Ok(Applied { whole, elements, flows })
     }
 }
 

@@ -293,6 +293,61 @@ fn clients_stay_with_their_target() {
     }
 }
 
+/// A UDP socket that goes on sending moves when its target is none any more, both ways
+/// between served and refused, and when the agent was not there to see the change.
+#[test]
+fn udp_flows_leave_targets_that_are_gone() {
+    if !is_root("udp_flows_leave_targets_that_are_gone") {
+        return;
+    }
+    let world = World::new();
+    World::serve(&world.near, "near");
+    World::serve(&world.far, "far");
+    let mut table = Table::new();
+    world.on_node(|| table.set_rules(&rules()).expect("table"));
+    world.on_node(|| table.set_nat(nat_to(&[NEAR], forward)).expect("change"));
+    for node in NODE {
+        let to = SocketAddr::new(ip(node), PORT);
+        let socket = || {
+            let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" });
+            let socket = socket.expect("bind");
+            socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+            socket.connect(to).expect("connect");
+            socket
+        };
+        let one = netns::run_in(&world.client.path, socket).expect("entered");
+        let other = netns::run_in(&world.client.path, socket).expect("entered");
+        let ask = |socket: &UdpSocket| -> Result<String, ErrorKind> {
+            socket.send(b"x").map_err(|e| e.kind())?;
+            let mut said = [0; 64];
+            let n = socket.recv(&mut said).map_err(|e| e.kind())?;
+            Ok(String::from_utf8_lossy(&said[..n]).into_owned())
+        };
+        let name = |socket: &UdpSocket| -> String {
+            ask(socket).expect("answer").split(' ').next().expect("name").to_owned()
+        };
+        assert_eq!((name(&one), name(&other)), ("near".into(), "near".into()));
+        // One more target: nobody moves, nothing is looked at.
+        let more = world.on_node(|| table.set_nat(nat_to(&[NEAR, FAR], forward)).expect("change"));
+        assert_eq!((more.flows, name(&one), name(&other)), (0, "near".into(), "near".into()));
+        let less = world.on_node(|| table.set_nat(nat_to(&[FAR], forward)).expect("change"));
+        assert!(less.flows >= 2, "{less:?}");
+        assert_eq!((name(&one), name(&other)), ("far".into(), "far".into()));
+        world.on_node(|| table.set_nat(nat_to(&[], |_| Fate::Refuse)).expect("change"));
+        let refused = (0..10).any(|_| ask(&one) == Err(ErrorKind::ConnectionRefused));
+        assert!(refused, "{node}");
+        world.on_node(|| table.set_nat(nat_to(&[FAR], forward)).expect("change"));
+        assert_eq!(name(&one), "far");
+        // Another process takes over, with other targets: what it finds serves until then.
+        table = Table::new();
+        let kept = world.on_node(|| table.set_rules(&rules()).expect("rules"));
+        assert_eq!((kept.whole, kept.elements), (false, 0));
+        let taken = world.on_node(|| table.set_nat(nat_to(&[NEAR], forward)).expect("change"));
+        assert!(taken.whole && taken.flows >= 1, "{taken:?}");
+        assert_eq!(name(&one), "near");
+    }
+}
+
 /// One transaction carries tens of thousands of elements; a change afterwards is small.
 #[test]
 fn many_entrances_are_one_transaction() {
