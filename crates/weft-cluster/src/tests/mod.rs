@@ -10,6 +10,7 @@ use crate::kinds::{Change, Kind, WATCHED, World};
 use crate::{deployment, job, nodelife, statefulset};
 
 mod endpoints;
+mod kinds;
 mod workloads;
 
 /// An object of this name makes every planner panic.
