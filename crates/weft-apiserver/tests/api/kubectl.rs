@@ -271,6 +271,63 @@ fn generators_and_edits() {
 }
 
 #[test]
+fn who_may_what() {
+    with_kubectl("kubectl::who_may_what", |k| {
+        has(&k.ok("auth can-i --list"), &["*.*", "[*]"]);
+        has(&k.ok("auth can-i get /healthz"), &["yes"]);
+        has(&k.ok("auth can-i get pods --as=jane --as-group=devs"), &["yes"]);
+        has(&k.ok("create role r --verb=get,list --resource=pods"), &["created"]);
+        has(&k.ok("create rolebinding b --role=r --serviceaccount=default:robot"), &["created"]);
+        has(&k.ok("create clusterrole c --aggregation-rule=rbac.example/x=true"), &["created"]);
+        has(&k.ok("create clusterrolebinding cb --clusterrole=c --user=jane"), &["created"]);
+        has(&k.ok("describe role r"), &["pods", "[get list]"]);
+        let created = k.ok("create priorityclass high --value=10 --description=d");
+        has(&created, &["created"]);
+        has(&k.ok("explain pod.spec --recursive"), &["containers", "livenessProbe", "httpGet"]);
+        // Older ones ask for a beta version, which a server of this release has not either.
+        let whoami = k.output("auth whoami", "");
+        if !whoami.status.success() {
+            has(
+                &String::from_utf8_lossy(&whoami.stderr),
+                &["selfsubjectreviews API is not enabled"],
+            );
+        } else {
+            has(&k.ok("auth whoami"), &["Username", "admin", "system:masters"]);
+            has(&k.ok("auth whoami --as=jane -o yaml"), &["username: jane"]);
+        }
+    });
+}
+
+#[test]
+fn from_one_apply_to_the_other() {
+    with_kubectl("kubectl::from_one_apply_to_the_other", |k| {
+        k.ok_in("apply -f -", WEB);
+        let changed = WEB.replace("replicas: 3", "replicas: 2");
+        has(
+            &k.ok_in("apply --server-side -f -", &changed),
+            &["deployment.apps/web serverside-applied"],
+        );
+        let managers = k.ok("get deploy web -o jsonpath={.metadata.managedFields[*].manager}");
+        assert!(!managers.contains("client-side"), "kubectl took its own over: {managers}");
+        has(&managers, &["kubectl", "kubectl-last-applied"]);
+        let less = changed.replace("  labels: {app: web}\nspec", "spec");
+        k.ok_in("apply --server-side -f -", &less);
+        assert_eq!(k.ok("get deploy web -o jsonpath={.metadata.labels.app}"), "");
+        // Somebody else's change is a conflict, which names them.
+        k.ok("scale deploy web --replicas=7");
+        let refused = k.refused("apply --server-side -f -", &less);
+        has(
+            &refused,
+            &[
+                "conflict with \"kubectl",
+                "\" with subresource \"scale\" using apps/v1",
+                ".spec.replicas",
+            ],
+        );
+    });
+}
+
+#[test]
 fn what_there_is() {
     with_kubectl("kubectl::what_there_is", |k| {
         has(&k.ok("version"), &["Server Version:", "v1.35.0"]);

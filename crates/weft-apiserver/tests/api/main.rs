@@ -13,6 +13,7 @@ mod kubectl;
 mod managed_fields;
 mod streams;
 mod verbs;
+mod wire;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use std::{net::TcpListener, path::PathBuf};
