@@ -8,7 +8,7 @@ use crate::{
     error::ApiError,
     registry::{Defined, Registry},
     server::{State, attrs},
-    store::{Commit, CommitError, Entry, Expect, Key, Scope, Write},
+    store::{Commit, CommitError, Expect, Key, Scope, Write},
     verbs::{Ctx, delete::DeleteOptions, time_text},
 };
 use serde_json::{Value, json};
@@ -20,6 +20,16 @@ use weft_kinds::{Kind, default, lookup};
 pub(crate) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// A write of a status that loses this many races is left to the next change.
 const RACES_MAX: usize = 50;
+
+/// Definitions as they were read last, each with its version: they are large.
+pub(crate) type Known = HashMap<Key, (u64, Arc<Value>)>;
+
+/// A definition and its version.
+struct Definition {
+    key: Key,
+    rv: u64,
+    value: Arc<Value>,
+}
 
 /// The kind of definitions.
 pub(crate) fn definitions() -> &'static Arc<Kind> {
@@ -49,37 +59,58 @@ pub(crate) fn begin_deletion(definition: &mut Value, now: &str) {
 impl State {
     /// Brings names, conditions and kinds in line with the definitions.
     pub(crate) fn sync_definitions(&self) {
-        let _one_at_a_time =
+        let mut known =
             self.definitions.lock().expect("invariant: nothing panics while it holds definitions");
-        for (key, _) in self.all_definitions() {
-            self.settle(&key);
-        }
-        self.serve_defined();
+        self.settle_all(&mut known);
         // With their kinds served, instances of definitions on their way out can be deleted.
         let mut gone = false;
-        for (key, entry) in self.all_definitions() {
-            if entry.value()["metadata"]["deletionTimestamp"].is_string() {
-                gone |= self.work_off(&key);
+        for definition in self.all_definitions(&mut known) {
+            if definition.value["metadata"]["deletionTimestamp"].is_string() {
+                gone |= self.work_off(&definition.key);
             }
         }
         if gone {
             // Names are free again.
-            for (key, _) in self.all_definitions() {
-                self.settle(&key);
-            }
-            self.serve_defined();
+            self.settle_all(&mut known);
         }
     }
 
+    fn settle_all(&self, known: &mut Known) {
+        let all = self.all_definitions(known);
+        let mut given = false;
+        for definition in &all {
+            given |= self.settle(definition, &all);
+            if given {
+                // What was given away just now is not there for the next.
+                break;
+            }
+        }
+        if given {
+            return self.settle_all(known);
+        }
+        self.serve_defined(&all);
+    }
+
     /// All definitions, oldest first.
-    fn all_definitions(&self) -> Vec<(Key, Entry)> {
+    fn all_definitions(&self, known: &mut Known) -> Vec<Definition> {
         let table = self.table(definitions());
         let listed = self.store.list(table, &Scope::default(), None, None, 0);
-        let mut all = listed.map(|listing| listing.items).unwrap_or_default();
-        let created = |entry: &Entry| {
-            entry.value()["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned()
-        };
-        all.sort_by_cached_key(|(key, entry)| (created(entry), key.name.clone()));
+        let listed = listed.map(|listing| listing.items).unwrap_or_default();
+        known.retain(|key, _| listed.iter().any(|(other, _)| other == key));
+        let mut all: Vec<Definition> = listed
+            .into_iter()
+            .map(|(key, entry)| {
+                let known = known.entry(key.clone()).or_insert_with(|| (0, Arc::default()));
+                if known.0 != entry.rv {
+                    *known = (entry.rv, Arc::new(entry.value()));
+                }
+                Definition { key, rv: entry.rv, value: known.1.clone() }
+            })
+            .collect();
+        all.sort_by_cached_key(|definition| {
+            let created = definition.value["metadata"]["creationTimestamp"].as_str();
+            (created.unwrap_or_default().to_owned(), definition.key.name.clone())
+        });
         all
     }
 
@@ -111,21 +142,22 @@ impl State {
         None
     }
 
-    /// Gives a definition its names and conditions.
-    fn settle(&self, key: &Key) {
-        let others: Vec<(Key, Value)> = self
-            .all_definitions()
-            .into_iter()
-            .filter(|(other, _)| other != key)
-            .map(|(other, entry)| (other, entry.value()))
-            .collect();
-        self.revise(key, |definition| {
-            let mut taken = TakenNames::default();
-            let group = &definition["spec"]["group"];
-            others
-                .iter()
-                .filter(|(_, other)| other["spec"]["group"] == *group)
-                .for_each(|(_, other)| taken.add(other));
+    /// Gives a definition its names and conditions; whether it changed.
+    fn settle(&self, own: &Definition, all: &[Definition]) -> bool {
+        let mut taken = TakenNames::default();
+        let group = &own.value["spec"]["group"];
+        all.iter()
+            .filter(|other| other.key != own.key && other.value["spec"]["group"] == *group)
+            .for_each(|other| taken.add(&other.value));
+        let naming = accept_names(&own.value, &taken);
+        let settled = naming.conflict.is_none()
+            && naming.accepted == own.value["status"]["acceptedNames"]
+            && condition_is(&own.value, "NamesAccepted", "True")
+            && condition_is(&own.value, "Established", "True");
+        if settled {
+            return false;
+        }
+        let done = self.revise(&own.key, |definition| {
             let naming = accept_names(definition, &taken);
             let before = definition.clone();
             definition["status"]["acceptedNames"] = naming.accepted;
@@ -151,23 +183,23 @@ impl State {
             }
             (*definition != before).then_some(false)
         });
+        done.is_some()
     }
 
     /// Registers the kinds of all definitions that are established, and ends what watches kinds
     /// that are gone or that changed.
-    fn serve_defined(&self) {
+    fn serve_defined(&self, all: &[Definition]) {
         let before = self.registry();
         let mut defined: HashMap<String, Arc<Defined>> = HashMap::new();
         let mut changed: Vec<(u64, Arc<Defined>)> = Vec::new();
-        for (key, entry) in self.all_definitions() {
-            let definition = entry.value();
-            if !condition_is(&definition, "Established", "True") {
+        for Definition { key, rv, value } in all {
+            if !condition_is(value, "Established", "True") {
                 continue;
             }
             let old = before.defined.get(&*key.name);
-            let now = Defined::of(&self.store, &definition, old);
+            let now = Defined::of(&self.store, *rv, value, old);
             if old.is_none_or(|old| !old.same(&now)) {
-                changed.push((entry.rv, now.clone()));
+                changed.push((*rv, now.clone()));
             }
             defined.insert(key.name.to_string(), now);
         }

@@ -24,6 +24,8 @@ struct Served {
 
 /// What a CustomResourceDefinition brings.
 pub(crate) struct Defined {
+    /// The definition's version.
+    rv: u64,
     /// Of uid, spec and names of the definition: with an equal one, its kinds are the same.
     digest: [u8; 32],
     /// All versions, also those that are not served.
@@ -35,7 +37,15 @@ pub(crate) struct Defined {
 
 impl Defined {
     /// The kinds of a definition; those that `old` has already, when nothing changed.
-    pub(crate) fn of(store: &Store, definition: &Value, old: Option<&Arc<Self>>) -> Arc<Self> {
+    pub(crate) fn of(
+        store: &Store,
+        rv: u64,
+        definition: &Value,
+        old: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        if let Some(old) = old.filter(|old| old.rv == rv) {
+            return old.clone();
+        }
         let metadata = &definition["metadata"];
         let accepted = &definition["status"]["acceptedNames"];
         let mut digest = Sha256::new();
@@ -47,17 +57,14 @@ impl Defined {
         if let Some(old) = old
             && old.digest == digest
         {
-            if old.terminating == terminating {
-                return old.clone();
-            }
             let (kinds, table) = (old.kinds.clone(), old.table);
-            return Arc::new(Self { digest, kinds, table, terminating });
+            return Arc::new(Self { rv, digest, kinds, table, terminating });
         }
         let kinds = custom_kinds(definition);
         let (group, plural) = (&definition["spec"]["group"], &accepted["plural"]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let table = store.table(&format!("{}/{}", text(group), text(plural)));
-        Arc::new(Self { digest, kinds, table, terminating })
+        Arc::new(Self { rv, digest, kinds, table, terminating })
     }
 
     /// Whether both serve the same kinds.

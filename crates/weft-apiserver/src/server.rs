@@ -5,7 +5,7 @@ use crate::{
     alloc::Pools,
     auth::Authenticator,
     config::Config,
-    definitions::definitions,
+    definitions::{Known, definitions},
     http::{InProcess, serve},
     registry::Registry,
     store::{Attrs, Store},
@@ -29,7 +29,7 @@ pub(crate) struct State {
     pub(crate) shutdown: CancellationToken,
     pub(crate) registry: RwLock<Arc<Registry>>,
     /// Held by whoever brings kinds in line with the definitions.
-    pub(crate) definitions: Mutex<()>,
+    pub(crate) definitions: Mutex<Known>,
 }
 
 impl ApiServer {
@@ -56,7 +56,7 @@ impl ApiServer {
             auth,
             shutdown: CancellationToken::new(),
             registry: RwLock::new(Arc::new(registry)),
-            definitions: Mutex::new(()),
+            definitions: Mutex::default(),
         };
         state.sync_definitions();
         state.restore_pools();

@@ -94,7 +94,10 @@ fn scale_of(paths: &Scale, object: &Value) -> Value {
         "spec": {"replicas": number(&paths.spec_replicas)},
         "status": {"replicas": number(&paths.status_replicas)},
     });
-    let selector = selector_text(object.pointer(&paths.selector).unwrap_or(&Value::Null));
+    // A definition need not say where the selector is: the empty pointer is the object itself.
+    let selector = Some(&paths.selector).filter(|path| !path.is_empty());
+    let selector = selector.and_then(|path| object.pointer(path)).unwrap_or(&Value::Null);
+    let selector = selector_text(selector);
     if !selector.is_empty() {
         scale["status"]["selector"] = selector.into();
     }

@@ -477,3 +477,171 @@ async fn a_new_schema_is_that_of_old_objects_too_and_all_survives_a_restart() {
     let refused = post(&s, WIDGETS, &widget("b", json!({"color": "red"}))).await;
     assert_eq!(refused.code, 422);
 }
+
+/// The documents of all published files of one folder, each with its path in the API.
+fn published(folder: &str) -> Vec<(String, Value)> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/upstream");
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
+        let Ok(text) = std::fs::read_to_string(entry.path()) else { continue };
+        for document in serde_yaml_ng::Deserializer::from_str(&text) {
+            let Ok(value) = <Value as serde::Deserialize>::deserialize(document) else { continue };
+            let path = match value["kind"].as_str() {
+                Some("CustomResourceDefinition") => CRDS.to_owned(),
+                Some(
+                    kind @ "ValidatingAdmissionPolicy" | kind @ "ValidatingAdmissionPolicyBinding",
+                ) => {
+                    let plural = kind.to_lowercase().replace("policy", "policies");
+                    let plural = plural
+                        .strip_suffix("policiesbinding")
+                        .map_or(plural.clone(), |p| format!("{p}policybindings"));
+                    format!("/apis/admissionregistration.k8s.io/v1/{plural}")
+                }
+                _ => continue,
+            };
+            all.push((path, value));
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn published_definitions_install_unchanged_and_survive() {
+    for (folder, least) in
+        [("gateway-api/standard", 10), ("gateway-api/experimental", 13), ("network-policy-api", 1)]
+    {
+        let mut all = published(folder);
+        if all.is_empty() {
+            println!("SKIP custom::published_definitions: no {folder} beside the project");
+            continue;
+        }
+        if folder == "network-policy-api" {
+            // Both channels are one definition.
+            all.truncate(1);
+        }
+        assert!(all.len() >= least, "{folder}: {}", all.len());
+        let dir = tempfile::tempdir().unwrap();
+        let start = || Server::start(|c| c.data_dir = Some(dir.path().to_owned()));
+        let s = start();
+        for (path, object) in &all {
+            let made = post(&s, &format!("{path}?fieldValidation=Strict"), object).await;
+            assert_eq!(
+                made.code,
+                201,
+                "{folder} {}: {}",
+                object["metadata"]["name"],
+                made.message()
+            );
+        }
+        let at = |path: &str, object: &Value| {
+            format!("{path}/{}", object["metadata"]["name"].as_str().unwrap())
+        };
+        let check = |path: &str, given: &Value, found: Value| {
+            let name = &given["metadata"]["name"];
+            if path != CRDS {
+                return;
+            }
+            assert_eq!(condition(&found, "Established")["status"], "True", "{name}");
+            assert_eq!(found["spec"]["names"], found["status"]["acceptedNames"], "{name}");
+            for (i, version) in given["spec"]["versions"].as_array().unwrap().iter().enumerate() {
+                let schema = |v: &Value| v["schema"].clone();
+                assert_eq!(schema(version), schema(&found["spec"]["versions"][i]), "{name}");
+            }
+        };
+        for (path, object) in &all {
+            check(path, object, get(&s, &at(path, object)).await.body);
+        }
+        let groups = get(&s, "/apis").await.body["groups"].clone();
+        s.stop().await;
+        let s = start();
+        for (path, object) in &all {
+            check(path, object, get(&s, &at(path, object)).await.body);
+        }
+        assert_eq!(get(&s, "/apis").await.body["groups"], groups);
+        if folder != "gateway-api/standard" {
+            continue;
+        }
+        let class = |controller: &str| {
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+                "metadata": {"name": "c"}, "spec": {"controllerName": controller}})
+        };
+        let classes = "/apis/gateway.networking.k8s.io/v1/gatewayclasses";
+        let made = post(&s, classes, &class("example.com/a")).await;
+        assert_eq!(made.code, 201, "{}", made.message());
+        // The schema gives the status its first conditions, but a create has no status.
+        assert_eq!(made.body["status"]["conditions"][0]["reason"], "Pending");
+        let fixed = patch(
+            &s,
+            &format!("{classes}/c"),
+            "merge-patch+json",
+            json!({"spec": {"controllerName": "example.com/b"}}),
+        )
+        .await;
+        assert_eq!(fixed.code, 422);
+        assert!(
+            fixed.message().ends_with(
+                "spec.controllerName: Invalid value: \"example.com/b\": field is immutable"
+            ),
+            "{}",
+            fixed.message()
+        );
+        assert_eq!(
+            get(&s, &classes.replace("/v1/", "/v1beta1/")).await.body["items"][0]["apiVersion"],
+            "gateway.networking.k8s.io/v1beta1"
+        );
+    }
+}
+
+#[tokio::test]
+async fn rules_are_compiled_with_the_definition_and_run_with_each_object() {
+    let s = Server::start(|_| {});
+    let mut bad = definition();
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    bad.pointer_mut(spec).unwrap()["x-kubernetes-validations"] = json!([{"rule": "self.replicas < 'x'"}, {"rule": "self.color"}, {"rule": "self.nothing == 1"}]);
+    let refused = post(&s, CRDS, &bad).await;
+    assert_eq!(refused.code, 422);
+    let causes = refused.body["details"]["causes"].as_array().unwrap();
+    let at = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations";
+    let fields: Vec<&str> = causes.iter().map(|c| c["field"].as_str().unwrap()).collect();
+    assert_eq!(fields, [0, 1, 2].map(|i| format!("{at}[{i}].rule")));
+    assert!(refused.message().contains("undefined field 'nothing'"), "{}", refused.message());
+    assert!(refused.message().contains("cel expression must evaluate to a bool"));
+    let mut good = definition();
+    good.pointer_mut(spec).unwrap()["x-kubernetes-validations"] = json!([
+        {"rule": "self.replicas <= 3", "messageExpression": "'at most 3, not ' + string(self.replicas)", "fieldPath": ".replicas"},
+        {"rule": "!has(self.tags) || self.tags.size() < 3", "message": "too many tags", "reason": "FieldValueForbidden"},
+        {"rule": "oldSelf.color == self.color || self.replicas > 1", "message": "paint needs two"},
+        {"rule": "oldSelf.hasValue() || self.replicas > 0", "optionalOldSelf": true, "message": "begin with one"}]);
+    let made = post(&s, CRDS, &good).await;
+    assert_eq!(made.code, 201, "{}", made.message());
+    let refused = post(&s, WIDGETS, &widget("a", json!({"color": "red", "replicas": 4}))).await;
+    assert!(
+        refused.message().ends_with("spec.replicas: Invalid value: at most 3, not 4"),
+        "{}",
+        refused.message()
+    );
+    let refused =
+        post(&s, WIDGETS, &widget("a", json!({"color": "red", "tags": ["a", "b", "c"]}))).await;
+    assert!(refused.message().ends_with("spec: Forbidden: too many tags"), "{}", refused.message());
+    let refused = post(&s, WIDGETS, &widget("a", json!({"color": "red", "replicas": 0}))).await;
+    assert!(
+        refused.message().ends_with("spec: Invalid value: begin with one"),
+        "{}",
+        refused.message()
+    );
+    assert_eq!(post(&s, WIDGETS, &widget("a", json!({"color": "red"}))).await.code, 201);
+    let at = format!("{WIDGETS}/a");
+    let painted = patch(&s, &at, "merge-patch+json", json!({"spec": {"color": "blue"}})).await;
+    assert!(
+        painted.message().ends_with("spec: Invalid value: paint needs two"),
+        "{}",
+        painted.message()
+    );
+    let both =
+        patch(&s, &at, "merge-patch+json", json!({"spec": {"color": "blue", "replicas": 2}})).await;
+    assert_eq!(both.code, 200, "{}", both.message());
+    // Rules are not run on what has the wrong type.
+    let blocked =
+        post(&s, WIDGETS, &widget("b", json!({"color": "red", "replicas": "many"}))).await;
+    assert!(blocked.message().contains("<nil>: Invalid value: null: some validation rules were not checked because the object was invalid"), "{}", blocked.message());
+}

@@ -419,3 +419,83 @@ fn watching_sees_changes() {
         assert_eq!(seen.matches("NAME").count(), 1, "one heading:\n{seen}");
     });
 }
+
+const WIDGETS: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {plural: widgets, kind: Widget, shortNames: [wd], categories: [all]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}, scale: {specReplicasPath: .spec.replicas, statusReplicasPath: .status.replicas}}
+    additionalPrinterColumns:
+    - {name: Size, type: integer, jsonPath: .spec.replicas}
+    - {name: Color, type: string, jsonPath: .spec.color, priority: 1}
+    schema:
+      openAPIV3Schema:
+        type: object
+        description: A widget of the example.
+        properties:
+          spec:
+            type: object
+            description: What is wanted.
+            required: [color]
+            properties:
+              color: {type: string, enum: [red, blue], description: Its color.}
+              replicas: {type: integer, default: 1, description: How many.}
+          status: {type: object, properties: {replicas: {type: integer}}}
+"#;
+
+#[test]
+fn custom_resources() {
+    with_kubectl("kubectl::custom_resources", |k| {
+        has(&k.ok_in("apply -f -", WIDGETS), &["widgets.example.com created"]);
+        k.ok("wait --for=condition=Established crd/widgets.example.com --timeout=10s");
+        let red =
+            "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: a}\nspec: {color: red}\n";
+        has(&k.ok_in("apply -f -", red), &["widget.example.com/a created"]);
+        has(&k.ok_in("apply -f -", red), &["widget.example.com/a unchanged"]);
+        let blue = red.replace("red", "blue");
+        has(&k.ok_in("diff -f -", red), &[]);
+        has(&k.ok_in("apply -f -", &blue), &["widget.example.com/a configured"]);
+        has(
+            &k.ok_in("apply --server-side --force-conflicts -f -", red),
+            &["widget.example.com/a serverside-applied"],
+        );
+        has(&k.ok("get wd"), &["NAME", "SIZE", "a"]);
+        has(&k.ok("get widgets.v1.example.com -o wide"), &["COLOR", "red"]);
+        has(&k.ok("get all"), &["widget.example.com/a"]);
+        has(&k.ok("api-resources --api-group=example.com"), &["widgets", "wd", "example.com/v1"]);
+        has(
+            &k.ok("explain widget.spec"),
+            &["KIND:", "Widget", "What is wanted.", "color", "Its color.", "replicas"],
+        );
+        has(&k.ok("scale widget/a --replicas=3"), &["scaled"]);
+        assert_eq!(k.ok("get wd a -o jsonpath={.spec.replicas}"), "3");
+        let mut edit = k.command("edit wd a");
+        let out = edit.env("KUBE_EDITOR", "sed -i s/red/blue/").output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(k.ok("get wd a -o jsonpath={.spec.color}"), "blue");
+        let unknown =
+            red.replace("color: red", "color: red, size: 1").replace("name: a", "name: b");
+        has(&k.refused("apply -f -", &unknown), &["unknown field \"spec.size\""]);
+        let green = red.replace("red", "green").replace("name: a", "name: b");
+        has(
+            &k.refused("apply -f -", &green),
+            &["spec.color: Unsupported value: \"green\": supported values: \"red\", \"blue\""],
+        );
+        has(&k.ok("label wd a x=y"), &["labeled"]);
+        has(&k.ok("patch wd a --type=merge -p {\"spec\":{\"replicas\":2}}"), &["patched"]);
+        has(&k.ok("delete wd a"), &["deleted"]);
+        k.ok("delete crd widgets.example.com");
+        has(
+            &k.refused("get widgets", ""),
+            &["the server doesn't have a resource type \"widgets\""],
+        );
+    });
+}

@@ -251,6 +251,10 @@ impl Target<'_> {
             "create" | "update" if self.schema.is_some() => {
                 (self.dialect.body)(&mut operation, own.clone(), ANY);
             }
+            // From here kubectl learns that custom resources have no strategic merge.
+            "patch" if kind.custom().is_some() => {
+                (self.dialect.body)(&mut operation, meta("Patch"), &PATCH_TYPES[..3]);
+            }
             "patch" => (self.dialect.body)(&mut operation, meta("Patch"), PATCH_TYPES),
             "delete" | "deletecollection" => {
                 (self.dialect.body)(&mut operation, meta("DeleteOptions"), ANY);
