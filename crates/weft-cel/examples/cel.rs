@@ -4,7 +4,7 @@
 
 use serde_json::{Value as Json, json};
 use std::io::BufRead;
-use weft_cel::{Bindings, Budget, Env, Type};
+use weft_cel::{Bindings, Budget, Env};
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -33,10 +33,7 @@ fn answer(input: &Json) -> Json {
             return out;
         }
     };
-    out["type"] = match program.result_type() {
-        Type::Object(_) => "selfType".into(),
-        ty => ty.to_string().into(),
-    };
+    out["type"] = program.result_type().to_string().into();
     let mut bindings = Bindings::new();
     for (name, key) in [("self", "Self"), ("oldSelf", "OldSelf")] {
         if let Some(json) = input.get(key) {

@@ -1,22 +1,24 @@
 //! Types and names: from the tree of the parser to the tree of the evaluator, in one walk.
 
 use crate::{
-    ast::{self, BinaryOp, Comprehension, Expr, Kind, Macro, SelectMode, UnaryOp},
+    ast::{self, BinaryOp, Expr, Kind, SelectMode, UnaryOp},
     decls::{self, Cost, Function},
     eval,
     library::{
         format,
         lists::{self, ScalarSet},
-        strings,
     },
     parser::{Found, qualified_name},
     plan::{self, Node, RegexCall},
     regex::Pattern,
-    types::{ListKind, ListType, MapType, Opaque, Type},
+    types::{Opaque, Type},
     unify::{Unifier, instantiate},
-    value::{OpaqueValue, TypeName, Value, map_literal},
+    value::{OpaqueValue, TypeName, Value},
 };
 use std::sync::Arc;
+
+mod literals;
+mod macros;
 
 /// What a whole expression became.
 pub(crate) struct Checked {
@@ -98,21 +100,6 @@ struct Resolved {
 }
 
 impl<'c> Checker<'c> {
-    fn compare_alike(&mut self) {
-        for types in std::mem::take(&mut self.alike) {
-            let mut types = types.into_iter();
-            let Some((_, first)) = types.next() else { continue };
-            let first = self.unifier.resolve(&first, true);
-            for (pos, ty) in types {
-                let ty = self.unifier.resolve(&ty, true);
-                if !self.unifier.same(&first, &ty) {
-                    self.late.push((pos, format!("expected type '{first}' but found '{ty}'")));
-                    break;
-                }
-            }
-        }
-    }
-
     fn note(&mut self, pos: u32, message: String) {
         if self.found.len() < 100 {
             self.found.push((pos, message));
@@ -456,6 +443,7 @@ impl<'c> Checker<'c> {
                 }
                 let value = Value::opaque(OpaqueValue::Format(format));
                 let node = plan::Call {
+                    name: "format",
                     native: crate::library::misc::identity,
                     args: vec![Node::Const(value)],
                     cost: Cost::One,
@@ -524,7 +512,8 @@ impl<'c> Checker<'c> {
         let folds = is_conversion(function.name)
             && matches!(nodes[..], [Node::Const(_)])
             && self.found.is_empty();
-        let node = Node::Call(Box::new(plan::Call { native, args: nodes, cost }));
+        let node =
+            Node::Call(Box::new(plan::Call { name: function.name, native, args: nodes, cost }));
         if folds { (self.fold(node), ty) } else { (node, ty) }
     }
 
@@ -537,282 +526,6 @@ impl<'c> Checker<'c> {
                 node
             }
         }
-    }
-
-    /// Literals whose form functions dictate.
-    fn literals(&mut self, call: &'c ast::Call, name: &str, member: bool) {
-        let at = usize::from(name == "matches" && !member);
-        let Some(arg) = call.args.get(at) else { return };
-        let fine = match (name, &arg.kind) {
-            ("duration", Kind::String(s)) => crate::library::time::parse_duration(s).is_some(),
-            ("timestamp", Kind::String(s)) => crate::library::time::parse_time(s).is_some(),
-            ("timestamp", Kind::Int(n)) => crate::library::time::Time::new(*n, 0, 0).is_ok(),
-            ("matches", Kind::String(s)) => self.constant.is_none() && Pattern::new(s).is_ok(),
-            _ => true,
-        };
-        if !fine {
-            self.late.push((arg.pos, format!("invalid {name} argument")));
-        }
-    }
-
-    /// A constant text for `format` is checked against the types of a list literal.
-    fn format_literal(&mut self, pos: u32, call: &'c ast::Call, types: Vec<(u32, Type)>) {
-        let (Some(target), [arg]) = (&call.target, &call.args[..]) else { return };
-        let (Kind::String(text), Kind::List(elements)) = (&target.kind, &arg.kind) else { return };
-        let types: Vec<(u32, &str)> = types
-            .into_iter()
-            .map(|(pos, ty)| (pos, runtime_name(&self.unifier.resolve(&ty, true))))
-            .collect();
-        if types.len() != elements.len() {
-            return;
-        }
-        if let Err((at, message)) = strings::check_format(text, &types) {
-            self.late.push((at.unwrap_or(pos), message));
-        }
-    }
-
-    /// Widens what an aggregate's elements have in common by one more.
-    fn join(&mut self, joined: &mut Option<Type>, ty: &Type) {
-        let Some(previous) = joined.take() else {
-            *joined = Some(ty.clone());
-            return;
-        };
-        if self.unifier.assignable(&previous, ty) {
-            *joined = Some(self.unifier.general(&previous, ty));
-        } else {
-            *joined = Some(Type::Dyn);
-        }
-    }
-
-    /// Notes parts of a literal that have to be of one type, unless they are what `format`
-    /// prints. What their types are is known in the end.
-    fn alike(&mut self, types: Vec<(u32, Type)>) {
-        if self.formats == 0 && types.len() > 1 {
-            self.alike.push(types);
-        } else if self.formats > 0 {
-            self.formatted = types;
-        }
-    }
-
-    /// The type in an optional element.
-    fn unwrapped(&mut self, pos: u32, optional: bool, ty: Type) -> Type {
-        if !optional {
-            return ty;
-        }
-        match ty {
-            Type::Optional(of) => (*of).clone(),
-            Type::Dyn => Type::Dyn,
-            other => {
-                let wanted = Type::optional(other.clone());
-                self.note(pos, format!("expected type '{wanted}' but found '{other}'"));
-                other
-            }
-        }
-    }
-
-    fn list(&mut self, elements: &'c [ast::Element]) -> Typed {
-        let mut joined = None;
-        let mut nodes = Vec::with_capacity(elements.len());
-        let mut types = Vec::with_capacity(elements.len());
-        for element in elements {
-            let (node, ty) = self.expr(&element.expr);
-            let ty = self.unwrapped(element.expr.pos, element.optional, ty);
-            self.join(&mut joined, &ty);
-            nodes.push((node, element.optional));
-            types.push((element.expr.pos, ty));
-        }
-        self.alike(types);
-        let elem = joined.unwrap_or_else(|| self.unifier.var());
-        let ty = Type::List(Arc::new(ListType { elem, kind: ListKind::Atomic }));
-        if nodes.iter().all(|(node, optional)| matches!(node, Node::Const(_)) && !optional) {
-            let values = nodes.into_iter().filter_map(|(node, _)| match node {
-                Node::Const(value) => Some(value),
-                _ => None,
-            });
-            return match Value::list(values.collect()) {
-                Ok(list) => (Node::Const(list), ty),
-                Err(error) => {
-                    self.constant.get_or_insert(error.to_string());
-                    (Node::Const(Value::Null), ty)
-                }
-            };
-        }
-        (Node::List(nodes), ty)
-    }
-
-    fn map(&mut self, entries: &'c [ast::Entry]) -> Typed {
-        let (mut keys, mut values) = (None, None);
-        let (mut key_types, mut value_types) = (Vec::new(), Vec::new());
-        let mut nodes = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let (key, ty) = self.expr(&entry.key);
-            self.join(&mut keys, &ty);
-            key_types.push((entry.key.pos, ty));
-            let (value, ty) = self.expr(&entry.value);
-            let ty = self.unwrapped(entry.value.pos, entry.optional, ty);
-            self.join(&mut values, &ty);
-            value_types.push((entry.value.pos, ty));
-            nodes.push(plan::Entry { key, value, optional: entry.optional });
-        }
-        self.alike(key_types);
-        self.alike(value_types);
-        let key = keys.unwrap_or_else(|| self.unifier.var());
-        let value = values.unwrap_or_else(|| self.unifier.var());
-        let ty = Type::Map(Arc::new(MapType { key, value }));
-        let constant = nodes
-            .iter()
-            .all(|e| matches!((&e.key, &e.value), (Node::Const(_), Node::Const(_))) && !e.optional);
-        if !constant {
-            return (Node::Map(nodes), ty);
-        }
-        let pairs = nodes.into_iter().filter_map(|e| match (e.key, e.value) {
-            (Node::Const(key), Node::Const(value)) => Some((key, value)),
-            _ => None,
-        });
-        match map_literal(pairs) {
-            Ok(map) => (Node::Const(map), ty),
-            Err(error) => {
-                self.constant.get_or_insert(error.to_string());
-                (Node::Const(Value::Null), ty)
-            }
-        }
-    }
-
-    fn comprehension(&mut self, pos: u32, c: &'c Comprehension) -> Typed {
-        let (range, range_ty) = self.expr(&c.range);
-        let range_ty = self.unifier.resolve(&range_ty, false);
-        if matches!(c.kind, Macro::OptMap | Macro::OptFlatMap) {
-            return self.opt_map(pos, c, range, range_ty);
-        }
-        let (first, second) = match &range_ty {
-            Type::List(list) if c.var2.is_some() => (Type::Int, list.elem.clone()),
-            Type::List(list) => (list.elem.clone(), Type::Error),
-            Type::Map(map) => (map.key.clone(), map.value.clone()),
-            Type::Dyn | Type::Error | Type::Var(_) => {
-                self.unifier.assignable(&Type::Dyn, &range_ty);
-                (Type::Dyn, Type::Dyn)
-            }
-            other => {
-                self.note(
-                    c.range.pos,
-                    format!("expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"),
-                );
-                (Type::Error, Type::Error)
-            }
-        };
-        let slot = self.locals.len() as u16;
-        self.locals.push((&c.var, first.clone()));
-        if let Some(var2) = &c.var2 {
-            self.locals.push((var2, second));
-        }
-        self.locals_max = self.locals_max.max(self.locals.len() as u16);
-        let filter = c.filter.as_ref().map(|f| (self.expr(f), f.pos));
-        let (body, body_ty) = self.expr(&c.body);
-        self.locals.truncate(slot as usize);
-
-        let mut cost = Cost::One;
-        let ty = match c.kind {
-            Macro::All | Macro::Exists => {
-                self.want_bool(c.body.pos, &body_ty);
-                Type::Bool
-            }
-            Macro::ExistsOne => {
-                self.chosen(pos, &body_ty, &Type::Int);
-                Type::Bool
-            }
-            Macro::Filter => {
-                let list = Type::list(first);
-                self.chosen(pos, &body_ty, &list);
-                list
-            }
-            Macro::Map | Macro::TransformList => {
-                let list = Type::list(body_ty);
-                if let Some(((_, ty), _)) = &filter {
-                    self.chosen(pos, &ty.clone(), &list);
-                }
-                list
-            }
-            Macro::TransformMap => {
-                let map = Type::map_of(first, body_ty);
-                if let Some(((_, ty), _)) = &filter {
-                    self.chosen(pos, &ty.clone(), &map);
-                }
-                map
-            }
-            Macro::TransformMapEntry => {
-                let map = Type::map_of(self.unifier.var(), self.unifier.var());
-                match self.resolve(pos, "@mapInsert", None, &[map, body_ty]) {
-                    Some(resolved) => {
-                        if let Some(((_, ty), _)) = &filter {
-                            self.chosen(pos, &ty.clone(), &resolved.ty);
-                        }
-                        resolved.ty
-                    }
-                    None => Type::Error,
-                }
-            }
-            Macro::SortBy => {
-                let types = [range_ty, Type::list(body_ty)];
-                match self.resolve(pos, "@sortByAssociatedKeys", Some(()), &types) {
-                    Some(resolved) => {
-                        cost = resolved.cost;
-                        resolved.ty
-                    }
-                    None => Type::Error,
-                }
-            }
-            Macro::OptMap | Macro::OptFlatMap => Type::Error,
-        };
-        let filter = filter.map(|((node, _), _)| node);
-        let fold = Box::new(plan::Fold {
-            kind: c.kind,
-            range,
-            slot,
-            two: c.var2.is_some(),
-            filter,
-            body,
-            cost,
-        });
-        let node = if c.kind == Macro::SortBy { Node::SortBy(fold) } else { Node::Fold(fold) };
-        (node, ty)
-    }
-
-    /// A condition that chooses whether an element counts, as macros expand to it.
-    fn chosen(&mut self, pos: u32, cond: &Type, result: &Type) {
-        let types = [cond.clone(), result.clone(), result.clone()];
-        self.resolve(pos, "_?_:_", None, &types);
-    }
-
-    fn opt_map(&mut self, pos: u32, c: &'c Comprehension, range: Node, range_ty: Type) -> Typed {
-        let Some(_) = self.resolve(pos, "hasValue", Some(()), std::slice::from_ref(&range_ty))
-        else {
-            return error();
-        };
-        let Some(inner) = self.resolve(pos, "value", Some(()), &[range_ty]) else {
-            return error();
-        };
-        let slot = self.locals.len() as u16;
-        self.locals.push((&c.var, inner.ty));
-        self.locals_max = self.locals_max.max(self.locals.len() as u16);
-        let (body, body_ty) = self.expr(&c.body);
-        self.locals.truncate(slot as usize);
-        let (then, none) = match c.kind {
-            Macro::OptMap => (Type::optional(body_ty), Type::optional(self.unifier.var())),
-            _ => (body_ty, Type::optional(self.unifier.var())),
-        };
-        let Some(resolved) = self.resolve(pos, "_?_:_", None, &[Type::Bool, then, none]) else {
-            return error();
-        };
-        let fold = plan::Fold {
-            kind: c.kind,
-            range,
-            slot,
-            two: false,
-            filter: None,
-            body,
-            cost: Cost::One,
-        };
-        (Node::OptMap(Box::new(fold)), resolved.ty)
     }
 }
 

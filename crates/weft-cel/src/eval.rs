@@ -41,7 +41,20 @@ pub(crate) fn constant(node: &Node) -> Result<Value<'static>, EvalError> {
             _ => None,
         })
         .collect();
-    (call.native)(&mut Meter::default(), &args)
+    invoke(call, &args, &mut Meter::default())
+}
+
+/// Calls a function; one that does not take these values is named, as cel-go does it.
+fn invoke<'a>(call: &plan::Call, args: &[Value<'a>], meter: &mut Meter) -> Evaluated<'a> {
+    let mut result = (call.native)(meter, args);
+    if let Err(EvalError::NoSuchOverload(text)) = &mut result
+        && text.is_empty()
+        && !matches!(call.name, "startsWith" | "endsWith" | "contains" | "matches")
+    {
+        let kinds: Vec<&str> = args.iter().map(Value::type_name).collect();
+        *text = format!("{}({})", call.name, kinds.join(", ")).into();
+    }
+    result
 }
 
 impl<'a> Run<'a> {
@@ -83,10 +96,7 @@ impl<'a> Run<'a> {
                 };
                 let value = self.eval(chosen);
                 // Reading is free where a branch is nothing but that, as in cel-go.
-                if matches!(
-                    chosen,
-                    Node::Global(_) | Node::Local(_) | Node::Select(_) | Node::Index(_)
-                ) {
+                if is_read(chosen) {
                     self.meter.refund(1);
                 }
                 value
@@ -140,12 +150,17 @@ impl<'a> Run<'a> {
     }
 
     fn select(&mut self, select: &'a plan::Select) -> Evaluated<'a> {
-        let operand = self.eval(&select.operand)?;
-        self.meter.charge(select.base)?;
-        let (operand, was_optional) = match operand {
-            Value::Optional(None) if select.mode == SelectMode::Test => {
-                return Ok(Value::Bool(false));
+        let operand = self.eval(&select.operand);
+        if select.mode == SelectMode::Test {
+            // What is asked about costs, but not reading the variable that it starts from.
+            if is_read(&select.operand) {
+                self.meter.refund(1);
             }
+            return self.test(operand?, select);
+        }
+        self.meter.charge(select.base)?;
+        let operand = operand?;
+        let (operand, was_optional) = match operand {
             Value::Optional(None) => return Ok(Value::Optional(None)),
             Value::Optional(Some(value)) => ((*value).clone(), true),
             value => (value, false),
@@ -159,13 +174,9 @@ impl<'a> Run<'a> {
             _ => None,
         };
         match (select.mode, found) {
-            (SelectMode::Test, found) => {
-                found.transpose()?;
-                Ok(Value::Bool(found_is_some(&operand, select)))
-            }
             (SelectMode::Optional, None) => Ok(Value::Optional(None)),
             (SelectMode::Plain, None) if was_optional => Ok(Value::Optional(None)),
-            (SelectMode::Plain, None) => {
+            (SelectMode::Plain | SelectMode::Test, None) => {
                 self.meter.charge(1)?;
                 Err(EvalError::text(format!("no such key: {}", select.field)))
             }
@@ -180,15 +191,34 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// `has(operand.field)`
+    fn test(&mut self, operand: Value<'a>, select: &'a plan::Select) -> Evaluated<'a> {
+        let operand = match operand {
+            Value::Optional(None) => return Ok(Value::Bool(false)),
+            Value::Optional(Some(value)) => (*value).clone(),
+            value => value,
+        };
+        self.meter.charge(1)?;
+        match &operand {
+            Value::Map(map) => Ok(Value::Bool(known_field(map, select).transpose()?.is_some())),
+            Value::List(_) => Err(EvalError::text("unsupported index type 'string' in list")),
+            _ => Ok(Value::Bool(false)),
+        }
+    }
+
     fn index(&mut self, index: &'a plan::Index) -> Evaluated<'a> {
-        let operand = self.eval(&index.operand)?;
+        let operand = self.eval(&index.operand);
         self.meter.charge(index.base)?;
+        let operand = operand?;
         let (operand, was_optional) = match operand {
             Value::Optional(None) => return Ok(Value::Optional(None)),
             Value::Optional(Some(value)) => ((*value).clone(), true),
             value => (value, false),
         };
         let key = self.eval(&index.index)?;
+        if is_read(&index.index) {
+            self.meter.refund(1);
+        }
         let optional = index.optional || was_optional;
         let found = match misc::element(&operand, &key) {
             Ok(found) => found,
@@ -215,13 +245,15 @@ impl<'a> Run<'a> {
     }
 
     fn binary(&mut self, binary: &'a plan::Binary) -> Evaluated<'a> {
-        let left = match self.eval(&binary.left) {
-            Ok(left) => left,
-            Err(error) => return self.failed(error),
-        };
-        let right = match self.eval(&binary.right) {
-            Ok(right) => right,
-            Err(error) => return self.failed(error),
+        // Both sides are looked at even if the first one failed: that is what it costs.
+        let left = self.eval(&binary.left);
+        if matches!(&left, Err(error) if error.is_fatal()) {
+            return left;
+        }
+        let right = self.eval(&binary.right);
+        let (left, right) = match (left, right) {
+            (Ok(left), Ok(right)) => (left, right),
+            (left, right) => return self.failed(binary.cost, [left, right]),
         };
         match binary.cost {
             Cost::One => self.meter.charge(1)?,
@@ -233,7 +265,12 @@ impl<'a> Run<'a> {
         let meter = &mut self.meter;
         match binary.op {
             BinaryOp::Equal => equals(&left, &right, meter).map(Value::Bool),
-            BinaryOp::NotEqual => equals(&left, &right, meter).map(|same| Value::Bool(!same)),
+            BinaryOp::NotEqual => match equals(&left, &right, meter) {
+                Ok(same) => Ok(Value::Bool(!same)),
+                Err(error) if error.is_fatal() => Err(error),
+                // What cannot be compared is not equal.
+                Err(_) => Ok(Value::Bool(true)),
+            },
             BinaryOp::Less => ordered(binary.op, &left, &right, Ordering::is_lt),
             BinaryOp::LessEqual => ordered(binary.op, &left, &right, Ordering::is_le),
             BinaryOp::Greater => ordered(binary.op, &left, &right, Ordering::is_gt),
@@ -248,34 +285,44 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// An operation whose operand failed costs one too.
-    fn failed(&mut self, error: EvalError) -> Evaluated<'a> {
-        self.meter.charge(1)?;
-        Err(error)
+    /// An operation whose operand failed costs too, as if the error were a value of size one.
+    fn failed<const N: usize>(&mut self, cost: Cost, args: [Evaluated<'a>; N]) -> Evaluated<'a> {
+        let sizes = args.each_ref().map(|arg| arg.as_ref().unwrap_or(&Value::Null));
+        let cost = match cost {
+            Cost::Made | Cost::Flatten => 12,
+            cost => cost_before(cost, &sizes),
+        };
+        let fatal = args.iter().find_map(|arg| arg.as_ref().err().filter(|e| e.is_fatal()));
+        if let Some(error) = fatal {
+            return Err(error.clone());
+        }
+        self.meter.charge(cost)?;
+        let error = args.into_iter().find_map(Result::err);
+        Err(error.unwrap_or_else(EvalError::no_such_overload))
     }
 
     fn call(&mut self, call: &'a plan::Call) -> Evaluated<'a> {
         match &call.args[..] {
             [] => self.native(call, &[]),
-            [a] => {
-                let args = [self.arg(a)?];
-                self.native(call, &args)
-            }
+            [a] => match self.eval(a) {
+                Ok(a) => self.native(call, &[a]),
+                failed => self.failed(call.cost, [failed]),
+            },
             [a, b] => {
-                let args = [self.arg(a)?, self.arg(b)?];
-                self.native(call, &args)
+                let a = self.eval(a);
+                if matches!(&a, Err(error) if error.is_fatal()) {
+                    return a;
+                }
+                match (a, self.eval(b)) {
+                    (Ok(a), Ok(b)) => self.native(call, &[a, b]),
+                    (a, b) => self.failed(call.cost, [a, b]),
+                }
             }
+            // The first argument that fails ends the call before it is counted.
             many => {
-                let args = many.iter().map(|arg| self.arg(arg)).collect::<Result<Vec<_>, _>>()?;
+                let args = many.iter().map(|arg| self.eval(arg)).collect::<Result<Vec<_>, _>>()?;
                 self.native(call, &args)
             }
-        }
-    }
-
-    fn arg(&mut self, node: &'a Node) -> Evaluated<'a> {
-        match self.eval(node) {
-            Err(error) => self.failed(error),
-            value => value,
         }
     }
 
@@ -300,7 +347,7 @@ impl<'a> Run<'a> {
                 self.meter.charge(cost)?;
             }
         }
-        let result = (call.native)(&mut self.meter, args);
+        let result = invoke(call, args, &mut self.meter);
         let size = result.as_ref().map_or(1, Value::size);
         match call.cost {
             Cost::Result => self.meter.charge((size * 2).div_ceil(10))?,
@@ -311,8 +358,8 @@ impl<'a> Run<'a> {
     }
 
     fn regex(&mut self, node: &'a plan::Regex) -> Evaluated<'a> {
-        let subject = self.arg(&node.subject)?;
-        let limit = node.limit.as_ref().map(|limit| self.arg(limit)).transpose()?;
+        let subject = self.eval(&node.subject)?;
+        let limit = node.limit.as_ref().map(|limit| self.eval(limit)).transpose()?;
         let cost = match node.cost {
             Cost::Regex => regex_cost(subject.size(), node.pattern.size),
             _ => 1,
@@ -330,6 +377,8 @@ impl<'a> Run<'a> {
     }
 
     fn list(&mut self, elements: &'a [(Node, bool)]) -> Evaluated<'a> {
+        // The list costs even if an element fails.
+        self.meter.charge(10)?;
         let mut items = Vec::with_capacity(elements.len());
         for (node, optional) in elements {
             match (self.eval(node)?, optional) {
@@ -343,11 +392,11 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        self.meter.charge(10)?;
         Value::list(items)
     }
 
     fn map(&mut self, entries: &'a [plan::Entry]) -> Evaluated<'a> {
+        self.meter.charge(30)?;
         let mut pairs = Vec::with_capacity(entries.len());
         for entry in entries {
             let key = self.eval(&entry.key)?;
@@ -365,7 +414,6 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        self.meter.charge(30)?;
         map_literal(pairs.into_iter())
     }
 
@@ -373,8 +421,7 @@ impl<'a> Run<'a> {
         match self.eval(&args[0])? {
             Value::Optional(Some(found)) if value => Ok((*found).clone()),
             Value::Optional(None) => self.eval(&args[1]),
-            found @ Value::Optional(_) => Ok(found),
-            _ => Err(EvalError::no_such_overload()),
+            found => Ok(found),
         }
     }
 
@@ -438,10 +485,12 @@ impl<'a> Run<'a> {
                 }
             }
             other => {
-                return Err(EvalError::text(format!(
-                    "got '{}', expected iterable type",
-                    go_type(&other)
-                )));
+                let kind = go_type(&other);
+                return Err(EvalError::text(if fold.two {
+                    format!("unsupported comprehension range type: {kind}")
+                } else {
+                    format!("got '{kind}', expected iterable type")
+                }));
             }
         }
         Ok(())
@@ -600,7 +649,12 @@ fn ordered<'a>(
 ) -> Evaluated<'a> {
     let has_order = !matches!(
         left,
-        Value::Null | Value::List(_) | Value::Map(_) | Value::Type(_) | Value::Optional(_)
+        Value::Null
+            | Value::List(_)
+            | Value::Map(_)
+            | Value::Type(_)
+            | Value::Optional(_)
+            | Value::Opaque(_)
     );
     if !has_order {
         return Err(EvalError::NoSuchOverload(op.function().into()));
@@ -620,11 +674,9 @@ fn known_field<'a>(map: &Map<'a>, select: &'a plan::Select) -> Option<Evaluated<
     map.get_str(&select.field)
 }
 
-fn found_is_some(operand: &Value<'_>, select: &plan::Select) -> bool {
-    match operand {
-        Value::Map(map) => map.get_str(&select.field).is_some(),
-        _ => false,
-    }
+/// Whether a node does nothing but read a variable and on from there.
+fn is_read(node: &Node) -> bool {
+    matches!(node, Node::Global(_) | Node::Local(_) | Node::Select(_) | Node::Index(_))
 }
 
 /// The name that cel-go's message has for a value that cannot be walked.

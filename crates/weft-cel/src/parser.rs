@@ -271,6 +271,11 @@ impl Parser<'_> {
                             self.text()
                         ),
                     };
+                    // The word is an operator where it is no name, and taken as that.
+                    if self.token == Token::In {
+                        self.note(self.range.start, message);
+                        return Ok(expr);
+                    }
                     return self.stop(message);
                 }
                 let field = self.text().to_owned();

@@ -79,6 +79,7 @@ pub(crate) struct InSet {
 
 #[derive(Debug)]
 pub(crate) struct Call {
+    pub name: &'static str,
     pub native: Native,
     pub args: Vec<Node>,
     pub cost: Cost,

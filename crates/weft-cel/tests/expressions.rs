@@ -4,7 +4,7 @@
 //! modules `k8s.io/apiserver` 0.35 and cel-go 0.26), not by this crate.
 
 use serde_json::Value as Json;
-use weft_cel::{Bindings, Budget, Env, Type};
+use weft_cel::{Bindings, Budget, Env};
 
 mod support;
 
@@ -26,10 +26,7 @@ fn check(case: &Json, env: &Env, bindings: &Bindings<'_>) -> Result<(), String> 
             return Err(format!("compiles, but should not:\n{text}"));
         }
     }
-    let ty = match program.result_type() {
-        Type::Object(_) => "selfType".to_owned(),
-        ty => ty.to_string(),
-    };
+    let ty = program.result_type().to_string();
     if wanted("type") != Some(&ty) {
         return Err(format!("type is {ty}"));
     }
@@ -62,4 +59,24 @@ fn check_all(table: &str, env: &Env, bindings: &Bindings<'_>) {
 #[test]
 fn expressions_without_variables() {
     check_all(include_str!("data/expressions.jsonl"), &Env::new(), &Bindings::new());
+}
+
+#[test]
+fn expressions_over_a_document_and_its_schema() {
+    let data: Json = serde_json::from_str(include_str!("data/typed.json")).expect("JSON");
+    let ty = support::schema_type("selfType", &data["schema"]);
+    let env = Env::new().variable("self", ty.clone()).variable("oldSelf", ty);
+    let document =
+        |case: &Json, key: &str| &data["documents"][case[key].as_u64().expect("a number") as usize];
+    let mut wrong = Vec::new();
+    for line in include_str!("data/typed.jsonl").lines() {
+        let case: Json = serde_json::from_str(line).expect("a JSON object a line");
+        let bindings = Bindings::new()
+            .json("self", document(&case, "self"))
+            .json("oldSelf", document(&case, "oldSelf"));
+        if let Err(why) = check(&case, &env, &bindings) {
+            wrong.push(format!("{}\n  {why}\n  wanted {case}", case["expr"]));
+        }
+    }
+    assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -54,9 +54,15 @@ pub(crate) fn add<'a>(meter: &mut Meter, a: &Value<'a>, b: &Value<'a>) -> Evalua
         (Value::Timestamp(t), Value::Duration(d)) | (Value::Duration(d), Value::Timestamp(t)) => {
             t.plus(*d).map(Value::Timestamp)
         }
-        (Value::Null | Value::Bool(_) | Value::Map(_) | Value::Type(_) | Value::Optional(_), _) => {
-            Err(EvalError::NoSuchOverload("_+_".into()))
-        }
+        (
+            Value::Null
+            | Value::Bool(_)
+            | Value::Map(_)
+            | Value::Type(_)
+            | Value::Optional(_)
+            | Value::Opaque(_),
+            _,
+        ) => Err(EvalError::NoSuchOverload("_+_".into())),
         _ => Err(EvalError::no_such_overload()),
     }
 }

@@ -64,7 +64,9 @@ pub(crate) fn to_double<'a>(_: &mut Meter, args: &[Value<'a>]) -> Evaluated<'a> 
 
 pub(crate) fn to_duration<'a>(_: &mut Meter, args: &[Value<'a>]) -> Evaluated<'a> {
     match args {
-        [Value::Duration(n)] | [Value::Int(n)] => Ok(Value::Duration(*n)),
+        [Value::Duration(n)] => Ok(Value::Duration(*n)),
+        // The signature is there; a conversion is not.
+        [Value::Int(_)] => cannot(&args[0], "google.protobuf.Duration"),
         [Value::String(s)] => match time::parse_duration(s) {
             Some(n) => Ok(Value::Duration(n)),
             None => cannot(&args[0], "google.protobuf.Duration"),

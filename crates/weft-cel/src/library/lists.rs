@@ -163,15 +163,18 @@ pub(crate) fn is_sorted<'a>(_: &mut Meter, args: &[Value<'a>]) -> Evaluated<'a> 
 }
 
 fn total<'a>(meter: &mut Meter, args: &[Value<'a>], zero: Value<'a>) -> Evaluated<'a> {
-    let mut total = zero;
+    let mut total = None;
     for item in list(args)?.iter() {
         let item = item?;
         if !matches!(item, Value::Int(_) | Value::Uint(_) | Value::Double(_) | Value::Duration(_)) {
             return Err(EvalError::no_such_overload());
         }
-        total = arith::add(meter, &total, &item)?;
+        total = Some(match &total {
+            Some(total) => arith::add(meter, total, &item)?,
+            None => item,
+        });
     }
-    Ok(total)
+    Ok(total.unwrap_or(zero))
 }
 
 // The sum of nothing is a zero of the list's static type.

@@ -9,7 +9,7 @@ use crate::{
     budget::Meter,
     error::EvalError,
     eval::Evaluated,
-    value::{OpaqueValue, TypeName, Value, equals, map_literal},
+    value::{List, ListRepr, OpaqueValue, TypeName, Value, equals, map_literal},
 };
 use std::net::IpAddr;
 
@@ -72,7 +72,8 @@ pub(crate) fn element<'a>(
             Some(Err(EvalError::NoSuchOverload(_))) if !matches!(key, Value::String(_)) => Ok(None),
             found => found.transpose(),
         },
-        _ => Err(EvalError::no_such_overload()),
+        // Everything else has no elements.
+        _ => Ok(None),
     }
 }
 
@@ -84,12 +85,22 @@ pub(crate) fn is_in<'a>(
 ) -> Result<bool, EvalError> {
     match aggregate {
         Value::List(list) => {
+            // A list of the document asks its elements, a list of the rule the item: it matters
+            // where one of the two is a set.
+            let asks_item = matches!(list, List(ListRepr::Owned(_)));
+            let mut failed = None;
             for other in list.iter() {
-                if equals(&other?, item, meter)? {
-                    return Ok(true);
+                let other = other?;
+                let (a, b) = if asks_item { (item, &other) } else { (&other, item) };
+                match equals(a, b, meter) {
+                    Ok(true) => return Ok(true),
+                    Ok(false) => {}
+                    Err(error) if error.is_fatal() => return Err(error),
+                    Err(_) if asks_item => {}
+                    Err(error) => failed = failed.or(Some(error)),
                 }
             }
-            Ok(false)
+            failed.map_or(Ok(false), Err)
         }
         Value::Map(map) => match (map.get(item), item) {
             (Some(Err(error @ EvalError::NoSuchOverload(_))), Value::String(_)) => Err(error),
