@@ -156,6 +156,12 @@ fn json_patches_are_limited() {
         Err(PatchError::Unprocessable(_))
     ));
     assert!(matches!(json(&json!({}), &json!({"op": "x"})), Err(PatchError::Malformed(_))));
+    // As finalizers are added: only where there are none.
+    let first = json!([{"op": "test", "path": "/m/f", "value": null},
+        {"op": "add", "path": "/m/f", "value": ["x"]}]);
+    assert_eq!(json(&json!({"m": {}}), &first), Ok(json!({"m": {"f": ["x"]}})));
+    assert!(json(&json!({"m": {"f": ["y"]}}), &first).is_err());
+    assert!(json(&json!({}), &first).is_err(), "what is above must be there");
     assert_eq!(
         merge(&json!({"a": {"b": 1, "c": 2}}), &json!({"a": {"b": null}})),
         Ok(json!({"a": {"c": 2}}))
