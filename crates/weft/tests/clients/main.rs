@@ -9,6 +9,7 @@ mod foreign;
 mod harness;
 mod helm;
 mod kubectl;
+mod kubers;
 mod table;
 
 /// Labs, for what needs pods that run.
