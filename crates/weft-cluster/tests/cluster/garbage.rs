@@ -168,3 +168,65 @@ async fn a_namespace_says_what_holds_it() {
         })
         .await;
 }
+
+/// Custom kinds, defined while the controllers run: they own, are owned, and go with a namespace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn custom_kinds_have_owners() {
+    let cluster = Cluster::new(0).await;
+    let send = async |method: &str, uri: &str, body: Value| -> Result<Value, kube::Error> {
+        let request = http::Request::builder().method(method).uri(uri);
+        let request = request.header("content-type", "application/json");
+        let request = request.body(body.to_string().into_bytes()).expect("a request");
+        cluster.client.request(request).await
+    };
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "widgets", "kind": "Widget"},
+            "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    send("POST", definitions, definition).await.expect("a definition");
+    let widgets = |namespace: &str| format!("/apis/example.com/v1/namespaces/{namespace}/widgets");
+    let widget = json!({"apiVersion": "example.com/v1", "kind": "Widget",
+        "metadata": {"name": "w", "finalizers": ["example.com/keep"]}});
+    let (made, _) = cluster
+        .until("the custom kind", || async {
+            send("POST", &widgets("default"), widget.clone()).await.ok()
+        })
+        .await;
+    let uid = made["metadata"]["uid"].as_str().map(str::to_owned);
+    let owners = owner("example.com/v1", "Widget", "w", uid);
+    cluster.create::<ConfigMap>(map("owned", owners.clone())).await;
+    let mut child = widget.clone();
+    child["metadata"] = json!({"name": "child", "ownerReferences": owners});
+    send("POST", &widgets("default"), child).await.expect("a child");
+    let foreground = json!({"apiVersion": "v1", "kind": "DeleteOptions",
+        "propagationPolicy": "Foreground"});
+    let one = format!("{}/w", widgets("default"));
+    send("DELETE", &one, foreground).await.expect("deleted");
+    gone::<ConfigMap>(&cluster, "owned").await;
+    let child = format!("{}/child", widgets("default"));
+    cluster
+        .until("the child's end", || async { send("GET", &child, Value::Null).await.err() })
+        .await;
+    let (left, _) = cluster
+        .until("the collector's finalizer to go", || async {
+            let left = send("GET", &one, Value::Null).await.expect("it waits");
+            (left["metadata"]["finalizers"] == json!(["example.com/keep"])).then_some(left)
+        })
+        .await;
+    assert!(!left["metadata"]["deletionTimestamp"].is_null());
+
+    cluster.create::<Namespace>(json!({"metadata": {"name": "shop"}})).await;
+    let mut free = widget;
+    free["metadata"] = json!({"name": "free"});
+    send("POST", &widgets("shop"), free).await.expect("a widget");
+    let api: Api<Namespace> = Api::all(cluster.client.clone());
+    api.delete("shop", &DeleteParams::default()).await.expect("deleted");
+    cluster
+        .until("the end of the namespace", || async {
+            api.get_opt("shop").await.expect("a get").is_none().then_some(())
+        })
+        .await;
+}
