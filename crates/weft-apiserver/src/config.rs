@@ -7,6 +7,7 @@ use std::{
     ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 /// Finds the Unix socket of a node's kubelet by the node's name.
@@ -56,6 +57,42 @@ pub struct Config {
     pub watch_history: usize,
     /// The kubelet's Unix socket of a node.
     pub kubelet_socket: KubeletSocket,
+    /// What connections may take.
+    pub limits: Limits,
+}
+
+/// Bounds on what clients may take of the server's time and memory.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once; the next one is told 429 and closed.
+    pub connections: usize,
+    /// A client that says nothing after the TLS handshake is cut off.
+    pub first_timeout: Duration,
+    /// A client that has not finished its handshake or the headers of a request by then is cut
+    /// off.
+    pub header_timeout: Duration,
+    /// A request body that trickles in slower than this is refused.
+    pub body_timeout: Duration,
+    /// Bytes of request bodies at once; who finds no room within `body_timeout` is told 429.
+    pub body_bytes: usize,
+    /// How long connections may take to end when the server does.
+    pub grace: Duration,
+    /// How often a watcher that allows bookmarks learns how far it has come.
+    pub bookmark_every: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            first_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(20),
+            body_timeout: Duration::from_secs(30),
+            body_bytes: 256 << 20,
+            grace: Duration::from_secs(5),
+            bookmark_every: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Default for Config {
@@ -74,6 +111,7 @@ impl Default for Config {
             sync: false,
             watch_history: 4096,
             kubelet_socket: Arc::new(|node| Path::new("/run/weft").join(node).join("kubelet.sock")),
+            limits: Limits::default(),
         }
     }
 }

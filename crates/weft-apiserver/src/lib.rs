@@ -33,7 +33,7 @@ mod store;
 mod tls;
 mod verbs;
 
-pub use config::{Config, KubeletSocket, Token};
+pub use config::{Config, KubeletSocket, Limits, Token};
 pub use error::Error;
 pub use http::{ApiBody, InProcess};
 pub use server::ApiServer;

@@ -13,6 +13,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use weft_kinds::{Kind, kinds};
 
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub(crate) pools: Mutex<Pools>,
     pub(crate) auth: Authenticator,
     pub(crate) shutdown: CancellationToken,
+    /// Room for request bodies, in KiB.
+    pub(crate) body_room: Semaphore,
     pub(crate) registry: RwLock<Arc<Registry>>,
     /// Held by whoever brings kinds in line with the definitions.
     pub(crate) definitions: Mutex<Known>,
@@ -49,12 +52,14 @@ impl ApiServer {
         let registry = Registry::new(&store, Default::default());
         let pools = Pools::new(&config.service_cidrs, config.node_ports.clone())?;
         let auth = Authenticator::new(&config);
+        let body_room = Semaphore::new(config.limits.body_bytes >> 10);
         let state = State {
             config,
             store,
             pools: Mutex::new(pools),
             auth,
             shutdown: CancellationToken::new(),
+            body_room,
             registry: RwLock::new(Arc::new(registry)),
             definitions: Mutex::default(),
         };

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use serde_json::Value;
 use std::{io::Read, time::Duration};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use weft_kinds::{
     Kind,
     decode::{self, Decoded},
@@ -16,25 +17,37 @@ use weft_kinds::{
 
 /// What kube-apiserver takes (`--max-request-bytes`, 3 MiB).
 pub(crate) const BODY_BYTES_MAX: usize = 3 << 20;
-/// A body that trickles in slower than this is refused.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// The media type of a server-side apply.
 pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-pub(crate) async fn read<B>(headers: &HeaderMap, body: B) -> Result<Bytes, ApiError>
+/// Reads a body that arrives in time. Meanwhile it takes up some of the server's `room` for
+/// bodies, in KiB: as much as it announces, or else as much as it may be long.
+pub(crate) async fn read<'a, B>(
+    headers: &HeaderMap,
+    body: B,
+    timeout: Duration,
+    room: &'a Semaphore,
+) -> Result<(Bytes, SemaphorePermit<'a>), ApiError>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,
 {
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+    let hint = body.size_hint();
+    if hint.lower() > BODY_BYTES_MAX as u64 {
         return Err(status::too_large(BODY_BYTES_MAX).into());
     }
+    let len = hint.upper().map_or(BODY_BYTES_MAX, |n| n.min(BODY_BYTES_MAX as u64) as usize);
+    let taken = tokio::time::timeout(timeout, room.acquire_many(len.div_ceil(1 << 10) as u32));
+    let Ok(taken) = taken.await else {
+        let why = "Too many requests, please try again later.";
+        return Err(status::too_many_requests(why, 1).into());
+    };
+    let taken = taken.expect("invariant: nobody closes the semaphore");
     let collect = Limited::new(Box::pin(body), BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, collect).await {
-        Ok(Ok(body)) => plain(headers, body.to_bytes()),
+    match tokio::time::timeout(timeout, collect).await {
+        Ok(Ok(body)) => Ok((plain(headers, body.to_bytes())?, taken)),
         Ok(Err(e)) if e.is::<LengthLimitError>() => Err(status::too_large(BODY_BYTES_MAX).into()),
         Ok(Err(e)) => Err(status::bad_request(format!("the body ended early: {e}")).into()),
         Err(_) => Err(status::timeout("the request body did not arrive in time").into()),

@@ -189,7 +189,8 @@ where
         ctx.warnings.iter().for_each(|w| warn(&mut response, w));
         return Ok(if watch { response } else { reply::encoded(response, encoding).await });
     }
-    let body = body::read(&parts.headers, body).await?;
+    let timeout = server.0.config.limits.body_timeout;
+    let (body, _room) = body::read(&parts.headers, body, timeout, &server.0.body_room).await?;
     let incoming = write::Incoming { target, headers: &parts.headers, body: &body, params };
     let answer = write::answer(server, &mut ctx, &parts.method, &incoming);
     server.0.tend_ranges();
@@ -243,6 +244,8 @@ fn read_resource(
             Ok(reply::list(kind, &list, format, include))
         }
         (Some(name), None) => {
+            let rv = read::version(params)?;
+            read::reached(rv.unwrap_or(0), server.0.store.rv())?;
             let object = server.0.get(kind, &key(target, name))?;
             Ok(reply::object(200, kind, object, format, include))
         }

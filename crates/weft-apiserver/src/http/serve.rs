@@ -1,7 +1,8 @@
 //! Listeners, TLS, connections.
 
-use crate::{ApiServer, Error, auth::Peer, http::ApiBody, tls::Tls};
-use http::{Request, Response};
+use super::reply;
+use crate::{ApiServer, Error, Limits, auth::Peer, http::ApiBody, tls::Tls};
+use http::{HeaderValue, Request, Response, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -14,21 +15,44 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
+use weft_kinds::status;
 
-/// A client that has not finished its TLS handshake or its headers by then is cut off.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(20);
-/// A client that says nothing after the handshake is cut off.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// What every HTTP/2 client says first.
 const H2_PREFACE_LEN: usize = 24;
-/// Connections at once; the next one waits in the listener's backlog.
-const CONNECTIONS_MAX: usize = 4096;
 /// All headers of a request together.
 const HEADER_BYTES_MAX: usize = 64 << 10;
-/// How long connections may take to end when the server does.
-const GRACE: Duration = Duration::from_secs(5);
+/// Connections that are being told that there is no room; further ones are just closed.
+const REFUSALS_MAX: usize = 64;
 /// Streams on one HTTP/2 connection; client-go shares one for all its watches.
 const H2_STREAMS_MAX: u32 = 1000;
+/// Streams that a client opened and reset before they were looked at: more are an attack
+/// (CVE-2023-44487), and the connection ends.
+const H2_RESETS_MAX: usize = 50;
+/// Bytes that wait for the flow control of one HTTP/2 stream.
+const H2_SEND_BYTES_MAX: usize = 256 << 10;
+
+/// Who may come in.
+#[derive(Clone)]
+struct Doors {
+    slots: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+}
+
+/// Whether a connection is served or told to come back.
+struct Admission {
+    served: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Doors {
+    fn admit(&self) -> Option<Admission> {
+        let enter = |door: &Arc<Semaphore>, served| {
+            let _permit = door.clone().try_acquire_owned().ok()?;
+            Some(Admission { served, _permit })
+        };
+        enter(&self.slots, true).or_else(|| enter(&self.refusals, false))
+    }
+}
 
 pub(crate) async fn serve(
     server: ApiServer,
@@ -36,11 +60,14 @@ pub(crate) async fn serve(
     tls: Tls,
 ) -> Result<(), Error> {
     let mut accepting = JoinSet::new();
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let doors = Doors {
+        slots: Arc::new(Semaphore::new(server.0.config.limits.connections)),
+        refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+    };
     for listener in listeners {
         listener.set_nonblocking(true).map_err(Error::Listen)?;
         let listener = TcpListener::from_std(listener).map_err(Error::Listen)?;
-        accepting.spawn(accept(server.clone(), listener, tls.clone(), slots.clone()));
+        accepting.spawn(accept(server.clone(), listener, tls.clone(), doors.clone()));
     }
     accepting.spawn(crate::janitor::run(server.clone()));
     accepting.spawn(crate::alloc::run(server.clone()));
@@ -57,19 +84,15 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-async fn accept(server: ApiServer, listener: TcpListener, tls: Tls, slots: Arc<Semaphore>) {
+async fn accept(server: ApiServer, listener: TcpListener, tls: Tls, doors: Doors) {
     let mut connections = JoinSet::new();
     loop {
-        let next = async {
-            let slot = slots.clone().acquire_owned().await;
-            (slot.expect("invariant: nobody closes the semaphore"), listener.accept().await)
-        };
-        let (slot, stream) = tokio::select! {
+        let stream = tokio::select! {
             () = server.0.shutdown.cancelled() => break,
             Some(_) = connections.join_next() => continue,
-            accepted = next => match accepted {
-                (slot, Ok((stream, _))) => (slot, stream),
-                (_, Err(error)) => {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
                     // Out of descriptors: others must close first.
                     tracing::warn!(%error, "accept failed");
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -77,58 +100,51 @@ async fn accept(server: ApiServer, listener: TcpListener, tls: Tls, slots: Arc<S
                 }
             },
         };
-        connections.spawn(connection(server.clone(), stream, tls.clone(), slot));
+        if let Some(admission) = doors.admit() {
+            connections.spawn(connection(server.clone(), stream, tls.clone(), admission));
+        }
     }
     drop(listener);
     // Watches end by themselves; requests get their answers.
     let ended = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(GRACE, ended).await;
+    let _ = tokio::time::timeout(server.0.config.limits.grace, ended).await;
     connections.shutdown().await;
 }
 
-async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, _slot: OwnedSemaphorePermit) {
+async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, admission: Admission) {
+    let limits = server.0.config.limits.clone();
     // Watch events are small and must not wait for more.
     let _ = stream.set_nodelay(true);
     let handshake = tokio_rustls::TlsAcceptor::from(tls.config.clone()).accept(stream);
-    let mut stream = match tokio::time::timeout(HEADER_TIMEOUT, handshake).await {
+    let mut stream = match tokio::time::timeout(limits.header_timeout, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => return tracing::debug!("TLS handshake timed out"),
     };
     // The builder would wait for the first bytes, which tell HTTP/2 from HTTP/1, for ever.
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let Some(first) = first_bytes(&mut stream, h2, FIRST_TIMEOUT).await else {
+    let Some(first) = first_bytes(&mut stream, h2, limits.first_timeout).await else {
         return tracing::debug!("nothing came after the TLS handshake");
     };
     let peer = Peer::Network(tls.client(stream.get_ref().1).map(Arc::new));
     let (rest, out) = split(stream);
-    let stream = join(Cursor::new(first).chain(rest), out);
-    let builder = auto::Builder::new(TokioExecutor::new());
-    let mut builder = if h2 { builder.http2_only() } else { builder.http1_only() };
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(HEADER_BYTES_MAX as u32)
-        .max_concurrent_streams(H2_STREAMS_MAX)
-        .keep_alive_interval(Some(Duration::from_secs(30)))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .adaptive_window(true);
+    let io = TokioIo::new(join(Cursor::new(first).chain(rest), out));
+    let builder = builder(h2, &limits);
     let shutdown = server.0.shutdown.clone();
+    let served = admission.served;
     let service = service_fn(move |req: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {
-            let response: Response<ApiBody> = super::handle(&server, req, peer).await;
+            let response: Response<ApiBody> =
+                if served { super::handle(&server, req, peer).await } else { full_up() };
             Ok::<_, Infallible>(response)
         }
     });
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let serving = builder.serve_connection_with_upgrades(io, service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        () = tokio::time::sleep(limits.first_timeout), if !served => return,
         () = shutdown.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
@@ -137,6 +153,35 @@ async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, _slot: Owned
     if let Err(error) = ended {
         tracing::debug!(error, "connection ended");
     }
+}
+
+fn builder(h2: bool, limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if h2 { builder.http2_only() } else { builder.http1_only() };
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_BYTES_MAX as u32)
+        .max_concurrent_streams(H2_STREAMS_MAX)
+        .max_pending_accept_reset_streams(H2_RESETS_MAX)
+        .max_local_error_reset_streams(H2_RESETS_MAX)
+        .max_send_buf_size(H2_SEND_BYTES_MAX)
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .adaptive_window(true);
+    builder
+}
+
+/// What a connection is told for which there is no room.
+fn full_up() -> Response<ApiBody> {
+    let why = "Too many requests, please try again later.";
+    let mut refused = reply::error(&status::too_many_requests(why, 1).into());
+    refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    refused
 }
 
 /// What the client says first: all of the preface of HTTP/2, or one byte of HTTP/1, whose headers
@@ -156,20 +201,22 @@ mod tests {
     use super::*;
     use tokio::io::AsyncWriteExt;
 
+    const LATER: Duration = Duration::from_secs(60);
+
     #[tokio::test]
     async fn who_says_nothing_is_not_waited_for() {
         let soon = Duration::from_millis(50);
         let (mut client, mut server) = tokio::io::duplex(64);
         assert_eq!(first_bytes(&mut server, false, soon).await, None);
         client.write_all(b"G").await.unwrap();
-        assert_eq!(first_bytes(&mut server, false, FIRST_TIMEOUT).await.unwrap(), b"G");
+        assert_eq!(first_bytes(&mut server, false, LATER).await.unwrap(), b"G");
         client.write_all(b"PRI * HTTP").await.unwrap();
         assert_eq!(first_bytes(&mut server, true, soon).await, None, "half a preface");
         let (mut client, mut server) = tokio::io::duplex(64);
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         client.write_all(preface).await.unwrap();
-        assert_eq!(first_bytes(&mut server, true, FIRST_TIMEOUT).await.unwrap(), preface);
+        assert_eq!(first_bytes(&mut server, true, LATER).await.unwrap(), preface);
         drop(client);
-        assert_eq!(first_bytes(&mut server, true, FIRST_TIMEOUT).await, None);
+        assert_eq!(first_bytes(&mut server, true, LATER).await, None);
     }
 }

@@ -5,7 +5,7 @@ use super::{params::Params, reply::ApiBody};
 use crate::{
     ApiServer,
     error::ApiError,
-    store::{Change, Event, Expired, Scope, Watch, ring_line},
+    store::{Change, Entry, Event, Expired, Key, Scope, Watch, ring_line},
     verbs::{self, read},
 };
 use bytes::Bytes;
@@ -14,12 +14,10 @@ use http::{HeaderValue, Response, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::json;
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use weft_kinds::{Kind, status};
+use weft_kinds::Kind;
 
-/// How often a client that allows it learns how far it has come.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
 /// kube-apiserver ends a watch without a time-out after 30 to 60 minutes.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30 * 60);
 /// Events that are there at once go out in one piece up to this size.
@@ -43,7 +41,7 @@ impl Form {
         if plain && !left {
             return event.line(change);
         }
-        let object = match (&event.before, left) {
+        let object = || match (&event.before, left) {
             (Some(before), true) => {
                 let mut v = before.value();
                 v["metadata"]["resourceVersion"] = event.rv.to_string().into();
@@ -51,7 +49,18 @@ impl Form {
             }
             _ => event.object.clone(),
         };
-        self.encode(change.as_str(), &object)
+        if matches!(self.format, Format::Table(_)) && !self.defined {
+            // Column definitions come with the first event only.
+            return self.encode(change.as_str(), &object());
+        }
+        let name = format!(
+            "{} {:?} {} {} {left}",
+            self.kind.api_version(),
+            self.format,
+            self.include,
+            change.as_str()
+        );
+        event.form(name, || self.encode(change.as_str(), &object()))
     }
 
     fn encode(&mut self, change: &str, object: &Bytes) -> Bytes {
@@ -92,16 +101,24 @@ impl Form {
     }
 }
 
+/// The present state, sent before events: encoded only as the client takes it.
+struct Initial {
+    entries: std::vec::IntoIter<(Key, Entry)>,
+    /// The version of the bookmark that ends it, where one is wanted.
+    bookmark: Option<u64>,
+}
+
 struct Stream {
     server: ApiServer,
     form: Form,
-    /// Lines of the present state, sent before events.
-    initial: VecDeque<Bytes>,
+    initial: Option<Initial>,
     watch: Watch,
     bookmarks: Option<Interval>,
     until: Instant,
     /// The newest version that the client knows.
     rv: u64,
+    /// The last piece is out.
+    ended: bool,
 }
 
 impl Stream {
@@ -114,15 +131,12 @@ impl Stream {
     }
 
     async fn piece(&mut self) -> Option<Bytes> {
-        if let Some(first) = self.initial.pop_front() {
-            let mut out = first.to_vec();
-            while let Some(more) = self.initial.pop_front() {
-                out.extend_from_slice(&more);
-                if out.len() > BATCH_BYTES {
-                    break;
-                }
-            }
-            return Some(out.into());
+        if self.ended {
+            return None;
+        }
+        let first = self.present();
+        if !first.is_empty() {
+            return Some(first.into());
         }
         let bookmark = async {
             match &mut self.bookmarks {
@@ -132,32 +146,55 @@ impl Stream {
         };
         tokio::select! {
             biased;
+            () = self.server.0.shutdown.cancelled() => self.last(),
             event = self.watch.next() => {
                 let (change, event) = event?;
                 Some(self.batch(change, &event))
             }
-            () = self.server.0.shutdown.cancelled() => None,
-            () = tokio::time::sleep_until(self.until) => None,
-            () = bookmark => {
-                // All events up to this version are in the channel by now; they go first.
-                let rv = self.server.0.store.rv();
-                let mut out = match self.watch.try_next() {
-                    Some((change, event)) => self.batch(change, &event).to_vec(),
-                    None => Vec::new(),
-                };
-                while let Some((change, event)) = self.watch.try_next() {
-                    out.extend_from_slice(&self.batch(change, &event));
-                }
-                // A watcher that was cut off has missed events up to this version: no bookmark,
-                // and the stream ends at the next step.
-                if self.watch.ended() {
-                    return (!out.is_empty()).then(|| out.into());
-                }
-                self.rv = self.rv.max(rv);
-                out.extend_from_slice(&self.form.bookmark(self.rv, false));
-                Some(out.into())
+            () = tokio::time::sleep_until(self.until) => self.last(),
+            () = bookmark => self.bookmark(),
+        }
+    }
+
+    /// The next lines of the present state.
+    fn present(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let Some(initial) = &mut self.initial else { return out };
+        for (_, entry) in &mut initial.entries {
+            out.extend_from_slice(&self.form.encode("ADDED", &entry.bytes));
+            if out.len() > BATCH_BYTES {
+                return out;
             }
         }
+        if let Some(rv) = initial.bookmark {
+            out.extend_from_slice(&self.form.bookmark(rv, true));
+        }
+        self.initial = None;
+        out
+    }
+
+    /// Everything that waits, and how far the client has come with it.
+    fn bookmark(&mut self) -> Option<Bytes> {
+        // All events up to this version are in the channel by now; they go first.
+        let rv = self.server.0.store.rv();
+        let mut out = Vec::new();
+        while let Some((change, event)) = self.watch.try_next() {
+            out.extend_from_slice(&self.batch(change, &event));
+        }
+        // A watcher that was cut off has missed events up to this version: no bookmark, and the
+        // stream ends at the next step.
+        if self.watch.ended() {
+            return (!out.is_empty()).then(|| out.into());
+        }
+        self.rv = self.rv.max(rv);
+        out.extend_from_slice(&self.form.bookmark(self.rv, false));
+        Some(out.into())
+    }
+
+    /// At the end the client learns once more how far it has come, if it wants to.
+    fn last(&mut self) -> Option<Bytes> {
+        self.ended = true;
+        self.bookmarks.is_some().then(|| self.bookmark()).flatten()
     }
 
     /// The event, and those that wait behind it.
@@ -189,36 +226,22 @@ pub(crate) fn start(
 ) -> Result<Response<ApiBody>, ApiError> {
     let state = &server.0;
     let table = state.table(kind);
-    let rv = match params.get("resourceVersion") {
-        None => 0,
-        Some(text) => text
-            .parse::<u64>()
-            .map_err(|_| status::bad_request(format!("invalid resource version {text:?}")))?,
-    };
+    let rv = read::version(params)?.filter(|rv| *rv > 0);
+    // A watch from no version in particular has always begun with what there is.
+    let initial = params.flag("sendInitialEvents").unwrap_or(rv.is_none());
     let bookmarks = params.flag("allowWatchBookmarks") == Some(true);
-    let send_initial = params.flag("sendInitialEvents");
     let include = params.get("includeObject").unwrap_or("Metadata").to_owned();
-    let mut form = Form { kind: kind.clone(), format, include, defined: false };
-    let present = match send_initial {
-        Some(wanted) => wanted,
-        // Without a version (or from "any"), a watch begins with what is there.
-        None => rv == 0,
-    };
-    let (initial, watch, known) = if present {
+    let form = Form { kind: kind.clone(), format, include, defined: false };
+    let (initial, watch, known) = if initial {
+        read::reached(rv.unwrap_or(0), state.store.rv())?;
         let (listing, watch) = state.store.list_and_watch(table, scope);
-        let mut lines: VecDeque<Bytes> =
-            listing.items.iter().map(|(_, e)| form.encode("ADDED", &e.bytes)).collect();
-        if send_initial == Some(true) && bookmarks {
-            lines.push_back(form.bookmark(listing.rv, true));
-        }
-        (lines, watch, listing.rv)
+        let bookmark = bookmarks.then_some(listing.rv);
+        let initial = Initial { entries: listing.items.into_iter(), bookmark };
+        (Some(initial), watch, listing.rv)
     } else {
-        let from = if rv == 0 { state.store.rv() } else { rv };
+        let from = rv.unwrap_or_else(|| state.store.rv());
         match state.store.watch(table, scope, from) {
-            Ok(watch) => {
-                let known = watch.rv;
-                (VecDeque::new(), watch, known)
-            }
+            Ok(watch) => (None, watch, from),
             Err(e) => return Ok(expired(e)),
         }
     };
@@ -228,19 +251,14 @@ pub(crate) fn start(
         .filter(|t| *t > 0)
         .map_or(TIMEOUT_DEFAULT, |t| Duration::from_secs(t.min(24 * 3600)));
     let bookmarks = bookmarks.then(|| {
-        let mut i = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+        let every = state.config.limits.bookmark_every;
+        let mut i = tokio::time::interval_at(Instant::now() + every, every);
         i.set_missed_tick_behavior(MissedTickBehavior::Delay);
         i
     });
-    let stream = Stream {
-        server: server.clone(),
-        form,
-        initial,
-        watch,
-        bookmarks,
-        until: Instant::now() + timeout,
-        rv: known,
-    };
+    let until = Instant::now() + timeout;
+    let server = server.clone();
+    let stream = Stream { server, form, initial, watch, bookmarks, until, rv: known, ended: false };
     let frames = stream::unfold(stream, |mut s| async move {
         let bytes = s.next().await?;
         Some((Ok::<_, BoxError>(Frame::data(bytes)), s))
@@ -255,7 +273,8 @@ fn streaming(body: ApiBody) -> Response<ApiBody> {
     r
 }
 
-/// kube-apiserver answers a watch from too old a version with one ERROR event.
+/// kube-apiserver answers a watch from too old a version with one ERROR event. A version that is
+/// still to come is of another life of a server in memory: its client has to list again, too.
 fn expired(e: Expired) -> Response<ApiBody> {
     let e: ApiError = e.into();
     streaming(reply::full(ring_line("ERROR", e.0.to_string().as_bytes())))

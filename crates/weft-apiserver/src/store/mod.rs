@@ -31,8 +31,6 @@ pub(crate) use ring::{Change, Event, Expired, Scope, Watch, line as ring_line};
 use ring::{Ring, Watcher};
 pub(crate) use txn::{Commit, CommitError, Expect, Txn, Write};
 
-/// Events a watcher may lag behind before it is cut off; it then watches again from its version.
-const WATCHER_BACKLOG: usize = 1024;
 /// An encoded object may not be longer; patches could make one grow past what a body may hold.
 pub(crate) const OBJECT_BYTES_MAX: usize = 3 << 20;
 
@@ -298,9 +296,9 @@ impl Store {
         }
         let t = &mut inner.tables[table.0];
         let missed = t.ring.since(since, &scope)?;
-        let (watcher, live) = Watcher::new(scope, WATCHER_BACKLOG);
+        let (watcher, watch) = Watcher::new(scope, missed);
         t.watchers.push(watcher);
-        Ok(Watch { missed: missed.into(), live, rv: since })
+        Ok(watch)
     }
 
     /// Lists and watches in one step, for watches that begin with the present state.
@@ -312,9 +310,9 @@ impl Store {
             .filter(|(k, e)| scope.matches(k, &e.attrs))
             .map(|(k, e)| (k.clone(), e.clone()))
             .collect();
-        let (watcher, live) = Watcher::new(scope, WATCHER_BACKLOG);
+        let (watcher, watch) = Watcher::new(scope, Vec::new());
         t.watchers.push(watcher);
-        (Listing { rv, items, remaining: 0 }, Watch { missed: Default::default(), live, rv })
+        (Listing { rv, items, remaining: 0 }, watch)
     }
 }
 

@@ -5,12 +5,22 @@ use crate::selector::Selector;
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use tokio::sync::mpsc;
 
 /// Bytes of objects that one ring keeps, whatever their number.
 const RING_BYTES_MAX: usize = 64 << 20;
+
+/// Events a watcher may lag behind before it is cut off; it then watches again from its version.
+pub(super) const BACKLOG_EVENTS: usize = 1024;
+/// Bytes of objects that a watcher may lag behind, likewise.
+pub(super) const BACKLOG_BYTES: usize = 16 << 20;
+/// Forms of one event, besides the plain ones, that are kept for further watchers.
+const FORMS_MAX: usize = 8;
 
 /// The version asked for is not kept any more (or not yet known); becomes 410 Gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +94,8 @@ pub(crate) struct Event {
     pub(crate) object: Bytes,
     /// The encoded watch lines by [`Change`], made once and shared by all watchers.
     lines: [OnceLock<Bytes>; 3],
+    /// Lines in other forms (tables, metadata, other versions of the kind), by their names.
+    forms: Mutex<Vec<(String, Bytes)>>,
 }
 
 impl Event {
@@ -94,7 +106,8 @@ impl Event {
         after: Option<Entry>,
         object: Bytes,
     ) -> Self {
-        Self { rv, key, before, after, object, lines: Default::default() }
+        let (lines, forms) = Default::default();
+        Self { rv, key, before, after, object, lines, forms }
     }
 
     /// Bytes that it keeps alive: the object, and as much again for its watch line. What was
@@ -106,6 +119,22 @@ impl Event {
     /// The line of the watch stream.
     pub(crate) fn line(&self, change: Change) -> Bytes {
         self.lines[change as usize].get_or_init(|| line(change.as_str(), &self.object)).clone()
+    }
+}
+
+impl Event {
+    /// The line in the form of that name, made once for all watchers that want it.
+    pub(crate) fn form(&self, name: String, make: impl FnOnce() -> Bytes) -> Bytes {
+        let lock = "invariant: encoding does not panic";
+        let mut forms = self.forms.lock().expect(lock);
+        if let Some((_, line)) = forms.iter().find(|(n, _)| *n == name) {
+            return line.clone();
+        }
+        let line = make();
+        if forms.len() < FORMS_MAX {
+            forms.push((name, line.clone()));
+        }
+        line
     }
 }
 
@@ -179,32 +208,34 @@ impl Ring {
 pub(super) struct Watcher {
     scope: Scope,
     tx: mpsc::Sender<(Change, Arc<Event>)>,
+    /// Bytes of the objects in the channel.
+    queued: Arc<AtomicUsize>,
 }
 
 impl Watcher {
-    pub(super) fn new(
-        scope: Scope,
-        backlog: usize,
-    ) -> (Self, mpsc::Receiver<(Change, Arc<Event>)>) {
-        let (tx, rx) = mpsc::channel(backlog);
-        (Self { scope, tx }, rx)
+    pub(super) fn new(scope: Scope, missed: Vec<(Change, Arc<Event>)>) -> (Self, Watch) {
+        let (tx, live) = mpsc::channel(BACKLOG_EVENTS);
+        let queued = Arc::new(AtomicUsize::new(0));
+        let watch = Watch { missed: missed.into(), live, queued: queued.clone() };
+        (Self { scope, tx, queued }, watch)
     }
 
     /// Hands the event over; false when the watcher is gone or too slow, and is cut off.
     pub(super) fn offer(&self, event: &Arc<Event>) -> bool {
-        match self.scope.change(event) {
-            None => !self.tx.is_closed(),
-            Some(change) => self.tx.try_send((change, event.clone())).is_ok(),
-        }
+        let Some(change) = self.scope.change(event) else { return !self.tx.is_closed() };
+        let len = event.object.len();
+        // One event is always taken, whatever its size.
+        let before = self.queued.fetch_add(len, Ordering::Relaxed);
+        (before == 0 || before + len <= BACKLOG_BYTES)
+            && self.tx.try_send((change, event.clone())).is_ok()
     }
 }
 
 /// The receiving end: what was missed, then what comes.
 pub(crate) struct Watch {
-    pub(super) missed: VecDeque<(Change, Arc<Event>)>,
+    missed: VecDeque<(Change, Arc<Event>)>,
     pub(super) live: mpsc::Receiver<(Change, Arc<Event>)>,
-    /// The version from which it watches.
-    pub(crate) rv: u64,
+    queued: Arc<AtomicUsize>,
 }
 
 impl Watch {
@@ -212,13 +243,22 @@ impl Watch {
     pub(crate) async fn next(&mut self) -> Option<(Change, Arc<Event>)> {
         match self.missed.pop_front() {
             Some(e) => Some(e),
-            None => self.live.recv().await,
+            None => {
+                let taken = self.live.recv().await?;
+                self.queued.fetch_sub(taken.1.object.len(), Ordering::Relaxed);
+                Some(taken)
+            }
         }
     }
 
     /// The next event that is already there.
     pub(crate) fn try_next(&mut self) -> Option<(Change, Arc<Event>)> {
-        self.missed.pop_front().or_else(|| self.live.try_recv().ok())
+        if let Some(e) = self.missed.pop_front() {
+            return Some(e);
+        }
+        let taken = self.live.try_recv().ok()?;
+        self.queued.fetch_sub(taken.1.object.len(), Ordering::Relaxed);
+        Some(taken)
     }
 
     /// Whether the watcher was cut off and everything before that was read: events are missing

@@ -82,7 +82,9 @@ impl State {
         let listing = self.store.list(self.table(kind), scope, at, after.as_ref(), limit);
         let Listing { rv, items, remaining } = match &after {
             Some(key) => listing.map_err(|_| too_late(key))?,
-            None => listing?,
+            None => listing.map_err(|_| {
+                status::expired("The resourceVersion for the provided list is too old.")
+            })?,
         };
         let next = match items.last() {
             Some((key, _)) if remaining > 0 => Some(encode_token(rv, key)),
@@ -96,18 +98,8 @@ impl State {
 
     /// The version at which a list without `continue` is served; `None` is the newest.
     fn list_version(&self, params: &Params, limit: usize) -> Result<Option<u64>, ApiError> {
-        let Some(text) = params.get("resourceVersion") else { return Ok(None) };
-        let rv = text
-            .parse::<u64>()
-            .map_err(|_| status::bad_request(format!("invalid resource version {text:?}")))?;
-        let newest = self.store.rv();
-        if rv > newest {
-            let mut late =
-                status::timeout(format!("Too large resource version: {rv}, current: {newest}"));
-            late["details"] = json!({"causes": [{"reason": "ResourceVersionTooLarge",
-                "message": "Too large resource version"}], "retryAfterSeconds": 1});
-            return Err(late.into());
-        }
+        let Some(rv) = version(params)? else { return Ok(None) };
+        reached(rv, self.store.rv())?;
         match params.get("resourceVersionMatch") {
             Some("Exact") if rv > 0 => Ok(Some(rv)),
             // Pages of a version are of that version, also without a word.
@@ -116,6 +108,25 @@ impl State {
             _ => Ok(None),
         }
     }
+}
+
+/// The version that a request names.
+pub(crate) fn version(params: &Params) -> Result<Option<u64>, ApiError> {
+    let Some(text) = params.get("resourceVersion") else { return Ok(None) };
+    let rv = text.parse();
+    rv.map(Some)
+        .map_err(|_| status::bad_request(format!("invalid resource version {text:?}")).into())
+}
+
+/// Refuses a version that this server has not come to.
+pub(crate) fn reached(rv: u64, newest: u64) -> Result<(), ApiError> {
+    if rv <= newest {
+        return Ok(());
+    }
+    let mut late = status::timeout(format!("Too large resource version: {rv}, current: {newest}"));
+    late["details"] = json!({"causes": [{"reason": "ResourceVersionTooLarge",
+        "message": "Too large resource version"}], "retryAfterSeconds": 1});
+    Err(late.into())
 }
 
 /// In a token: the rest of the list as it is then.

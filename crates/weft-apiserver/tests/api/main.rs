@@ -9,10 +9,12 @@ mod client;
 mod crash;
 mod custom;
 mod durable;
+mod flood;
 mod kubectl;
 mod managed_fields;
 mod streams;
 mod verbs;
+mod watch;
 mod wire;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};

@@ -26,6 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 pub(crate) use record::Record;
@@ -34,6 +35,8 @@ pub(crate) use record::Record;
 const MAGIC: &[u8; 8] = b"weftobj2";
 const MAGIC_LEN: u64 = MAGIC.len() as u64;
 const LOCK: &str = "lock";
+/// How long to wait for another server to let go.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// Below this length compaction is not worth its while.
 const COMPACT_LEN_MIN: u64 = 16 << 20;
 
@@ -196,13 +199,21 @@ impl Journal {
 fn lock(dir: &Path) -> io::Result<File> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(io::Error::new(
-            io::ErrorKind::ResourceBusy,
-            format!("another server is running on {}", dir.display()),
-        )),
-        Err(std::fs::TryLockError::Error(e)) => Err(e),
+    // A process that is being started holds all files of its parent for a moment, and a server
+    // that was told to end may not be gone yet.
+    let patience = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::Error(e)) => return Err(e),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < patience => {
+                std::thread::sleep(LOCK_PATIENCE / 20);
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let why = format!("another server is running on {}", dir.display());
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+            }
+        }
     }
 }
 

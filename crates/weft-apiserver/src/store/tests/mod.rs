@@ -74,7 +74,7 @@ fn a_slow_watcher_is_cut_off_and_nobody_else() {
     let t = s.table("t");
     let mut slow = s.watch(t, Scope::default(), s.rv()).unwrap();
     let mut quick = s.watch(t, Scope::default(), s.rv()).unwrap();
-    for i in 0..WATCHER_BACKLOG as u32 + 5 {
+    for i in 0..ring::BACKLOG_EVENTS as u32 + 5 {
         put(&s, t, "a", i);
         assert!(quick.try_next().is_some());
     }
@@ -82,10 +82,32 @@ fn a_slow_watcher_is_cut_off_and_nobody_else() {
     while slow.try_next().is_some() {
         got += 1;
     }
-    assert_eq!(got, WATCHER_BACKLOG);
+    assert_eq!(got, ring::BACKLOG_EVENTS);
     assert!(slow.live.is_closed(), "after the backlog the stream ends");
     assert!(slow.ended(), "and says so");
     assert!(!quick.live.is_closed() && !quick.ended());
+}
+
+#[test]
+fn a_watcher_that_holds_too_many_bytes_is_cut_off() {
+    let s = Store::in_memory(10);
+    let t = s.table("t");
+    let key = Key::new("ns", "a");
+    let mut slow = s.watch(t, Scope::default(), s.rv()).unwrap();
+    let mut quick = s.watch(t, Scope::default(), s.rv()).unwrap();
+    for n in 0..20 {
+        let expect = s.get(t, &key).map_or(Expect::Absent, |e| Expect::At(e.rv));
+        let large = json!({"metadata": {"name": "a"}, "n": n, "x": "x".repeat(1 << 20)});
+        commit(&s, t, &key, expect, Write::Put(large)).unwrap();
+        assert!(quick.try_next().is_some());
+    }
+    let (mut got, mut bytes) = (0, 0);
+    while let Some((_, event)) = slow.try_next() {
+        got += 1;
+        bytes += event.object.len();
+    }
+    assert!(slow.ended() && !quick.ended());
+    assert!((1..20).contains(&got) && bytes <= ring::BACKLOG_BYTES, "{got} events, {bytes} bytes");
 }
 
 #[test]
