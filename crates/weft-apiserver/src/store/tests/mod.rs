@@ -2,6 +2,7 @@
 
 mod crash;
 mod journal;
+mod model;
 
 use super::*;
 use proptest::prelude::*;
