@@ -25,6 +25,7 @@ mod error;
 mod fields;
 mod http;
 mod janitor;
+mod lean;
 mod proxy;
 mod registry;
 mod selector;

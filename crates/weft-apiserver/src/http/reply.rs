@@ -4,7 +4,7 @@ use super::{
     accept::{Encoding, Format},
     body::BoxError,
 };
-use crate::{error::ApiError, verbs::read::List};
+use crate::{error::ApiError, lean, verbs::read::List};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use http::{HeaderValue, Response, StatusCode, header};
@@ -143,24 +143,73 @@ pub(crate) fn list(kind: &Kind, list: &List, format: Format, include: &str) -> R
     if let Some(n) = list.remaining {
         metadata["remainingItemCount"] = n.into();
     }
-    let parsed =
-        || list.items.iter().map(|b| serde_json::from_slice::<Value>(b).unwrap_or_default());
     let body = match format {
         Format::Table(v) => {
-            let rows = parsed().map(|o| row(kind, o, v, include)).collect();
-            table_of(kind, v, metadata, rows, true).to_string().into()
+            let table = table_of(kind, v, metadata, Vec::new(), true);
+            written(table, "rows", &list.items, |item, out| write_row(kind, item, v, include, out))
         }
-        Format::Metadata(v) | Format::MetadataList(v) => json!({
-            "kind": "PartialObjectMetadataList",
-            "apiVersion": format!("meta.k8s.io/{v}"),
-            "metadata": metadata,
-            "items": parsed().map(|o| metadata_only(&o, v)).collect::<Vec<_>>(),
-        })
-        .to_string()
-        .into(),
+        Format::Metadata(v) | Format::MetadataList(v) => {
+            let head = json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": format!("meta.k8s.io/{v}"),
+                "metadata": metadata,
+            });
+            written(head, "items", &list.items, |item, out| write_metadata(item, v, out))
+        }
         Format::Json => concatenated(kind, &metadata, &list.items),
     };
     bytes(200, "application/json", body)
+}
+
+/// A list whose last member is written item by item: a tree of all of them would take ten times
+/// the memory of their text.
+fn written(
+    mut head: Value,
+    member: &str,
+    items: &[Bytes],
+    write: impl Fn(&Bytes, &mut Vec<u8>),
+) -> Bytes {
+    if let Some(map) = head.as_object_mut() {
+        map.shift_remove(member);
+    }
+    let mut out = head.to_string().into_bytes();
+    out.pop();
+    out.extend_from_slice(format!(",\"{member}\":[").as_bytes());
+    for (i, item) in items.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write(item, &mut out);
+    }
+    out.extend_from_slice(b"]}");
+    out.into()
+}
+
+fn write_metadata(object: &[u8], version: &str, out: &mut Vec<u8>) {
+    let head = format!(
+        "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":"
+    );
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(lean::metadata(object).as_bytes());
+    out.push(b'}');
+}
+
+fn write_row(kind: &Kind, object: &[u8], version: &str, include: &str, out: &mut Vec<u8>) {
+    let value = lean::object(object).unwrap_or_default();
+    let cells = Value::from(table::cells(kind, &value, Timestamp::now()));
+    out.extend_from_slice(format!("{{\"cells\":{cells}").as_bytes());
+    match include {
+        "None" => {}
+        "Object" => {
+            out.extend_from_slice(b",\"object\":");
+            out.extend_from_slice(object);
+        }
+        _ => {
+            out.extend_from_slice(b",\"object\":");
+            write_metadata(object, version, out);
+        }
+    }
+    out.push(b'}');
 }
 
 /// A list out of stored bytes: nothing is decoded.

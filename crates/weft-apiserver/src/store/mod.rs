@@ -175,7 +175,7 @@ impl Store {
                 journal.count_live(&record);
                 let bytes = record.object.unwrap_or_default();
                 // Going on without it would lose the object and what it owns.
-                let value = serde_json::from_slice::<Value>(&bytes).map_err(|error| {
+                let value = crate::lean::object(&bytes).map_err(|error| {
                     let Key { namespace, name: of } = &key;
                     let why = format!("{}: {name} {namespace}/{of}: {error}", dir.display());
                     std::io::Error::new(std::io::ErrorKind::InvalidData, why)
