@@ -209,19 +209,7 @@ impl State {
         if !validates(kind, part) {
             return Ok(Some(other_effect(kind, new, old.is_none())));
         }
-        let planned = self.pools().plan(new, old, ctx.dry_run, &mut rand::random::<u128>);
-        let name = meta(new, "name");
-        let mut delta = planned.map_err(|e| {
-            ApiError::from(match e {
-                AllocError::Invalid(errors) => status::invalid(kind, name, &errors),
-                AllocError::Exhausted(why) => status::internal(why),
-                AllocError::Plain(why) => status::failure(500, "", why),
-            })
-        })?;
-        let errors = validate(kind, new, old);
-        if !errors.is_empty() {
-            return Err(status::invalid(kind, name, &errors).into());
-        }
+        let mut delta = self.complete(ctx, kind, new, old)?;
         if new["spec"]["type"] == "ExternalName"
             && let Some(spec) = new["spec"].as_object_mut()
         {
@@ -241,6 +229,35 @@ impl State {
             txn.put(self.table(addresses), key, object, attrs);
         }
         Ok(Some(Effect { delta, ranges: None }))
+    }
+
+    /// What a create of a Service that exists is told: the real one looks at names last.
+    pub(crate) fn judge(&self, ctx: &Ctx, kind: &Kind, new: &Value) -> Result<(), ApiError> {
+        if !is_service(kind) {
+            return Ok(());
+        }
+        self.complete(ctx, kind, &mut new.clone(), None).map(drop)
+    }
+
+    /// Completes a Service with what it is to be given, and judges it.
+    fn complete(
+        &self,
+        ctx: &Ctx,
+        kind: &Kind,
+        new: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Delta, ApiError> {
+        let planned = self.pools().plan(new, old, ctx.dry_run, &mut rand::random::<u128>);
+        let name = meta(new, "name");
+        let delta = planned.map_err(|e| {
+            ApiError::from(match e {
+                AllocError::Invalid(errors) => status::invalid(kind, name, &errors),
+                AllocError::Exhausted(why) => status::internal(why),
+                AllocError::Plain(why) => status::failure(500, "", why),
+            })
+        })?;
+        let errors = validate(kind, new, old);
+        if errors.is_empty() { Ok(delta) } else { Err(status::invalid(kind, name, &errors).into()) }
     }
 
     /// Inside the transaction of a deletion, be it only its mark.

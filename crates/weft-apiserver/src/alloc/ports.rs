@@ -30,7 +30,9 @@ fn ports(service: &Value) -> &[Value] {
 }
 
 fn ports_mut(service: &mut Value) -> impl Iterator<Item = &mut Value> {
-    service["spec"]["ports"].as_array_mut().into_iter().flatten()
+    // Not by index, which would put a null where there is nothing.
+    let ports = service.get_mut("spec").and_then(|spec| spec.get_mut("ports"));
+    ports.and_then(Value::as_array_mut).into_iter().flatten()
 }
 
 fn node_port(port: &Value) -> i64 {
@@ -102,7 +104,7 @@ pub(super) fn drop_type_dependent(new: &mut Value, old: &Value) {
     if is_health_checked(old)
         && !is_health_checked(new)
         && health_port(old) == health_port(new)
-        && let Some(spec) = new["spec"].as_object_mut()
+        && let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut)
     {
         spec.shift_remove("healthCheckNodePort");
     }

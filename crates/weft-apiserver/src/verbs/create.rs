@@ -84,9 +84,15 @@ impl State {
                 }
             }
             let doubts = warnings(kind, &attempt, true, false);
+            let again = alloc::validates(kind, Part::Main).then(|| attempt.clone());
             match self.commit_new(ctx, kind, attempt) {
                 Err(CommitError::Raced) if generated => continue,
-                Err(CommitError::Raced) => return Err(status::already_exists(kind, &name).into()),
+                Err(CommitError::Raced) => {
+                    if let Some(attempt) = again {
+                        self.judge(ctx, kind, &attempt)?;
+                    }
+                    return Err(status::already_exists(kind, &name).into());
+                }
                 Err(e) => return Err(refused(e, kind, &name)),
                 Ok(outcome) => {
                     ctx.warnings.extend(doubts);

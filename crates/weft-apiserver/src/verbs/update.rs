@@ -251,8 +251,9 @@ fn settle(kind: &Kind, part: Part, new: &mut Value, old: &Value) -> Result<(), A
             if kind.kind == "Namespace" {
                 keep(new, old, "spec");
             }
-            alloc::prepare(kind, new, Some(old));
+            // What is kept depends on the type, and that may be a default.
             default(kind, new);
+            alloc::prepare(kind, new, Some(old));
             strategy::prepare_update(kind, new, old);
         }
         Part::Status => {

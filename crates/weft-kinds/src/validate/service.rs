@@ -51,6 +51,14 @@ pub(super) fn service(e: &mut Errors, new: &Value, old: Option<&Value>) {
         string(spec, "type"),
         &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
     );
+    if string(spec, "type") == "ClusterIP" {
+        for (index, _) in
+            list(spec, "ports").iter().enumerate().filter(|(_, p)| integer(p, "nodePort") != 0)
+        {
+            let field = format!("spec.ports[{index}].nodePort");
+            e.forbidden(field, "may not be used when `type` is 'ClusterIP'");
+        }
+    }
     duplicates(e, spec);
     balancer(e, new, old);
     traffic(e, spec);
@@ -128,10 +136,6 @@ fn ports(e: &mut Errors, spec: &Value) {
         if let Some(Value::String(protocol)) = port.get("appProtocol") {
             e.each(&format!("{at}.appProtocol"), protocol, text::qualified_name(protocol));
         }
-        if string(spec, "type") == "ClusterIP" && integer(port, "nodePort") != 0 {
-            let field = format!("{at}.nodePort");
-            e.forbidden(field, "may not be used when `type` is 'ClusterIP'");
-        }
     }
 }
 
@@ -150,18 +154,21 @@ pub(super) fn port_or_name(e: &mut Errors, port: Option<&Value>, field: &str) {
 
 fn duplicates(e: &mut Errors, spec: &Value) {
     let ports = list(spec, "ports");
+    let earlier = |index: usize, key: &str| {
+        let port = &ports[index];
+        ports[..index].iter().any(|other| {
+            string(other, "protocol") == string(port, "protocol")
+                && integer(other, key) == integer(port, key)
+        })
+    };
     for (index, port) in ports.iter().enumerate() {
-        let earlier = |key: &str| {
-            ports[..index].iter().any(|other| {
-                string(other, "protocol") == string(port, "protocol")
-                    && integer(other, key) == integer(port, key)
-            })
-        };
         let node_port = integer(port, "nodePort");
-        if node_port != 0 && earlier("nodePort") {
+        if node_port != 0 && earlier(index, "nodePort") {
             e.duplicate(format!("spec.ports[{index}].nodePort"), node_port);
         }
-        if earlier("port") {
+    }
+    for (index, port) in ports.iter().enumerate() {
+        if earlier(index, "port") {
             // The real API prints its internal type.
             let key = json!({"Name": "", "Protocol": string(port, "protocol"),
                              "AppProtocol": null, "Port": integer(port, "port"),
