@@ -172,3 +172,21 @@ pub fn lead(lab: &Lab, addresses: &[&str], node: &str) {
         assert!(done.success(), "route {address} to {node}");
     }
 }
+
+/// The address of the outside client, as a target sees it.
+pub const CLIENT: [&str; 2] = ["172.30.250.10", "fd00:30:250::10"];
+
+/// The node's own addresses out of its pod ranges, which stand for clients elsewhere.
+pub fn router_of(lab: &Lab, node: &str) -> Vec<String> {
+    let said = lab.k(&["get", "node", node, "-o", "jsonpath={.spec.podCIDRs[*]}"]);
+    let first = |range: &str| {
+        let net: std::net::IpAddr = range.split('/').next().expect("range").parse().expect("ip");
+        match net {
+            std::net::IpAddr::V4(a) => std::net::Ipv4Addr::from(u32::from(a) + 1).to_string(),
+            std::net::IpAddr::V6(a) => std::net::Ipv6Addr::from(u128::from(a) + 1).to_string(),
+        }
+    };
+    let mut all: Vec<String> = said.split_whitespace().map(first).collect();
+    all.sort_by_key(|a| a.contains(':'));
+    all
+}

@@ -13,4 +13,5 @@ mod entrance;
 mod kubectl;
 mod model;
 mod nodeport;
+mod policies;
 mod services;

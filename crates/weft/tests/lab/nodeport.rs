@@ -83,9 +83,6 @@ fn clients_in_the_cluster_reach_every_entrance() {
 /// How to ask: over TCP or UDP.
 type Ask = fn(&Lab, &str, &str, u16) -> Seen;
 
-/// The address of the outside client, as a target sees it.
-const CLIENT: [&str; 2] = ["172.30.250.10", "fd00:30:250::10"];
-
 #[test]
 fn clients_outside_reach_every_entrance() {
     let name = "clients_outside_reach_every_entrance";
@@ -215,19 +212,4 @@ fn clients_outside_reach_every_entrance() {
     assert!(poll(|| tcp(&lab, "client", "192.0.2.2", 80) == Seen::Nothing));
     assert!(poll(|| code("node1", &health, "/") == "503"));
     lab.down();
-}
-
-/// The node's own addresses out of its pod ranges, which stand for clients elsewhere.
-fn router_of(lab: &Lab, node: &str) -> Vec<String> {
-    let said = lab.k(&["get", "node", node, "-o", "jsonpath={.spec.podCIDRs[*]}"]);
-    let first = |range: &str| {
-        let net: std::net::IpAddr = range.split('/').next().expect("range").parse().expect("ip");
-        match net {
-            std::net::IpAddr::V4(a) => std::net::Ipv4Addr::from(u32::from(a) + 1).to_string(),
-            std::net::IpAddr::V6(a) => std::net::Ipv6Addr::from(u128::from(a) + 1).to_string(),
-        }
-    };
-    let mut all: Vec<String> = said.split_whitespace().map(first).collect();
-    all.sort_by_key(|a| a.contains(':'));
-    all
 }
