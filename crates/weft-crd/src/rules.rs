@@ -8,7 +8,7 @@ use crate::{
     Additional, ListType, Schema, Violation, ViolationKind, path::Path, schema::correlate::OldItems,
 };
 use serde_json::Value;
-use weft_cel::{Bindings, Budget, Env, EvalError, Program, Type};
+use weft_cel::{Bindings, Budget, CompileErrors, Env, EvalError, Program, Type};
 
 /// Longest message that an expression may make.
 const MESSAGE_BYTES_MAX: usize = 5 * 1024;
@@ -106,16 +106,14 @@ pub(crate) fn compile(schema: &Schema, resource: bool) -> &[Compiled] {
 }
 
 fn one(schema: &Schema, rule: &Rule, env: &Env) -> Compiled {
-    let program = env
-        .compile(&rule.source)
-        .map_err(|errors| NotCompiled(format!("compilation failed: {errors}")))?;
+    let program = env.compile(&rule.source).map_err(|errors| NotCompiled(failed(&errors)))?;
     if !matches!(program.result_type(), Type::Bool) {
         return Err(NotCompiled("cel expression must evaluate to a bool".to_owned()));
     }
     let message = (!rule.message_expression.is_empty()).then(|| {
         let program = env
             .compile(&rule.message_expression)
-            .map_err(|errors| format!("messageExpression compilation failed: {errors}"))?;
+            .map_err(|errors| format!("messageExpression {}", failed(&errors)))?;
         match program.result_type() {
             Type::String => Ok(program),
             _ => Err("messageExpression must evaluate to a string".to_owned()),
@@ -124,6 +122,13 @@ fn one(schema: &Schema, rule: &Rule, env: &Env) -> Compiled {
     let transition = program.reads("oldSelf");
     let field = field_path(&rule.field_path, schema, true).map(|(text, _)| text);
     Ok(Ready { program, transition, message, field: field.unwrap_or_default() })
+}
+
+/// What the real API says of an expression that cannot be used. What its types allow may still be
+/// refused when the program is made: a constant pattern that is none, for example.
+fn failed(errors: &CompileErrors) -> String {
+    let step = if errors.is_instantiation() { "program instantiation" } else { "compilation" };
+    format!("{step} failed: {errors}")
 }
 
 /// The type that rules see; `None` for what they cannot see.

@@ -3,7 +3,7 @@
 use super::pool::{PoolError, PortPool};
 use super::service::{AllocError, Delta, Source, invalid, restore, set, text};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What a dry run shows is above this.
 const DRY_RUN_BASE: i64 = 32_768;
@@ -114,8 +114,8 @@ pub(super) fn drop_type_dependent(new: &mut Value, old: &Value) {
 struct Operation<'a, 'b> {
     source: &'a mut Source<'b>,
     taken: Vec<u16>,
-    /// Of a dry run: any number.
-    shown: Vec<i64>,
+    /// Of a dry run: any number, and any number of them.
+    shown: BTreeSet<i64>,
 }
 
 impl Operation<'_, '_> {
@@ -126,10 +126,9 @@ impl Operation<'_, '_> {
     fn allocate(&mut self, port: i64) -> Result<(), PoolError> {
         if self.source.dry_run {
             let held = u16::try_from(port).is_ok_and(|port| self.pool().contains(port));
-            if held || self.shown.contains(&port) {
+            if held || !self.shown.insert(port) {
                 return Err(PoolError::PortTaken);
             }
-            self.shown.push(port);
             return Ok(());
         }
         let port = self.pool().covers(port).ok_or_else(|| self.pool().outside())?;
@@ -143,8 +142,8 @@ impl Operation<'_, '_> {
     fn next(&mut self) -> Result<i64, PoolError> {
         if self.source.dry_run {
             // A stand-in: nothing is looked for.
-            let next = self.shown.iter().max().map_or(DRY_RUN_BASE, |port| *port) + 1;
-            self.shown.push(next);
+            let next = self.shown.last().map_or(DRY_RUN_BASE, |port| *port).saturating_add(1);
+            self.shown.insert(next);
             return Ok(next);
         }
         let random = (self.source.random)();
@@ -170,7 +169,7 @@ pub(super) fn plan(
     old: Option<&Value>,
     delta: &mut Delta,
 ) -> Result<(), AllocError> {
-    let mut operation = Operation { source, taken: Vec::new(), shown: Vec::new() };
+    let mut operation = Operation { source, taken: Vec::new(), shown: BTreeSet::new() };
     let before = old.map(taken_ports).unwrap_or_default();
     match old {
         None if may_have(new) => create(&mut operation, new)?,
@@ -192,11 +191,11 @@ pub(super) fn plan(
 /// A port over several protocols (DNS) gets one node port.
 fn create(operation: &mut Operation<'_, '_>, new: &mut Value) -> Result<(), AllocError> {
     let given = is_given(new);
-    let asked: Vec<(i64, i64)> = ports(new)
-        .iter()
-        .filter(|port| node_port(port) != 0)
-        .map(|port| (port["port"].as_i64().unwrap_or(0), node_port(port)))
-        .collect();
+    // The first that is asked for counts.
+    let mut asked: HashMap<i64, i64> = HashMap::new();
+    for port in ports(new).iter().filter(|port| node_port(port) != 0) {
+        asked.entry(port["port"].as_i64().unwrap_or(0)).or_insert(node_port(port));
+    }
     let mut by_port: BTreeMap<i64, i64> = BTreeMap::new();
     for (index, port) in ports_mut(new).enumerate() {
         let (number, wanted) = (port["port"].as_i64().unwrap_or(0), node_port(port));
@@ -205,9 +204,8 @@ fn create(operation: &mut Operation<'_, '_>, new: &mut Value) -> Result<(), Allo
         }
         match by_port.get(&number) {
             None => {
-                let asked = asked.iter().find(|(of, _)| *of == number).map(|(_, port)| *port);
-                let node_port = match asked {
-                    Some(asked) => {
+                let node_port = match asked.get(&number) {
+                    Some(&asked) => {
                         operation.allocate(asked).map_err(|e| refused(index, asked, &e))?;
                         asked
                     }
@@ -232,8 +230,8 @@ fn update(
     before: &[i64],
 ) -> Result<(), AllocError> {
     let given = is_given(new);
-    let mut own: Vec<i64> = Vec::new();
-    let mut seen: Vec<(String, i64)> = Vec::new();
+    let mut own: HashSet<i64> = HashSet::new();
+    let mut seen: HashSet<(String, i64)> = HashSet::new();
     for (index, port) in ports_mut(new).enumerate() {
         let mut wanted = node_port(port);
         if wanted == 0 {
@@ -244,14 +242,14 @@ fn update(
             port["nodePort"] = wanted.into();
         } else if !before.contains(&wanted) && !own.contains(&wanted) {
             operation.allocate(wanted).map_err(|e| refused(index, wanted, &e))?;
-            own.push(wanted);
+            own.insert(wanted);
         }
         let entry = (protocol(port).to_owned(), wanted);
         if seen.contains(&entry) {
             let why = format!("duplicate nodePort: {{{} {}}}", entry.0, entry.1);
             return Err(AllocError::Plain(why));
         }
-        seen.push(entry);
+        seen.insert(entry);
     }
     Ok(())
 }

@@ -155,8 +155,6 @@ impl State {
                 tracing::warn!(name = &*key.name, error = e.message(), "ServiceCIDR not tended");
             }
         }
-        // What this did itself needs no second look.
-        self.pools().untended = false;
     }
 
     /// Whether an address of a Service is in this ServiceCIDR and in no other that stays.

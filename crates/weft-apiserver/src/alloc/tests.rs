@@ -440,3 +440,44 @@ fn the_kubernetes_service_comes_back() {
         consistent(&all(&api, services()), &all(&api, ip_addresses()));
     }
 }
+
+#[test]
+fn what_clients_do_to_the_first_service_does_not_keep_the_server_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |cidrs: [&str; 2]| {
+        ApiServer::new(Config {
+            service_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
+            advertise: vec!["172.30.254.1".parse().unwrap(), "fd00:30::1".parse().unwrap()],
+            data_dir: Some(dir.path().to_owned()),
+            ..Config::default()
+        })
+        .unwrap()
+    };
+    let api = start(["10.96.0.0/16", "fd00:96::/112"]);
+    delete(&api, services(), "kubernetes").unwrap();
+    let ask = Ask { ip: Some("10.96.0.1".parse().unwrap()), ..Ask::default() };
+    create(&api, services(), service("thief", spec(&ask))).unwrap();
+    drop(api);
+    let api = start(["10.96.0.0/16", "fd00:96::/112"]);
+    assert_eq!(all(&api, services()).len(), 1, "the address is taken");
+    delete(&api, services(), "thief").unwrap();
+    api.0.ensure_kubernetes_service().unwrap();
+    drop(api);
+    // The families the other way round: the slice is another one.
+    let api = start(["fd00:96::/112", "10.96.0.0/16"]);
+    let slices = weft_kinds::lookup("discovery.k8s.io", "v1", "endpointslices").unwrap();
+    assert_eq!(all(&api, slices)[0]["addressType"], "IPv6");
+}
+
+#[test]
+fn a_service_of_very_many_ports_is_judged_in_one_pass() {
+    // Pairs of them would be ten thousand million.
+    let ports: Vec<Value> = (0..100_000)
+        .map(|n| json!({"name": format!("p{n}"), "port": n + 1, "nodePort": n}))
+        .collect();
+    let api = ApiServer::new(config(None)).unwrap();
+    for kind in ["ClusterIP", "NodePort"] {
+        let e = create(&api, services(), service("wide", json!({"type": kind, "ports": ports})));
+        e.unwrap_err();
+    }
+}

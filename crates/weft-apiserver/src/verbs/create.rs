@@ -1,6 +1,8 @@
 //! Create, and what every cluster has from the start.
 
-use super::{Ctx, Outcome, Part, Tracking, meta, refused, remove_meta, to_storage};
+use super::{
+    Ctx, Outcome, Part, Tracking, delete::DeleteOptions, meta, refused, remove_meta, to_storage,
+};
 use crate::{
     Error, alloc,
     error::ApiError,
@@ -140,7 +142,11 @@ impl State {
         self.ensure_default_range(true)?;
         // Before anything is given.
         self.repair_allocations(jiff::Timestamp::now());
-        self.ensure_kubernetes_service()?;
+        // Its address may be somebody else's, or its range on the way out: the objects are served
+        // all the same, and it is tried again while the server runs.
+        if let Err(error) = self.ensure_kubernetes_service() {
+            tracing::warn!(%error, "the Service kubernetes cannot be made");
+        }
         self.tend_ranges();
         Ok(())
     }
@@ -163,17 +169,31 @@ impl State {
             .expect("invariant: what the server makes itself has a row");
         let namespace = kind.namespaced.then(|| meta(&object, "namespace").to_owned());
         let key = Key::new(meta(&object, "namespace"), meta(&object, "name"));
-        let made = if self.store.get(self.table(kind), &key).is_none() {
-            let decoded = Decoded { object, strict: Vec::new() };
-            self.create(&mut ctx, kind, namespace.as_deref(), decoded).map(drop)
-        } else if matches!(&*kind.kind, "EndpointSlice" | "Endpoints") {
-            // The addresses of this start.
-            self.update(&mut ctx, kind, &key, super::Part::Main, object).map(drop)
+        let mut stored = self.store.get(self.table(kind), &key).map(|entry| entry.value());
+        let made = if stored.as_ref().is_some_and(|old| is_of_another_family(old, &object)) {
+            stored = None;
+            self.delete(&ctx, kind, &key, &DeleteOptions::default()).map(drop)
         } else {
             Ok(())
         };
+        let made = made.and_then(|()| match stored {
+            None => {
+                let decoded = Decoded { object, strict: Vec::new() };
+                self.create(&mut ctx, kind, namespace.as_deref(), decoded).map(drop)
+            }
+            // The addresses of this start.
+            Some(_) if matches!(&*kind.kind, "EndpointSlice" | "Endpoints") => {
+                self.update(&mut ctx, kind, &key, super::Part::Main, object).map(drop)
+            }
+            Some(_) => Ok(()),
+        });
         made.map_err(|e| Error::Config(format!("{}: {}", key.name, e.message())))
     }
+}
+
+/// Whether this is a slice that cannot become the other: its address type does not change.
+fn is_of_another_family(old: &Value, new: &Value) -> bool {
+    old["addressType"] != new["addressType"]
 }
 
 /// What the server decides on every new object.

@@ -32,15 +32,14 @@ pub(crate) fn scope(
     let selector = Selector::parse(params.get("labelSelector"), params.get("fieldSelector"), |path| {
         matches!(path, "metadata.name" | "metadata.namespace") || kind.selectable.iter().any(|known| known == path)
     })
-    .map_err(|e| match e {
-        SelectorError::Unsupported(_) => status::bad_request(format!(
-            "Unable to find \"{}, Resource={}\" that match label selector \"{}\", field selector \"{}\": {e}",
-            format_args!("{}/{}", kind.group, kind.version),
-            kind.plural,
-            params.get("labelSelector").unwrap_or_default(),
-            params.get("fieldSelector").unwrap_or_default(),
-        )),
-        other => status::bad_request(other.to_string()),
+    .map_err(|e| match &e {
+        // What the real API says of kinds that have no conversion of field labels of their own.
+        SelectorError::Unsupported(label) if kind.selectable.is_empty() => {
+            status::bad_request(format!(
+                "{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            ))
+        }
+        _ => status::bad_request(e.to_string()),
     })?;
     let selector = if std::ptr::eq(stored, kind) {
         selector

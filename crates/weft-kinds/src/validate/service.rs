@@ -1,6 +1,7 @@
 //! Rules of Services, to the letter of the real API but for what allocation decides.
 
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 use super::meta::labels;
 use super::{Errors, PROTOCOLS, integer, list, service_ips, service_status, string, strings, text};
@@ -113,7 +114,8 @@ fn kind(e: &mut Errors, spec: &Value) {
 
 fn ports(e: &mut Errors, spec: &Value) {
     let ports = list(spec, "ports");
-    let mut names: Vec<&str> = Vec::new();
+    // A set: nothing bounds the number of ports, and this runs while others wait.
+    let mut names: HashSet<&str> = HashSet::new();
     for (index, port) in ports.iter().enumerate() {
         let at = format!("spec.ports[{index}]");
         match string(port, "name") {
@@ -121,10 +123,9 @@ fn ports(e: &mut Errors, spec: &Value) {
             "" => {}
             name => {
                 e.each(&format!("{at}.name"), name, text::label(name));
-                if names.contains(&name) {
+                if !names.insert(name) {
                     e.duplicate(format!("{at}.name"), name);
                 }
-                names.push(name);
             }
         }
         let number = integer(port, "port");
@@ -154,21 +155,15 @@ pub(super) fn port_or_name(e: &mut Errors, port: Option<&Value>, field: &str) {
 
 fn duplicates(e: &mut Errors, spec: &Value) {
     let ports = list(spec, "ports");
-    let earlier = |index: usize, key: &str| {
-        let port = &ports[index];
-        ports[..index].iter().any(|other| {
-            string(other, "protocol") == string(port, "protocol")
-                && integer(other, key) == integer(port, key)
-        })
-    };
+    let (mut node_ports, mut numbers) = (HashSet::new(), HashSet::new());
     for (index, port) in ports.iter().enumerate() {
         let node_port = integer(port, "nodePort");
-        if node_port != 0 && earlier(index, "nodePort") {
+        if node_port != 0 && !node_ports.insert((string(port, "protocol"), node_port)) {
             e.duplicate(format!("spec.ports[{index}].nodePort"), node_port);
         }
     }
     for (index, port) in ports.iter().enumerate() {
-        if earlier(index, "port") {
+        if !numbers.insert((string(port, "protocol"), integer(port, "port"))) {
             // The real API prints its internal type.
             let key = json!({"Name": "", "Protocol": string(port, "protocol"),
                              "AppProtocol": null, "Port": integer(port, "port"),
