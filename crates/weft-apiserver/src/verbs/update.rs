@@ -8,7 +8,7 @@ use crate::{
     server::{State, attrs},
     store::{Commit, CommitError, Expect, Key, Write},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use weft_kinds::{
     Kind,
     decode::{self, Decoded},
@@ -82,7 +82,12 @@ impl State {
             }
             to_storage(asked, &mut object);
         }
-        self.change(ctx, kind, key, part, Tracking::Update, |_, _| Ok(object.clone()))
+        let versioned =
+            matches!(meta(&object, "resourceVersion"), "" | "0") && updated_by_version(kind);
+        self.change(ctx, kind, key, part, Tracking::Update, |_, _| match versioned {
+            true => Err(unversioned(kind, &key.name)),
+            false => Ok(object.clone()),
+        })
     }
 
     /// PATCH, except server-side apply.
@@ -308,6 +313,28 @@ fn created_by_update(kind: &Kind) -> bool {
             | "rbac.v1.ClusterRole"
             | "rbac.v1.ClusterRoleBinding"
     )
+}
+
+/// Kinds of which a PUT has to say which version it replaces.
+fn updated_by_version(kind: &Kind) -> bool {
+    kind.custom().is_some()
+        || matches!(
+            kind.type_name(),
+            "coordination.v1.Lease" | "apiextensions.v1.CustomResourceDefinition"
+        )
+}
+
+/// 422 for a PUT without a version. It names the resource, where other refusals name the kind.
+fn unversioned(kind: &Kind, name: &str) -> ApiError {
+    let (field, what) =
+        ("metadata.resourceVersion", "Invalid value: 0x0: must be specified for an update");
+    let why = format!("{} {name:?} is invalid: {field}: {what}", kind.qualified_plural());
+    let mut refused = status::failure(422, "Invalid", why);
+    refused["details"] = json!({
+        "name": name, "group": kind.group, "kind": kind.plural,
+        "causes": [{"reason": "FieldValueInvalid", "message": what, "field": field}],
+    });
+    refused.into()
 }
 
 /// The stored object with one thing out of the new one.

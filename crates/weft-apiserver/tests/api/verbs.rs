@@ -102,7 +102,14 @@ async fn a_put_makes_what_may_be_made_so() {
     let lease = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "me"}});
     let made = put(&api, LEASE, lease.clone()).await.is(201);
     assert_eq!(made["metadata"]["managedFields"][0]["operation"], "Update");
-    put(&api, LEASE, lease).await.is(200);
+    // The real API replaces Leases by version only.
+    let refused = put(&api, LEASE, lease).await;
+    assert_eq!(
+        refused.refused(422),
+        "leases.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid value: \
+         0x0: must be specified for an update"
+    );
+    put(&api, LEASE, made).await.is(200);
     put(&api, MAP, map("a", json!({}))).await.refused(404);
     let dry = format!("{}?dryRun=All", LEASE.replace("/l", "/m").replace("/mease", "/lease"));
     let lease = json!({"metadata": {"name": "m"}, "spec": {}});
