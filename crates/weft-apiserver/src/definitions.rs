@@ -2,19 +2,25 @@
 //!
 //! The real API has a controller for each of these steps. Here all of them are done before the
 //! write that asked for them is answered, one definition after the other in the order of their
-//! creation: whoever asks first gets a name.
+//! creation: whoever asks first gets a name. Names of built-in kinds are never given, and a write
+//! of an instance holds only if its definition is still the one that its kind was made from.
 
 use crate::{
-    error::ApiError,
+    lean,
     registry::{Defined, Registry},
     server::{State, attrs},
-    store::{Commit, CommitError, Expect, Key, Scope, Write},
+    store::{Commit, CommitError, Expect, Key, Scope, Table, Write},
     verbs::{Ctx, delete::DeleteOptions, time_text},
 };
 use serde_json::{Value, json};
 use std::{collections::HashMap, sync::Arc};
-use weft_crd::definition::{TakenNames, accept_names, condition, condition_is, set_condition};
-use weft_kinds::{Kind, default, lookup};
+use weft_crd::definition::{
+    Naming, TakenNames, accept_names, condition, condition_is, set_condition,
+};
+use weft_kinds::{Kind, default, kinds, lookup};
+
+#[cfg(test)]
+mod tests;
 
 /// Holds a definition until its instances are gone.
 pub(crate) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -63,14 +69,14 @@ impl State {
             self.definitions.lock().expect("invariant: nothing panics while it holds definitions");
         self.settle_all(&mut known);
         // With their kinds served, instances of definitions on their way out can be deleted.
-        let mut gone = false;
+        let mut changed = false;
         for definition in self.all_definitions(&mut known) {
             if definition.value["metadata"]["deletionTimestamp"].is_string() {
-                gone |= self.work_off(&definition.key);
+                changed |= self.work_off(&definition.key);
             }
         }
-        if gone {
-            // Names are free again.
+        if changed {
+            // Names are free again, and the registry knows the new versions.
             self.settle_all(&mut known);
         }
     }
@@ -114,8 +120,14 @@ impl State {
         all
     }
 
-    /// Changes a definition as it is now; `None` of `change` leaves it.
-    fn revise(&self, key: &Key, change: impl Fn(&mut Value) -> Option<bool>) -> Option<bool> {
+    /// Changes a definition as it is now, or removes it when `change` says `true`; `None` of
+    /// `change` leaves it. With `instances`, nothing happens unless that table is empty.
+    fn revise(
+        &self,
+        key: &Key,
+        instances: Option<Table>,
+        change: impl Fn(&mut Value) -> Option<bool>,
+    ) -> Option<bool> {
         let kind = definitions();
         let table = self.table(kind);
         for _ in 0..RACES_MAX {
@@ -127,12 +139,16 @@ impl State {
             let done = self.store.commit(
                 commit,
                 |v| attrs(kind, v),
-                |_, _| Ok::<(), ApiError>(()),
+                |txn, _| match instances {
+                    Some(instances) if txn.all(instances).next().is_some() => Err(()),
+                    _ => Ok(()),
+                },
                 |()| {},
             );
             match done {
                 Ok(_) => return Some(gone),
                 Err(CommitError::Raced) => {}
+                Err(CommitError::Refused(())) => return None,
                 Err(error) => {
                     tracing::error!(%error, name = %key.name, "a definition cannot be written");
                     return None;
@@ -149,7 +165,7 @@ impl State {
         all.iter()
             .filter(|other| other.key != own.key && other.value["spec"]["group"] == *group)
             .for_each(|other| taken.add(&other.value));
-        let naming = accept_names(&own.value, &taken);
+        let naming = give_names(&own.value, &taken);
         let settled = naming.conflict.is_none()
             && naming.accepted == own.value["status"]["acceptedNames"]
             && condition_is(&own.value, "NamesAccepted", "True")
@@ -157,8 +173,8 @@ impl State {
         if settled {
             return false;
         }
-        let done = self.revise(&own.key, |definition| {
-            let naming = accept_names(definition, &taken);
+        let done = self.revise(&own.key, None, |definition| {
+            let naming = give_names(definition, &taken);
             let before = definition.clone();
             definition["status"]["acceptedNames"] = naming.accepted;
             let now = time_text(jiff::Timestamp::now());
@@ -174,7 +190,7 @@ impl State {
                 }
                 Some((reason, message)) => {
                     set_condition(definition, ["NamesAccepted", "False", reason, message], &now);
-                    if condition(definition, "Established").is_none() {
+                    if condition(definition, "Established").is_none() || is_built_in(definition) {
                         let message = "not all names are accepted";
                         let not = ["Established", "False", "NotAccepted", message];
                         set_condition(definition, not, &now);
@@ -193,7 +209,7 @@ impl State {
         let mut defined: HashMap<String, Arc<Defined>> = HashMap::new();
         let mut changed: Vec<(u64, Arc<Defined>)> = Vec::new();
         for Definition { key, rv, value } in all {
-            if !condition_is(value, "Established", "True") {
+            if !condition_is(value, "Established", "True") || is_built_in(value) {
                 continue;
             }
             let old = before.defined.get(&*key.name);
@@ -235,7 +251,7 @@ impl State {
     }
 
     /// Deletes the instances of a definition; when none is left, the definition itself. Whether
-    /// it is gone.
+    /// it changed.
     fn work_off(&self, key: &Key) -> bool {
         let registry = self.registry();
         let kind = registry
@@ -244,16 +260,23 @@ impl State {
             .and_then(|d| d.kinds.iter().find(|kind| kind.stored_as.is_none()));
         let mut left = 0;
         if let Some(kind) = kind {
-            let options = DeleteOptions::default();
-            let scope = Scope::default();
-            if let Err(error) = self.delete_collection(&Ctx::internal(), kind, &scope, &options) {
-                tracing::warn!(why = error.message(), name = %key.name, "instances stay");
+            let (ctx, options) = (Ctx::internal(), DeleteOptions::default());
+            for instance in self.staying(kind) {
+                match self.delete(&ctx, kind, &instance, &options) {
+                    Err(error) if error.code() != 404 => {
+                        tracing::warn!(why = error.message(), name = %key.name, "instances stay");
+                        break;
+                    }
+                    _ => {}
+                }
             }
-            let listed = self.store.list(self.table(kind), &scope, None, None, 0);
+            let listed = self.store.list(self.table(kind), &Scope::default(), None, None, 0);
             left = listed.map_or(0, |listing| listing.items.len());
         }
+        // What was made since then holds the definition.
+        let instances = kind.filter(|_| left == 0).map(|kind| self.table(kind));
         let now = time_text(jiff::Timestamp::now());
-        let done = self.revise(key, |definition| {
+        let done = self.revise(key, instances, |definition| {
             let before = definition.clone();
             let progress = match (kind, left) {
                 (None, _) => ["False", "NeverEstablished", "resource was never established"],
@@ -276,8 +299,42 @@ impl State {
             }
             (*definition != before).then_some(false)
         });
-        done == Some(true)
+        done.is_some()
     }
+
+    /// The instances that nobody has deleted yet; to delete the others again would do nothing.
+    fn staying(&self, kind: &Kind) -> Vec<Key> {
+        let listed = self.store.list(self.table(kind), &Scope::default(), None, None, 0);
+        let listed = listed.map(|listing| listing.items).unwrap_or_default();
+        let staying = listed.into_iter().filter(|(_, entry)| !lean::deleting(&entry.bytes));
+        staying.map(|(key, _)| key).collect()
+    }
+}
+
+/// The names of a definition; none where they would be those of a built-in kind.
+fn give_names(definition: &Value, taken: &TakenNames) -> Naming {
+    let wanted = &definition["spec"]["names"];
+    let Some((key, reason)) = built_in(definition, wanted) else {
+        return accept_names(definition, taken);
+    };
+    let why = format!("{} is already in use", wanted[key]);
+    Naming { accepted: json!({"plural": "", "kind": ""}), conflict: Some((reason, why)) }
+}
+
+/// Which of these names in the definition's group is that of a built-in kind, and how the
+/// conflict is called. Objects of built-in kinds are where a definition's would be.
+fn built_in(definition: &Value, names: &Value) -> Option<(&'static str, &'static str)> {
+    let own = || kinds().iter().filter(|kind| definition["spec"]["group"] == *kind.group);
+    if own().any(|kind| names["kind"] == *kind.kind) {
+        return Some(("kind", "KindConflict"));
+    }
+    own().any(|kind| names["plural"] == *kind.plural).then_some(("plural", "PluralConflict"))
+}
+
+/// Whether a definition wants, or was given by whatever means, names of a built-in kind.
+fn is_built_in(definition: &Value) -> bool {
+    let names = [&definition["spec"]["names"], &definition["status"]["acceptedNames"]];
+    names.into_iter().any(|names| built_in(definition, names).is_some())
 }
 
 /// An object in the form that its kind has now.

@@ -61,7 +61,20 @@ impl From<Expired> for ApiError {
     }
 }
 
+/// Reason of a write that is tried again with its kind as it is now; no client sees it.
+const STALE_KIND: &str = "StaleKind";
+
 impl ApiError {
+    /// The definition of the kind changed while the request was on its way.
+    pub(crate) fn stale_kind() -> Self {
+        let why = "the definition of this resource changed meanwhile";
+        status::failure(409, STALE_KIND, why).into()
+    }
+
+    pub(crate) fn is_stale_kind(&self) -> bool {
+        self.reason() == STALE_KIND
+    }
+
     pub(crate) fn code(&self) -> u16 {
         status::code(&self.0)
     }

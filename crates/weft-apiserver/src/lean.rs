@@ -18,6 +18,20 @@ pub(crate) fn metadata(object: &[u8]) -> &str {
     serde_json::from_slice::<Object<'_>>(object).map_or("null", |o| o.metadata.get())
 }
 
+/// Whether the object is being deleted.
+pub(crate) fn deleting(object: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Object {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata {
+        deletion_timestamp: Option<IgnoredAny>,
+    }
+    serde_json::from_slice::<Object>(object).is_ok_and(|o| o.metadata.deletion_timestamp.is_some())
+}
+
 /// The object without its managedFields.
 pub(crate) fn object(object: &[u8]) -> serde_json::Result<Value> {
     let mut from = serde_json::Deserializer::from_slice(object);
@@ -82,5 +96,7 @@ mod tests {
         );
         assert!(object(b"{").is_err() && object(b"[]").is_err() && object(b"{} x").is_err());
         assert_eq!(metadata(b"{}"), "null");
+        assert!(!deleting(text.as_bytes()));
+        assert!(deleting(br#"{"spec":1,"metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"}}"#));
     }
 }

@@ -4,9 +4,11 @@
 //! goes on with the kind that it began with.
 
 use crate::{
+    definitions::definitions,
     discovery::Documents,
+    error::ApiError,
     server::{State, table_name},
-    store::{Store, Table},
+    store::{Key, Store, Table, Txn},
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -14,7 +16,7 @@ use std::{
     collections::HashMap,
     sync::{Arc, OnceLock},
 };
-use weft_kinds::{Kind, custom_kinds, kinds};
+use weft_kinds::{Kind, custom_kinds, kinds, status};
 
 /// A kind and where its objects are.
 struct Served {
@@ -129,9 +131,51 @@ impl Registry {
             && self.defined.get(&kind.qualified_plural()).is_some_and(|d| d.terminating)
     }
 
+    /// Whether this very kind is served: not one of the same name from before a change.
+    pub(crate) fn serves(&self, kind: &Arc<Kind>) -> bool {
+        let now = self.lookup(&kind.group, &kind.version, &kind.plural);
+        now.is_some_and(|now| Arc::ptr_eq(now, kind))
+    }
+
+    /// Refuses a write of a custom resource whose definition changed since the request found its
+    /// kind: nothing may be stored in an older form, nor where nobody finds it any more. Called
+    /// inside the transaction, and compared with the definition that is stored then, so that the
+    /// time between its change and that of the registry counts, too.
+    pub(crate) fn check_fresh(
+        &self,
+        txn: &Txn<'_>,
+        kind: &Kind,
+        create: bool,
+    ) -> Result<(), ApiError> {
+        if kind.custom().is_none() {
+            return Ok(());
+        }
+        let name = kind.qualified_plural();
+        let known = self.defined.get(&name);
+        let known = known.filter(|d| d.kinds.iter().any(|own| std::ptr::eq(&**own, kind)));
+        let table = self.table(definitions());
+        let stored = table.and_then(|table| txn.get(table, &Key::new("", &name)));
+        match known.zip(stored) {
+            Some((known, stored)) if known.rv == stored.rv => {
+                if create && known.terminating {
+                    Err(terminating())
+                } else {
+                    Ok(())
+                }
+            }
+            _ => Err(ApiError::stale_kind()),
+        }
+    }
+
     pub(crate) fn documents(&self) -> &Documents {
         self.documents.get_or_init(|| Documents::of(&self.kinds))
     }
+}
+
+/// Why nothing is created of a kind on its way out.
+pub(crate) fn terminating() -> ApiError {
+    let why = "create not allowed while custom resource definition is terminating";
+    status::failure(405, "MethodNotAllowed", why).into()
 }
 
 impl State {
@@ -149,9 +193,8 @@ impl State {
 
     /// The table of a kind's objects.
     pub(crate) fn table(&self, kind: &Kind) -> Table {
-        let registry =
-            self.registry.read().expect("invariant: nothing panics while it holds the registry");
-        // A kind that is not served any more has still its table.
-        registry.table(kind).unwrap_or_else(|| self.store.table(&table_name(kind.storage())))
+        // A kind that is not served any more has still its table. The lock is free again by then:
+        // transactions ask for the registry, and tables are made in one.
+        self.registry().table(kind).unwrap_or_else(|| self.store.table(&table_name(kind.storage())))
     }
 }

@@ -35,6 +35,9 @@ use std::{
 };
 use weft_kinds::{Kind, status};
 
+/// A write whose kind changes that often before it is committed is given up.
+const STALE_MAX: usize = 50;
+
 /// The in-process face of a server: a `tower` service that `kube::Client::new` takes.
 #[derive(Clone)]
 pub struct InProcess(ApiServer);
@@ -191,8 +194,30 @@ where
     }
     let timeout = server.0.config.limits.body_timeout;
     let (body, _room) = body::read(&parts.headers, body, timeout, &server.0.body_room).await?;
-    let incoming = write::Incoming { target, headers: &parts.headers, body: &body, params };
-    let answer = write::answer(server, &mut ctx, &parts.method, &incoming);
+    let (mut target, warned) = (target.clone(), ctx.warnings.len());
+    let mut tries = 0..STALE_MAX;
+    let answer = loop {
+        let (target_now, headers) = (&target, &parts.headers);
+        let incoming = write::Incoming { target: target_now, headers, body: &body, params };
+        let answer = write::answer(server, &mut ctx, &parts.method, &incoming);
+        match answer {
+            Err(e) if e.is_stale_kind() => {
+                if tries.next().is_none() {
+                    let name = target.name.as_deref().unwrap_or_default();
+                    break Err(status::conflict(&target.kind, name).into());
+                }
+                // Waits for whoever is about to change the kind.
+                server.0.sync_definitions();
+                target = match route(&server.0.registry(), parts.uri.path()) {
+                    Route::Resource(found) => *found,
+                    _ => break Err(status::unknown_resource().into()),
+                };
+                ctx.warnings.truncate(warned);
+            }
+            answer => break answer,
+        }
+    };
+    let kind = &*target.kind;
     server.0.tend_ranges();
     if answer.is_ok() && !ctx.dry_run && definitions::concerns(&server.0.registry(), kind) {
         server.0.sync_definitions();

@@ -245,6 +245,10 @@ pub(crate) fn start(
             Err(e) => return Ok(expired(e)),
         }
     };
+    // Who changed the kind has ended its watches, and perhaps before this one was among them.
+    if !state.registry().serves(kind) {
+        return Ok(streaming(reply::full(Bytes::new())));
+    }
     let timeout = params
         .get("timeoutSeconds")
         .and_then(|t| t.parse::<u64>().ok())
@@ -287,4 +291,28 @@ pub(crate) fn scope(
     params: &Params,
 ) -> Result<Scope, ApiError> {
     read::scope(kind, namespace, params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_of_a_kind_of_the_past_ends_at_once() {
+        let api = ApiServer::new(crate::Config::default()).unwrap();
+        let kind = api.0.registry().lookup("", "v1", "configmaps").unwrap().clone();
+        let start = |kind: &Arc<Kind>, query: &str| {
+            let params = Params::parse(query);
+            start(&api, kind, Scope::default(), &params, Format::Json).unwrap().into_body()
+        };
+        for query in ["", "resourceVersion=1&sendInitialEvents=false"] {
+            // One of the same name that was replaced after the request had found it.
+            let mut past = start(&Arc::new(Kind::clone(&kind)), query);
+            while let Some(frame) = past.frame().await {
+                assert!(frame.unwrap().into_data().unwrap().is_empty());
+            }
+        }
+        use futures::FutureExt;
+        assert!(start(&kind, "").frame().now_or_never().is_none());
+    }
 }

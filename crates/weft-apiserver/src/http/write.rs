@@ -99,8 +99,7 @@ impl Incoming<'_> {
     fn create(&self, server: &ApiServer, ctx: &mut Ctx) -> Result<Outcome> {
         let (kind, decoded) = (&*self.target.kind, self.object()?);
         if server.0.registry().terminating(kind) {
-            let why = "create not allowed while custom resource definition is terminating";
-            return Err(status::failure(405, "MethodNotAllowed", why).into());
+            return Err(crate::registry::terminating());
         }
         if !kind.stored {
             return server.0.review(ctx, kind, self.target.namespace.as_deref(), decoded.object);

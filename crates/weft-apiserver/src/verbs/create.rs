@@ -122,6 +122,7 @@ impl State {
             },
             |v| attrs(kind, v),
             |txn, write| {
+                self.registry().check_fresh(txn, kind, true)?;
                 if kind.namespaced {
                     self.check_namespace(txn, kind, &key.namespace, &key.name)?;
                 }

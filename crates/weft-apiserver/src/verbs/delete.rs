@@ -127,7 +127,10 @@ impl State {
                     dry_run: ctx.dry_run || options.dry_run,
                 },
                 |v| attrs(kind, v),
-                |txn, write| Ok(Some(self.release(txn, kind, Some(&old), write))),
+                |txn, write| {
+                    self.registry().check_fresh(txn, kind, false)?;
+                    Ok(Some(self.release(txn, kind, Some(&old), write)))
+                },
                 |effect| self.allocated(effect),
             );
             match committed {

@@ -186,6 +186,7 @@ impl State {
                 },
                 |v| attrs(kind, v),
                 |txn, write| {
+                    self.registry().check_fresh(txn, kind, false)?;
                     let effect = self.allocate(ctx, txn, kind, part, Some(&old), write)?;
                     unchanged = effect.is_none();
                     if unchanged {

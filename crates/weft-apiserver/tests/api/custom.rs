@@ -357,6 +357,84 @@ async fn names_are_given_to_who_asks_first() {
 }
 
 #[tokio::test]
+async fn names_of_built_in_kinds_are_not_given() {
+    const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let s = Server::start(|_| {});
+    let lease = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "me"}});
+    let lease = post(&s, LEASES, &lease).await.body;
+    let mut crd = definition();
+    crd["metadata"] = json!({"annotations":
+        {"api-approved.kubernetes.io": "https://github.com/kubernetes/kubernetes/pull/1"}});
+    crd["spec"]["group"] = "coordination.k8s.io".into();
+    crd["spec"]["versions"][0]["name"] = "v1beta7".into();
+    for (plural, kind, reason, used) in [
+        ("leases", "Loan", "PluralConflict", "leases"),
+        ("loans", "Lease", "KindConflict", "Lease"),
+        ("leases", "Lease", "KindConflict", "Lease"),
+    ] {
+        let path = format!("{CRDS}/{plural}.coordination.k8s.io");
+        crd["metadata"]["name"] = format!("{plural}.coordination.k8s.io").into();
+        crd["spec"]["names"] = json!({"plural": plural, "kind": kind});
+        let made = post(&s, CRDS, &crd).await;
+        assert_eq!(made.code, 201, "{}", made.message());
+        let mut found = get(&s, &path).await.body;
+        let check = |found: &Value| {
+            let names = condition(found, "NamesAccepted");
+            assert_eq!((&names["status"], &names["reason"]), (&json!("False"), &json!(reason)));
+            assert_eq!(names["message"], format!("{used:?} is already in use"));
+            assert_eq!(condition(found, "Established")["status"], "False");
+            assert_eq!(found["status"]["acceptedNames"], json!({"plural": "", "kind": ""}));
+        };
+        check(&found);
+        // Nor does who may write the status get them.
+        found["status"]["acceptedNames"] = found["spec"]["names"].clone();
+        let done = json!({"type": "Established", "status": "True", "reason": "Mine",
+            "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        found["status"]["conditions"] = json!([done]);
+        let taken = put(&s, &format!("{path}/status"), &found).await;
+        assert_eq!(taken.code, 200, "{}", taken.message());
+        check(&get(&s, &path).await.body);
+        let served = format!("/apis/coordination.k8s.io/v1beta7/namespaces/default/{plural}");
+        assert_eq!(get(&s, &served).await.code, 404);
+        assert_eq!(delete(&s, &path).await.code, 200);
+        assert_eq!(get(&s, &path).await.code, 404);
+        assert_eq!(get(&s, &format!("{LEASES}/l")).await.body, lease);
+    }
+}
+
+#[tokio::test]
+async fn a_put_names_the_version_that_it_replaces() {
+    let s = with_widgets().await;
+    let made = post(&s, WIDGETS, &widget("a", json!({"color": "red"}))).await.body;
+    let unversioned = |object: &Value| {
+        let mut object = object.clone();
+        object["metadata"].as_object_mut().unwrap().shift_remove("resourceVersion");
+        object
+    };
+    let crds = format!("{CRDS}/widgets.example.com");
+    let crd = get(&s, &crds).await.body;
+    for (path, object, name) in [
+        (format!("{WIDGETS}/a"), &made, "widgets.example.com \"a\""),
+        (format!("{WIDGETS}/a/status"), &made, "widgets.example.com \"a\""),
+        (crds, &crd, "customresourcedefinitions.apiextensions.k8s.io \"widgets.example.com\""),
+    ] {
+        let refused = put(&s, &path, &unversioned(object)).await;
+        assert_eq!(refused.code, 422);
+        assert_eq!(
+            refused.message(),
+            format!(
+                "{name} is invalid: metadata.resourceVersion: Invalid value: 0x0: must be \
+                 specified for an update"
+            )
+        );
+        assert_eq!(refused.body["details"]["causes"][0]["field"], "metadata.resourceVersion");
+        assert_eq!(put(&s, &path, object).await.code, 200, "{path}");
+    }
+    let missing = put(&s, &format!("{WIDGETS}/b"), &widget("b", json!({"color": "red"}))).await;
+    assert_eq!(missing.code, 404);
+}
+
+#[tokio::test]
 async fn versions_are_views_of_one_storage() {
     let s = Server::start(|_| {});
     let mut crd = definition();
