@@ -211,7 +211,7 @@ impl Shared {
         let mut compaction = Journal::prepare_compaction(place.0, place.1).map_err(failed)?;
         let begun = if broken { Ok(()) } else { unsynced.sync() };
         let begun = begun.and_then(|()| match &mut self.write().journal {
-            Some(journal) => journal.rotate(&compaction),
+            Some(journal) => journal.rotate(&mut compaction),
             None => Ok(()),
         });
         if let Err(error) = begun {
@@ -221,14 +221,20 @@ impl Shared {
         }
         let written = self.write_live(&mut |r| compaction.add(r)).and_then(|()| {
             let rv = self.read().rv;
+            // An error is told once, and the flusher would not hear of it.
+            compaction.sync_segment().inspect_err(|error| self.disk_failed(error))?;
             compaction.publish(rv).map(|()| rv)
         });
         match written {
             Ok(rv) => {
-                if let Some(journal) = &mut self.write().journal {
-                    compaction.finish(journal);
+                let repaired = match &mut self.write().journal {
+                    Some(journal) => compaction.finish(journal),
+                    None => false,
+                };
+                // Otherwise the flusher knows what became of the writes meanwhile.
+                if repaired {
+                    self.background.progress.send_modify(|p| p.durable = p.durable.max(rv));
                 }
-                self.background.progress.send_modify(|p| p.durable = p.durable.max(rv));
                 Ok(())
             }
             Err(error) => {

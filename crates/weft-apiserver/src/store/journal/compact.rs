@@ -20,6 +20,8 @@ pub(in crate::store) struct Compaction {
     segment: Segment,
     out: BufWriter<File>,
     len: u64,
+    /// The journal was broken when the segment began, and is taken to be whole afterwards.
+    repairs: bool,
     buf: Vec<u8>,
 }
 
@@ -57,7 +59,8 @@ impl Journal {
         sync_dir(&dir)?;
         let segment = Segment { file: Arc::new(file), acknowledged: Arc::new(MAGIC_LEN.into()) };
         let out = BufWriter::with_capacity(1 << 20, out);
-        Ok(Compaction { dir, number, segment, out, len: MAGIC_LEN, buf: Vec::new() })
+        let (len, repairs, buf) = (MAGIC_LEN, false, Vec::new());
+        Ok(Compaction { dir, number, segment, out, len, repairs, buf })
     }
 
     /// Where [`prepare_compaction`](Self::prepare_compaction) works.
@@ -66,12 +69,13 @@ impl Journal {
     }
 
     /// Writes go into the new segment from now on.
-    pub(in crate::store) fn rotate(&mut self, to: &Compaction) -> io::Result<()> {
+    pub(in crate::store) fn rotate(&mut self, to: &mut Compaction) -> io::Result<()> {
         if !self.broken {
             // Little is left: the caller has synced just before. A segment that is not the last
             // must be whole.
             self.segment.file.sync_data()?;
         }
+        to.repairs = self.broken;
         (self.number, self.segment) = (to.number, to.segment.clone());
         self.older_len += self.len;
         self.len = MAGIC_LEN;
@@ -98,15 +102,20 @@ impl Compaction {
         self.out.write_all(&self.buf)
     }
 
+    /// Syncs what has been written meanwhile, for the snapshot may show it. After an error the
+    /// journal is broken.
+    pub(in crate::store) fn sync_segment(&self) -> io::Result<()> {
+        self.segment.file.sync_data()
+    }
+
     /// Makes the snapshot count, which has everything up to version `rv`, and removes what is
-    /// older; what has been written meanwhile is synced, for the snapshot may show it.
+    /// older.
     pub(in crate::store) fn publish(&mut self, rv: u64) -> io::Result<()> {
         self.buf.clear();
         encode_version(rv, &mut self.buf);
         self.write()?;
         self.out.flush()?;
         self.out.get_ref().sync_all()?;
-        self.segment.file.sync_data()?;
         let name = path(&self.dir, Kind::Snapshot, self.number);
         std::fs::rename(name.with_extension("tmp"), name)?;
         sync_dir(&self.dir)?;
@@ -121,12 +130,17 @@ impl Compaction {
         Ok(())
     }
 
-    /// The compaction is over.
-    pub(in crate::store) fn finish(self, journal: &mut Journal) {
+    /// The compaction is over. Returns whether it repaired a broken journal: nothing was written
+    /// since the segment began, so everything is in the snapshot. A journal that broke only after
+    /// that stays broken, for the writes that the disk did not take are in no snapshot.
+    pub(in crate::store) fn finish(self, journal: &mut Journal) -> bool {
         journal.compacting = false;
-        journal.broken = false;
         journal.older_len = self.len;
         journal.live_len = self.len;
+        if self.repairs {
+            journal.broken = false;
+        }
+        self.repairs
     }
 
     /// Takes the unfinished snapshot away.

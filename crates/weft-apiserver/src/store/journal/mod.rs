@@ -44,7 +44,7 @@ const COMPACT_LEN_MIN: u64 = 16 << 20;
 pub(crate) struct Journal {
     dir: PathBuf,
     /// Locked as long as this is open.
-    _lock: File,
+    pub(super) lock: File,
     /// The number of the segment that is written.
     number: u64,
     segment: Segment,
@@ -134,7 +134,7 @@ impl Journal {
         }
         Ok(Self {
             dir: dir.to_owned(),
-            _lock: lock,
+            lock,
             number,
             segment: Segment { file: Arc::new(file), acknowledged: Arc::new(len.into()) },
             len,
@@ -195,12 +195,19 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Closing would leave the lock to a process that is being started and holds a duplicate.
+        let _ = self.lock.unlock();
+    }
+}
+
 /// Refuses a second server on one directory: each would write over the other.
 fn lock(dir: &Path) -> io::Result<File> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-    // A process that is being started holds all files of its parent for a moment, and a server
-    // that was told to end may not be gone yet.
+    // A server that was told to end may not be gone yet; one that was killed leaves its lock to a
+    // process that it was just starting, for a moment.
     let patience = Instant::now() + LOCK_PATIENCE;
     loop {
         match file.try_lock() {

@@ -17,6 +17,15 @@ fn names(s: &Store, table: &str) -> Vec<String> {
     l.items.iter().map(|(k, _)| k.name.to_string()).collect()
 }
 
+fn record(n: u64) -> Record {
+    Record {
+        table: "g/t".into(),
+        key: Key::new("ns", &format!("o{n}")),
+        rv: n,
+        object: Some(Bytes::from(object(&format!("o{n}"), 1).to_string())),
+    }
+}
+
 fn files(dir: &Path) -> Vec<String> {
     let all = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name());
     let mut all: Vec<_> = all.map(|n| n.into_string().unwrap()).collect();
@@ -260,12 +269,6 @@ async fn damage_before_the_tail_is_an_error_and_a_tear_is_not() {
 #[test]
 fn records_that_were_never_acknowledged_may_be_torn_in_any_order() {
     let dir = tempfile::tempdir().unwrap();
-    let record = |n: u64| Record {
-        table: "g/t".into(),
-        key: Key::new("ns", &format!("o{n}")),
-        rv: n,
-        object: Some(Bytes::from(object(&format!("o{n}"), 1).to_string())),
-    };
     let path = dir.path().join(FIRST);
     let mut ends = Vec::new();
     {
@@ -314,4 +317,35 @@ async fn after_the_disk_failed_everything_is_written_anew() {
     drop(s);
     assert_eq!(files(dir.path()), ["journal-0000000002", "lock", "snapshot-0000000002"]);
     assert_eq!(names(&open(dir.path(), true).unwrap(), "g/t"), ["a", "b"]);
+}
+
+#[test]
+fn a_journal_that_breaks_during_its_compaction_stays_broken() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut j = Journal::open(dir.path(), true, |_| Ok(())).unwrap();
+    // The disk fails after the new segment began, and then before it.
+    for (before, after) in [(false, true), (true, false)] {
+        j.begin_compaction();
+        let (place, number) = j.place();
+        let mut compaction = Journal::prepare_compaction(place, number).unwrap();
+        assert_eq!(j.is_broken(), before);
+        j.rotate(&mut compaction).unwrap();
+        j.set_broken();
+        compaction.sync_segment().unwrap();
+        compaction.publish(2).unwrap();
+        assert_eq!(compaction.finish(&mut j), before);
+        assert_eq!((j.is_broken(), j.append(&[record(3)]).is_err()), (after, after));
+    }
+}
+
+#[test]
+fn a_closed_journal_is_not_locked_by_a_process_that_is_being_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let j = Journal::open(dir.path(), true, |_| Ok(())).unwrap();
+    // As a fork leaves it until the child executes.
+    let duplicate = j.lock.try_clone().unwrap();
+    assert!(refusal(dir.path()).contains("another server"));
+    drop(j);
+    drop(open(dir.path(), true).unwrap());
+    drop(duplicate);
 }
