@@ -24,7 +24,9 @@ pub struct ApiServer(pub(crate) Arc<State>);
 pub(crate) struct State {
     pub(crate) config: Config,
     pub(crate) store: Store,
-    /// Addresses and ports given to Services. Locked only inside a store transaction.
+    /// Addresses and ports given to Services. They are given and given back only inside a store
+    /// transaction; what is read outside of one may be old already. The store is never asked
+    /// while this is locked.
     pub(crate) pools: Mutex<Pools>,
     pub(crate) auth: Authenticator,
     pub(crate) shutdown: CancellationToken,

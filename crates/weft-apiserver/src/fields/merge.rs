@@ -2,6 +2,7 @@
 
 use super::{Element, FieldSet, set::item_key};
 use serde_json::Value;
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 use weft_kinds::schema::{Field, ListType, Shape, Type};
 
 /// The live object with what is applied.
@@ -52,14 +53,25 @@ fn merge_list(field: &Field, kind: Option<&Type>, old: &[Value], new: &[Value]) 
     let mut out = old.to_vec();
     match (&field.list, kind) {
         (ListType::Set, _) => {
-            out.extend(new.iter().filter(|v| !old.contains(v)).cloned());
+            let known: HashSet<&Value> = old.iter().collect();
+            out.extend(new.iter().filter(|v| !known.contains(v)).cloned());
         }
         (ListType::Map(keys), Some(kind)) => {
+            let mut places = HashMap::with_capacity(old.len());
+            for (i, item) in old.iter().enumerate() {
+                // Of several with one key, the first is merged.
+                places.entry(item_key(keys, item)).or_insert(i);
+            }
             for item in new {
-                let key = item_key(keys, item);
-                match out.iter_mut().find(|o| item_key(keys, o) == key) {
-                    Some(o) => *o = merge(kind, o, item),
-                    None => out.push(item.clone()),
+                match places.entry(item_key(keys, item)) {
+                    Entry::Occupied(at) => {
+                        let at = *at.get();
+                        out[at] = merge(kind, &out[at], item);
+                    }
+                    Entry::Vacant(at) => {
+                        at.insert(out.len());
+                        out.push(item.clone());
+                    }
                 }
             }
         }

@@ -53,6 +53,26 @@ fn keyed_items_are_merged_and_removed() {
 }
 
 #[test]
+fn many_keyed_items_keep_their_places() {
+    let names = |names: &mut dyn Iterator<Item = usize>| {
+        let items: Vec<Value> = names.map(|n| json!({"name": n.to_string()})).collect();
+        json!({"spec": {"template": {"spec": {"containers": items}}}})
+    };
+    let live = names(&mut (0..20_000));
+    let applied = names(&mut (10_000..30_000).rev());
+    let merged = merge(deployment(), &live, &applied);
+    assert_eq!(merged, names(&mut (0..20_000).chain((20_000..30_000).rev())));
+    // Of several live items with one key, the first is merged; an applied one is not added twice.
+    let of = |items: Value| json!({"spec": {"template": {"spec": {"containers": items}}}});
+    let live = of(json!([{"name": "a", "image": "1"}, {"name": "a", "image": "2"}]));
+    let applied =
+        of(json!([{"name": "a", "tty": true}, {"name": "b"}, {"name": "b", "tty": true}]));
+    let expected = json!([{"name": "a", "image": "1", "tty": true}, {"name": "a", "image": "2"},
+        {"name": "b", "tty": true}]);
+    assert_eq!(merge(deployment(), &live, &applied), of(expected));
+}
+
+#[test]
 fn an_emptied_map_goes() {
     let mut d = json!({"metadata": {"name": "d", "labels": {"a": "b"}}, "spec": {}});
     let set = FieldSet::of(deployment(), &d);
