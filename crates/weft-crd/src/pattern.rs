@@ -111,17 +111,13 @@ fn translate(source: &str) -> String {
             }
             '[' => {
                 // A named class, or the character.
-                if chars.peek() == Some(&':') {
-                    let rest: String = chars.clone().take_while(|c| *c != ']').collect();
-                    if rest.ends_with(':') && rest.len() > 1 {
-                        out.push('[');
-                        out.push_str(&rest);
-                        out.push(']');
-                        for _ in 0..=rest.chars().count() {
-                            chars.next();
-                        }
-                        continue;
-                    }
+                if let Some(name) = named_class(chars.clone()) {
+                    out.push_str("[:");
+                    out.push_str(&name);
+                    out.push_str(":]");
+                    // The colons and the bracket.
+                    chars.nth(name.chars().count() + 2);
+                    continue;
                 }
                 out.push_str(r"\[");
             }
@@ -137,7 +133,6 @@ fn translate(source: &str) -> String {
             // `--` would be a difference; a single one is a range or the character.
             '-' if class && chars.peek() == Some(&'-') => out.push_str(r"\-"),
             '{' if !class && !repetition(chars.clone()) => out.push_str(r"\{"),
-            '}' if !class && !closes(&out) => out.push_str(r"\}"),
             other => out.push(other),
         }
     }
@@ -159,14 +154,14 @@ fn repetition(mut chars: std::iter::Peekable<std::str::Chars<'_>>) -> bool {
     chars.next() == Some('}')
 }
 
-/// Whether a `}` here closes something that was opened: a repetition or `\p{…}`, `\x{…}`.
-fn closes(out: &str) -> bool {
-    let Some(open) = out.rfind('{') else { return false };
-    if out[open..].contains('}') {
-        return false;
+/// The name, if `:name:]` follows.
+fn named_class(mut chars: std::iter::Peekable<std::str::Chars<'_>>) -> Option<String> {
+    chars.next_if_eq(&':')?;
+    let mut name = String::new();
+    while let Some(c) = chars.next_if(|c| !matches!(c, ':' | ']')) {
+        name.push(c);
     }
-    let before = &out[..open];
-    !before.ends_with('\\') || before.ends_with(r"\\")
+    (chars.next() == Some(':') && chars.next() == Some(']')).then_some(name)
 }
 
 #[cfg(test)]
@@ -190,6 +185,8 @@ mod tests {
         assert!(matches(r"^[a&&b]+$", "a&b"));
         assert!(matches(r"^[!#$%&'*+.^_`|~0-9a-zA-Z-]+$", "a~~b&&c--"));
         assert!(matches(r"^[[:alpha:]]+$", "ab") && !matches(r"^[[:alpha:]]+$", "a1"));
+        assert!(matches(r"^[[:^alpha:]x]+$", "1x") && matches(r"^[[:]+$", "[:"));
+        assert!(matches(r"^[[:a[:digit:]]+$", "[:a1") && !matches(r"^[[:a[:digit:]]+$", "d"));
         assert!(matches(r"^[a-z--9]+$", "b-5") || compile(r"^[a-z--9]+$").is_ok());
     }
 
@@ -198,6 +195,7 @@ mod tests {
         assert!(matches(r"^{a}$", "{a}") && matches(r"^a{2}$", "aa") && matches(r"^a{1,}$", "aaa"));
         assert!(matches(r"^\Qa.b\E$", "a.b") && !matches(r"^\Qa.b\E$", "axb"));
         assert!(matches(r"^\p{L}+$", "é"));
+        assert!(matches(r"^}a{2}}[{]}$", "}aa}{}") && matches(r"^[}]\}\x{41}}$", "}}A}"));
     }
 
     #[test]

@@ -249,6 +249,23 @@ fn sets_and_keys_are_unique() {
     );
 }
 
+#[test]
+fn findings_are_bounded_and_the_first_ones_are_told() {
+    let s = schema(
+        json!({"type": "array", "items": {"allOf": [{"type": "string"}], "type": "string"}}),
+    );
+    let found = told(&s, &json!(vec![7; 100_000]));
+    assert_eq!(found.len(), 1000);
+    assert!(found[0].starts_with("[0]: Invalid value"), "{}", found[0]);
+}
+
+#[test]
+fn items_are_unique_whatever_the_order_of_their_members() {
+    let s = schema(json!({"type": "array", "uniqueItems": true}));
+    assert!(told(&s, &json!([1, "1", {"a": 1, "b": 2}, {"a": 2, "b": 1}, [1]])).is_empty());
+    assert_eq!(told(&s, &json!([{"a": 1, "b": 2}, {"b": 2, "a": 1}])).len(), 1);
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

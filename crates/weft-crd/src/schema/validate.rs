@@ -3,6 +3,7 @@
 use super::{Additional, Schema, Types, Values, correlate::OldItems};
 use crate::{Violation, ViolationKind as Kind, format::go_float, path::Path};
 use serde_json::{Map, Number, Value};
+use std::collections::HashSet;
 
 /// Findings of one object; more help nobody.
 const FINDINGS_MAX: usize = 1000;
@@ -35,7 +36,6 @@ impl Schema {
         }
         let mut worded = Out { prefix, ..Out::default() };
         node(self, value, old, &Path::ROOT, &mut worded);
-        worded.found.truncate(FINDINGS_MAX);
         out.append(&mut worded.found);
     }
 }
@@ -43,7 +43,18 @@ impl Schema {
 impl Out<'_> {
     /// Whether to go on.
     fn done(&self) -> bool {
-        self.probe && self.failed
+        if self.probe { self.failed } else { self.full() }
+    }
+
+    /// Findings that come later are not told.
+    fn full(&self) -> bool {
+        self.found.len() >= FINDINGS_MAX
+    }
+
+    fn add(&mut self, violation: Violation) {
+        if !self.full() && !self.found.contains(&violation) {
+            self.found.push(violation);
+        }
     }
 
     fn field(&self, name: &str) -> String {
@@ -63,15 +74,12 @@ impl Out<'_> {
         detail: impl FnOnce(&str) -> String,
     ) {
         self.failed = true;
-        if self.probe {
+        if self.probe || self.full() {
             return;
         }
         let name = path.to_string();
         let (field, detail) = (self.field(&name), detail(&name));
-        let violation = Violation::new(kind, field, value(), detail);
-        if !self.found.contains(&violation) {
-            self.found.push(violation);
-        }
+        self.add(Violation::new(kind, field, value(), detail));
     }
 
     fn invalid(&mut self, path: &Path<'_>, value: impl Into<Value>, why: &str) {
@@ -101,12 +109,9 @@ impl Out<'_> {
     /// A finding about alternatives, which names the object as a whole as its field.
     fn composite(&mut self, path: &Path<'_>, why: &str) {
         self.failed = true;
-        if !self.probe {
+        if !self.probe && !self.full() {
             let detail = format!("{:?} {why}", path.to_string());
-            let violation = Violation::invalid(self.prefix, "", detail);
-            if !self.found.contains(&violation) {
-                self.found.push(violation);
-            }
+            self.add(Violation::invalid(self.prefix, "", detail));
         }
     }
 }
@@ -262,7 +267,7 @@ fn best(
     path: &Path<'_>,
     out: &mut Out<'_>,
 ) -> usize {
-    if out.probe {
+    if out.probe || out.full() {
         return 0;
     }
     let mut best: Option<(usize, Vec<Violation>)> = None;
@@ -274,11 +279,7 @@ fn best(
         }
     }
     let Some((count, found)) = best else { return 0 };
-    for violation in found {
-        if !out.found.contains(&violation) {
-            out.found.push(violation);
-        }
-    }
+    found.into_iter().for_each(|violation| out.add(violation));
     count
 }
 
@@ -427,7 +428,8 @@ fn array(
     if let Some(most) = values.max_items.filter(|most| len > *most) {
         out.too_many(path, items.len(), most);
     }
-    if values.unique_items && items.iter().enumerate().any(|(i, v)| items[..i].contains(v)) {
+    let mut seen = HashSet::new();
+    if values.unique_items && !items.iter().all(|item| seen.insert(item)) {
         out.push(
             path,
             Kind::Invalid,
