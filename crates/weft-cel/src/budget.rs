@@ -53,7 +53,7 @@ impl Default for Budget {
 
 /// Elements that comparisons and walks may visit in one evaluation. Cost does not see inside of
 /// lists of lists; values that share their parts can be walked for ever.
-const VISITS_MAX: u64 = 20 * CALL_LIMIT;
+pub(crate) const VISITS_MAX: u64 = 20 * CALL_LIMIT;
 /// Patterns that one evaluation compiles at the price of cel-go; further ones cost more.
 const PATTERNS_FREE: usize = 8;
 /// What each further one costs: it takes up to milliseconds.

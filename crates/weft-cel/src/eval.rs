@@ -371,7 +371,7 @@ impl<'a> Run<'a> {
             RegexCall::Matches => Ok(Value::Bool(regex.is_match(text))),
             RegexCall::Find => Ok(library::strings::found(regex, text)),
             RegexCall::FindAll => {
-                library::strings::all_found(&self.meter, regex, text, limit.as_ref())
+                library::strings::all_found(&mut self.meter, regex, text, limit.as_ref())
             }
         }
     }

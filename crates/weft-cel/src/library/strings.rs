@@ -22,10 +22,14 @@ fn part<'a>(text: &Str<'a>, from: usize, to: usize) -> Value<'a> {
     }
 }
 
+/// Bytes of text that are searched in the time of a visit.
+const SEARCHED_PER_VISIT: usize = 16;
+
 /// The byte offset of a character, or of the end.
 fn offset(text: &str, chars: usize) -> Option<usize> {
-    if text.is_ascii() {
-        return (chars <= text.len()).then_some(chars);
+    // No more is looked at than what is before the character.
+    if text.as_bytes().get(..chars)?.is_ascii() {
+        return Some(chars);
     }
     text.char_indices().map(|(at, _)| at).chain([text.len()]).nth(chars)
 }
@@ -64,7 +68,7 @@ pub(crate) fn found<'a>(regex: &Regex, text: &Str<'a>) -> Value<'a> {
 
 /// All matches, or the first ones; a negative limit is none.
 pub(crate) fn all_found<'a>(
-    meter: &Meter,
+    meter: &mut Meter,
     regex: &Regex,
     text: &Str<'a>,
     limit: Option<&Value<'a>>,
@@ -78,6 +82,9 @@ pub(crate) fn all_found<'a>(
     for found in regex.find_iter(text).take(limit) {
         meter.room_for(items.len() as u64)?;
         items.push(part(text, found.start(), found.end()));
+        // The cost of the call pays for going through the text once. How far a search looks
+        // beyond its match is not known: perhaps to the end, for each match anew.
+        meter.burn(((text.len() - found.end()) / SEARCHED_PER_VISIT) as u64)?;
     }
     Value::list(items)
 }
@@ -104,9 +111,11 @@ pub(crate) fn find_all<'a>(meter: &mut Meter, args: &[Value<'a>]) -> Evaluated<'
     all_found(meter, &pattern.regex, text, args.get(2))
 }
 
-pub(crate) fn char_at<'a>(_: &mut Meter, args: &[Value<'a>]) -> Evaluated<'a> {
+pub(crate) fn char_at<'a>(meter: &mut Meter, args: &[Value<'a>]) -> Evaluated<'a> {
     let [Value::String(text), Value::Int(index)] = args else { return mismatch() };
     let at = usize::try_from(*index).map_err(|_| out_of_range(*index))?;
+    // The cost of the call is 1, however far the character is.
+    meter.burn((at.min(text.len()) / SEARCHED_PER_VISIT) as u64)?;
     let from = offset(text, at).ok_or_else(|| out_of_range(*index))?;
     let len = text[from..].chars().next().map_or(0, char::len_utf8);
     Ok(part(text, from, from + len))
@@ -619,4 +628,54 @@ fn shown_map(map: &Map<'_>, meter: &mut Meter) -> Result<String, EvalError> {
     entries.sort();
     let entries: Vec<String> = entries.into_iter().map(|(k, v)| format!("{k}:{v}")).collect();
     Ok(format!("{{{}}}", entries.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::VISITS_MAX;
+
+    /// Calls with what is left of a budget.
+    fn call(
+        function: fn(&mut Meter, &[Value<'static>]) -> Evaluated<'static>,
+        left: u64,
+        args: &[Value<'static>],
+    ) -> Evaluated<'static> {
+        let mut meter = Meter::default();
+        meter.burn(VISITS_MAX - left).unwrap();
+        function(&mut meter, args)
+    }
+
+    #[test]
+    fn searching_text_again_and_again_is_not_free() {
+        let text = Value::str("A".repeat(1600));
+        let refused = |result| matches!(result, Err(EvalError::CallLimit));
+        // Each match is known only at the end of the text.
+        let args = [text.clone(), Value::str(".*[^A-Z]|[A-Z]")];
+        assert!(refused(call(find_all, 1000, &args)));
+        assert!(call(find_all, VISITS_MAX, &args).is_ok());
+        let args = [text.clone(), Value::str("A+")];
+        assert!(call(find_all, 0, &args).is_ok(), "one match is paid for");
+        let args = [text.clone(), Value::Int(1500)];
+        assert!(refused(call(char_at, 50, &args)) && call(char_at, 100, &args).is_ok());
+        let args = [text, Value::Int(i64::MAX)];
+        assert!(call(char_at, 100, &args).is_err_and(|e| !refused(Err(e))));
+    }
+
+    #[test]
+    fn positions_count_characters() {
+        for (text, chars, wanted) in [
+            ("ab", 2, Some(2)),
+            ("ab", 3, None),
+            ("ab\u{e9}c", 2, Some(2)),
+            ("ab\u{e9}c", 3, Some(4)),
+            ("ab\u{e9}c", 4, Some(5)),
+            ("ab\u{e9}c", 5, None),
+            ("\u{e9}\u{e9}", 2, Some(4)),
+            ("\u{e9}\u{e9}", 3, None),
+            ("", 0, Some(0)),
+        ] {
+            assert_eq!(offset(text, chars), wanted, "{text} {chars}");
+        }
+    }
 }
