@@ -4,7 +4,7 @@
 //! has grown too long begins anew; what matters of it is its end.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;
 use std::sync::Mutex;
 
@@ -49,8 +49,9 @@ impl Write for Bounded {
         if self.unchecked >= CHECK_BYTES {
             self.unchecked = 0;
             if file.metadata()?.len() >= LOG_BYTES_MAX {
-                // Opened for appending: the next write is at the new end.
                 file.set_len(0)?;
+                // Unless it was opened for appending, the next write would be far behind the end.
+                file.rewind()?;
                 file.write_all(b"(the log was full and begins anew)\n")?;
             }
         }
@@ -68,18 +69,22 @@ mod tests {
 
     #[test]
     fn a_full_log_begins_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let file = File::options().create(true).append(true).open(&path).unwrap();
-        let mut log = Bounded { file: Some(file), unchecked: 0 };
-        let line = [b'x'; 1024];
-        for _ in 0..(LOG_BYTES_MAX + 2 * CHECK_BYTES) / 1024 {
-            log.write_all(&line).unwrap();
-            assert!(std::fs::metadata(&path).unwrap().len() <= LOG_BYTES_MAX + CHECK_BYTES);
+        // As after `2>>log` and after `2>log`.
+        for append in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("log");
+            let file = File::options().create(true).write(true).append(append).open(&path).unwrap();
+            let mut log = Bounded { file: Some(file), unchecked: 0 };
+            let line = [b'x'; 1024];
+            for _ in 0..(LOG_BYTES_MAX + 2 * CHECK_BYTES) / 1024 {
+                log.write_all(&line).unwrap();
+                assert!(std::fs::metadata(&path).unwrap().len() <= LOG_BYTES_MAX + CHECK_BYTES);
+            }
+            log.write_all(b"last\n").unwrap();
+            let text = std::fs::read(&path).unwrap();
+            assert!(text.starts_with(b"(the log was full"), "it was emptied");
+            assert!(text.len() < LOG_BYTES_MAX as usize && text.ends_with(b"last\n"));
+            assert!(!text.contains(&0), "it has no hole");
         }
-        log.write_all(b"last\n").unwrap();
-        let text = std::fs::read(&path).unwrap();
-        assert!(text.starts_with(b"(the log was full"), "it was emptied");
-        assert!(text.len() < LOG_BYTES_MAX as usize && text.ends_with(b"last\n"));
     }
 }
