@@ -55,6 +55,15 @@ pub struct Rules {
     pub routers: Vec<IpAddr>,
 }
 
+impl Rules {
+    fn differs_in_cluster_only(&self, other: &Self) -> bool {
+        // All fields are named, so that a new one is not forgotten.
+        let Self { services, masquerade, cluster: _, tunnel_port, routers } = self;
+        (services, masquerade, tunnel_port, routers)
+            == (&other.services, &other.masquerade, &other.tunnel_port, &other.routers)
+    }
+}
+
 /// A base chain: name, type, hook, priority.
 struct Chain<'a>(&'a str, &'static str, u32, i32);
 
@@ -85,6 +94,7 @@ const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
 const NFT_MSG_NEWSET: u16 = 9;
 const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_DELSETELEM: u16 = 14;
 const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
@@ -138,7 +148,6 @@ const NFT_SET_INTERVAL: u32 = 4;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const NFTA_SET_ELEM_LIST_SET_ID: u16 = 4;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
@@ -328,21 +337,23 @@ fn untracked_tunnel(chain: &Chain<'_>, port: u16) -> Message {
     })
 }
 
-/// First addresses and, where there is one, addresses after the last, of the ranges that
-/// `nets` of one version cover; neither overlapping nor adjacent.
-fn ranges(ip: Ip, nets: &[IpNet]) -> Vec<(u128, Option<u128>)> {
+/// The first address and, where there is one, the address after the last.
+type Range = (u128, Option<u128>);
+
+/// The ranges that `nets` of one version cover, sorted; neither overlapping nor adjacent.
+fn ranges(ip: Ip, nets: &[IpNet]) -> Vec<Range> {
     let number = |a: IpAddr| match a {
         IpAddr::V4(a) => u128::from(u32::from(a)),
         IpAddr::V6(a) => u128::from(a),
     };
     let last = if ip == IPV4 { u128::from(u32::MAX) } else { u128::MAX };
     let of_version = nets.iter().filter(|n| Ip::of(n) == ip);
-    let mut all: Vec<(u128, Option<u128>)> = of_version
+    let mut all: Vec<Range> = of_version
         .map(|n| (number(n.network()), number(n.broadcast())))
         .map(|(from, to)| (from, (to < last).then(|| to + 1)))
         .collect();
     all.sort_unstable();
-    let mut merged: Vec<(u128, Option<u128>)> = Vec::new();
+    let mut merged: Vec<Range> = Vec::new();
     for (from, end) in all {
         match merged.last_mut() {
             Some((_, top)) if top.is_none_or(|t| from <= t) => {
@@ -365,17 +376,36 @@ fn cluster_set(ip: Ip, nets: &[IpNet]) -> Vec<Message> {
         .attr_be32(NFTA_SET_KEY_LEN, ip.len)
         .attr_be32(NFTA_SET_ID, id);
     let mut messages = vec![set];
+    messages.extend(cluster_elements(NFT_MSG_NEWSETELEM, ip, ranges(ip, nets)));
+    messages
+}
+
+/// From one set of the cluster's addresses to another: the ranges that differ.
+fn change_cluster(ip: Ip, old: &[IpNet], new: &[IpNet]) -> Vec<Message> {
+    let (old, new) = (ranges(ip, old), ranges(ip, new));
+    let lacks = |all: &[Range], r: &Range| all.binary_search(r).is_err();
+    let gone = old.iter().filter(|r| lacks(&new, r)).copied();
+    let added = new.iter().filter(|r| lacks(&old, r)).copied();
+    // What is gone goes first: the kernel refuses ranges that overlap.
+    let mut messages = cluster_elements(NFT_MSG_DELSETELEM, ip, gone);
+    messages.extend(cluster_elements(NFT_MSG_NEWSETELEM, ip, added));
+    messages
+}
+
+/// Messages that store (or delete) ranges of the set of the cluster's addresses.
+fn cluster_elements(kind: u16, ip: Ip, ranges: impl IntoIterator<Item = Range>) -> Vec<Message> {
     // An interval is two elements: where it begins, and where something else begins.
-    let elements: Vec<(u128, bool)> = ranges(ip, nets)
+    let elements: Vec<(u128, bool)> = ranges
         .into_iter()
         .flat_map(|(from, end)| [Some((from, false)), end.map(|e| (e, true))])
         .flatten()
         .collect();
+    let flags = if kind == NFT_MSG_NEWSETELEM { NLM_F_CREATE } else { 0 };
+    let mut messages = Vec::new();
     for chunk in elements.chunks(ELEMENTS_MAX) {
-        let mut m = message(NFT_MSG_NEWSETELEM, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+        let mut m = message(kind, NFPROTO_INET, flags | NLM_F_ACK);
         m.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE)
-            .attr_str(NFTA_SET_ELEM_LIST_SET, name)
-            .attr_be32(NFTA_SET_ELEM_LIST_SET_ID, id)
+            .attr_str(NFTA_SET_ELEM_LIST_SET, ip.set.0)
             .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
                 for (key, end) in chunk {
                     let bytes = key.to_be_bytes();
@@ -397,7 +427,7 @@ fn cluster_set(ip: Ip, nets: &[IpNet]) -> Vec<Message> {
 /// Makes the table of the calling thread's namespace do what `rules` say, without entrances,
 /// in place of what was in it before; one atomic transaction.
 pub fn replace(rules: &Rules) -> Result<()> {
-    table::write(rules, &nat::Content::default())
+    table::write(rules, &nat::Content::default(), ruleset::STICKY_MAX)
 }
 
 /// Removes the table from the calling thread's namespace; an absent one is fine.

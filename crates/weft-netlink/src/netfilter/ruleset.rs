@@ -11,7 +11,6 @@ use super::{
 };
 
 const NFT_MSG_DELCHAIN: u16 = 5;
-const NFT_MSG_DELSETELEM: u16 = 14;
 const NFTA_SET_DATA_TYPE: u16 = 6;
 const NFTA_SET_DATA_LEN: u16 = 7;
 const NFTA_SET_DESC: u16 = 9;
@@ -26,7 +25,7 @@ const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 const TYPE_MARK: u32 = 19;
 /// Clients × entrances with session affinity.
-const STICKY_MAX: u32 = 65_536;
+pub(super) const STICKY_MAX: u32 = 65_536;
 
 /// A chain that is entered from others.
 fn plain_chain(name: &str) -> Message {
@@ -56,7 +55,13 @@ fn joined(types: &[u32]) -> u32 {
     types.iter().fold(0, |all, t| all << 6 | t)
 }
 
-fn new_set(name: &str, id: u32, flags: u32, key: (u32, u32), data: Option<(u32, u32)>) -> Message {
+/// `size`: how many elements fit; `None` for any number.
+fn new_set(
+    name: &str,
+    (id, flags, size): (u32, u32, Option<u32>),
+    key: (u32, u32),
+    data: Option<(u32, u32)>,
+) -> Message {
     let mut m = message(NFT_MSG_NEWSET, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
     m.attr_str(NFTA_SET_TABLE, TABLE)
         .attr_str(NFTA_SET_NAME, name)
@@ -66,9 +71,9 @@ fn new_set(name: &str, id: u32, flags: u32, key: (u32, u32), data: Option<(u32, 
     if let Some((kind, len)) = data {
         m.attr_be32(NFTA_SET_DATA_TYPE, kind).attr_be32(NFTA_SET_DATA_LEN, len);
     }
-    if flags & NFT_SET_EVAL != 0 {
+    if let Some(size) = size {
         m.nest(NFTA_SET_DESC, |d| {
-            d.attr_be32(NFTA_SET_DESC_SIZE, STICKY_MAX);
+            d.attr_be32(NFTA_SET_DESC_SIZE, size);
         });
     }
     m.attr_be32(NFTA_SET_ID, id);
@@ -76,7 +81,7 @@ fn new_set(name: &str, id: u32, flags: u32, key: (u32, u32), data: Option<(u32, 
 }
 
 /// All maps and sets, empty.
-pub(super) fn sets() -> Vec<Message> {
+pub(super) fn sets(sticky_max: u32) -> Vec<Message> {
     let mut messages = Vec::new();
     let mut id = 10;
     let mut next = || {
@@ -98,13 +103,13 @@ pub(super) fn sets() -> Vec<Message> {
             Map::Members(ip) => ((joined(&[ip.set.2, TYPE_PORT, TYPE_MARK]), ip.len + 8), None),
             Map::Hairpin(ip) => ((joined(&[ip.set.2, ip.set.2]), ip.len * 2), None),
         };
-        messages.push(new_set(&map.name(), next(), 0, key, data));
+        messages.push(new_set(&map.name(), (next(), 0, None), key, data));
     }
     for ip in [IPV4, IPV6] {
         let key = joined(&[ip.set.2, ip.set.2, TYPE_PROTOCOL, TYPE_PORT]);
         let data = (joined(&[ip.set.2, TYPE_PORT]), ip.len + 4);
-        let flags = NFT_SET_TIMEOUT | NFT_SET_EVAL;
-        messages.push(new_set(sticky_name(ip), next(), flags, (key, ip.len * 2 + 8), Some(data)));
+        let what = (next(), NFT_SET_TIMEOUT | NFT_SET_EVAL, Some(sticky_max));
+        messages.push(new_set(sticky_name(ip), what, (key, ip.len * 2 + 8), Some(data)));
     }
     messages
 }
@@ -173,17 +178,25 @@ fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32) -> Vec<Message> {
             expr::to_target(list, ip, value);
         }));
     }
-    rules.push(rule_of(chain, ip, |list| {
-        expr::end_to(list, ip, w, false);
-        expr::find(list, &Map::Frontends(ip).name(), w, Some(value));
-        expr::random_to(list, value + 2, count);
-        expr::find(list, &slots, value + 1, Some(value));
-        if timeout_s > 0 {
-            expr::address_to(list, ip, 0, true);
-            expr::remember(list, sticky_name(ip), 0, value, timeout_s);
-        }
-        expr::to_target(list, ip, value);
-    }));
+    let mut any = |remembered: bool| {
+        rules.push(rule_of(chain, ip, |list| {
+            expr::end_to(list, ip, w, false);
+            expr::find(list, &Map::Frontends(ip).name(), w, Some(value));
+            expr::random_to(list, value + 2, count);
+            expr::find(list, &slots, value + 1, Some(value));
+            if remembered {
+                expr::address_to(list, ip, 0, true);
+                expr::remember(list, sticky_name(ip), 0, value, timeout_s);
+            }
+            expr::to_target(list, ip, value);
+        }));
+    };
+    if timeout_s > 0 {
+        any(true);
+    }
+    // Where there is no room to remember, the rule above ends before it translates: better
+    // served by any target than not at all.
+    any(false);
     rules
 }
 

@@ -9,7 +9,7 @@ use super::{
 use std::collections::BTreeSet;
 
 /// What a change did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Applied {
     /// Whether the whole table was written anew.
     pub whole: bool,
@@ -17,20 +17,38 @@ pub struct Applied {
     pub elements: usize,
     /// UDP flows that led to what is no target any more, and were forgotten.
     pub flows: usize,
+    /// Why such flows may still be there; the next call tries again. The table is as it shall
+    /// be all the same: a kernel without the interface to its connection table never forgets.
+    pub not_forgotten: Option<Error>,
 }
 
 /// The table of one namespace. All calls must come from threads inside it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
     /// What was asked for last.
     rules: Option<Rules>,
     nat: Option<Nat>,
+    /// Whether this has written anything, or failed to: a table that is there is no earlier
+    /// process's then.
+    tried: bool,
     /// What the kernel has; `None` before the first time, and after a failure.
     written: Option<(Rules, Content)>,
     /// The entrances that the connection table was last compared with.
     compared: Nat,
     /// Entrances whose flows are still to be compared.
     suspects: BTreeSet<Entrance>,
+    /// How many clients are remembered, for each version.
+    sticky_max: u32,
+    /// [`conntrack::forget`].
+    forget: Forget,
+}
+
+type Forget = fn(&BTreeSet<Entrance>, &Nat, &[IpAddr]) -> Result<usize>;
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::with_sticky_max(ruleset::STICKY_MAX)
+    }
 }
 
 impl Table {
@@ -39,15 +57,38 @@ impl Table {
         Self::default()
     }
 
-    /// Sets the rules. Writes the whole table where they differ from those written, or where
-    /// the table is gone. One that an earlier process left serves on until the entrances are
-    /// known, too.
+    /// One that remembers the targets of at most so many clients × entrances of each version.
+    pub fn with_sticky_max(sticky_max: u32) -> Self {
+        Self {
+            rules: None,
+            nat: None,
+            tried: false,
+            written: None,
+            compared: Nat::default(),
+            suspects: BTreeSet::new(),
+            sticky_max,
+            forget: conntrack::forget,
+        }
+    }
+
+    /// Sets the rules. Writes the whole table where more of them than the cluster's addresses
+    /// differs from those written, or where the table is gone. One that an earlier process left
+    /// serves on until the entrances are known, too.
+    ///
+    /// Where that fails, a table that only refuses takes its place until the next call: a kernel
+    /// without NAT can still refuse.
     pub fn set_rules(&mut self, rules: &Rules) -> Result<Applied> {
         self.rules = Some(rules.clone());
-        if self.nat.is_none() && exists()? {
+        if !self.tried && self.nat.is_none() && exists()? {
             return Ok(Applied::default());
         }
-        self.bring_up()
+        let result = self.bring_up();
+        if result.is_err() {
+            self.written = None;
+            let services = rules.services.clone();
+            replace(&Rules { services, ..Rules::default() })?;
+        }
+        result
     }
 
     /// Sets the entrances. Before the first rules there is no table: they wait for it.
@@ -58,23 +99,23 @@ impl Table {
 
     fn bring_up(&mut self) -> Result<Applied> {
         let Some(rules) = self.rules.clone() else { return Ok(Applied::default()) };
+        self.tried = true;
         let none = Nat::default();
         let nat = self.nat.as_ref().unwrap_or(&none);
         // Gone until it is written: whatever fails on the way makes the next call write all.
-        let written = self.written.take().filter(|(old, _)| *old == rules);
-        let (content, whole) = match written {
-            Some((_, old)) if exists()? => {
-                let new = Content::of(nat, &old);
-                let messages = change(&old, &new, &refuge(&rules));
-                if !messages.is_empty() {
-                    commit("change nf_tables table", messages)?;
-                }
-                (new, false)
+        let changed = match self.written.take() {
+            Some(old) if old.0.differs_in_cluster_only(&rules) && exists()? => {
+                alter(&old, &rules, nat)
             }
-            _ => {
+            _ => None,
+        };
+        let whole = changed.is_none();
+        let content = match changed {
+            Some(content) => content,
+            None => {
                 let new = Content::of(nat, &Content::default());
-                write(&rules, &new)?;
-                (new, true)
+                write(&rules, &new, self.sticky_max)?;
+                new
             }
         };
         let elements = content.elements.len();
@@ -82,13 +123,36 @@ impl Table {
         self.written = Some((rules, content));
         self.suspects.extend(conntrack::suspects(&self.compared, nat));
         self.compared.clone_from(nat);
-        let mut flows = 0;
+        let mut applied = Applied { whole, elements, ..Applied::default() };
         if !self.suspects.is_empty() {
-            flows = conntrack::forget(&self.suspects, nat, &refuge)?;
-            self.suspects.clear();
+            match (self.forget)(&self.suspects, nat, &refuge) {
+                Ok(flows) => {
+                    applied.flows = flows;
+                    self.suspects.clear();
+                }
+                Err(e) => applied.not_forgotten = Some(e),
+            }
         }
-        Ok(Applied { whole, elements, flows })
+        Ok(applied)
     }
+}
+
+/// Changes the elements that differ, which leaves alone what the kernel remembers of clients.
+/// `None` where that fails: somebody else changed the table, and it has to be written anew.
+fn alter((old_rules, old): &(Rules, Content), rules: &Rules, nat: &Nat) -> Option<Content> {
+    let new = Content::of(nat, old);
+    let mut messages = Vec::new();
+    // Without masquerade there are neither maps nor sets.
+    if !rules.masquerade.is_empty() {
+        for ip in [IPV4, IPV6] {
+            messages.extend(change_cluster(ip, &old_rules.cluster, &rules.cluster));
+        }
+        messages.extend(change(old, &new, &refuge(rules)));
+    }
+    if !messages.is_empty() {
+        commit("change nf_tables table", messages).ok()?;
+    }
+    Some(new)
 }
 
 /// One address of each Service range: refused there.
@@ -97,7 +161,7 @@ pub(super) fn refuge(rules: &Rules) -> Vec<IpAddr> {
 }
 
 /// Writes the whole table, in place of what was there; one atomic transaction.
-pub(super) fn write(rules: &Rules, content: &Content) -> Result<()> {
+pub(super) fn write(rules: &Rules, content: &Content, sticky_max: u32) -> Result<()> {
     // "Add, delete, add" is the idiom for "replace": the first makes the second succeed.
     let mut messages = vec![
         table(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK),
@@ -113,7 +177,7 @@ pub(super) fn write(rules: &Rules, content: &Content) -> Result<()> {
     if !rules.masquerade.is_empty() {
         let versions = [IPV4, IPV6];
         messages.extend(versions.iter().flat_map(|ip| cluster_set(*ip, &rules.cluster)));
-        messages.extend(ruleset::sets());
+        messages.extend(ruleset::sets(sticky_max));
         messages.extend(change(&Content::default(), content, &refuge(rules)));
         messages.extend(ruleset::entrances());
         messages.push(chain(&MASQUERADE));
@@ -128,3 +192,7 @@ pub(super) fn write(rules: &Rules, content: &Content) -> Result<()> {
     }
     commit("replace nf_tables table", messages)
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -112,7 +112,10 @@ impl World {
 }
 
 fn ask_tcp(ns: &Namespace, to: &str) -> Result<String, ErrorKind> {
-    let to = SocketAddr::new(ip(to), PORT);
+    ask_tcp_at(ns, SocketAddr::new(ip(to), PORT))
+}
+
+fn ask_tcp_at(ns: &Namespace, to: SocketAddr) -> Result<String, ErrorKind> {
     netns::run_in(&ns.path, || {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
         stream.set_read_timeout(Some(Duration::from_secs(3)))?;
@@ -293,6 +296,97 @@ fn clients_stay_with_their_target() {
     }
 }
 
+/// Those who found room stay with their target, and the others are served by any.
+#[test]
+fn clients_are_served_where_no_more_can_be_remembered() {
+    if !is_root("clients_are_served_where_no_more_can_be_remembered") {
+        return;
+    }
+    let world = World::new();
+    World::serve(&world.near, "near");
+    World::serve(&world.far, "far");
+    let sticky = |sources: Option<Vec<IpNet>>| {
+        move |group| Fate::Forward { group, timeout_s: Some(600), sources: sources.clone() }
+    };
+    let mut table = Table::with_sticky_max(1);
+    world.on_node(|| table.set_rules(&rules()).expect("table"));
+    let everybody = vec![net("0.0.0.0/0"), net("::/0")];
+    for sources in [None, Some(everybody)] {
+        world.on_node(|| table.set_nat(nat_to(&[NEAR, FAR], sticky(sources))).expect("change"));
+        for node in NODE {
+            assert_eq!(spread(&world.client, node, ask_tcp).len(), 1, "{node}: first");
+            for (ns, ask) in [
+                (&world.client, ask_udp as fn(&Namespace, &str) -> _),
+                (&world.far, ask_tcp),
+                (&world.far, ask_udp),
+            ] {
+                assert_eq!(spread(ns, node, ask).len(), 2, "{node}: {}", ns.name);
+            }
+            assert_eq!(spread(&world.client, node, ask_tcp).len(), 1, "{node}: still");
+        }
+    }
+}
+
+/// A node joins, or leaves: its addresses count at once, and clients stay with their targets.
+#[test]
+fn a_change_of_the_cluster_forgets_no_client() {
+    if !is_root("a_change_of_the_cluster_forgets_no_client") {
+        return;
+    }
+    let world = World::new();
+    World::serve(&world.near, "near");
+    World::serve(&world.far, "far");
+    World::serve(&world.client, "client");
+    let sticky = |group| Fate::Forward { group, timeout_s: Some(600), sources: None };
+    let mut table = Table::new();
+    world.on_node(|| table.set_nat(nat_to(&[NEAR, FAR], sticky)).expect("waits"));
+    assert!(world.on_node(|| table.set_rules(&rules()).expect("table")).whole);
+    let chosen = || -> Vec<String> {
+        let ask = |ns, ask: fn(&Namespace, &str) -> Result<String, ErrorKind>, node| {
+            let said = ask(ns, node).expect("answer");
+            said.split(' ').next().expect("name").to_owned()
+        };
+        let clients = [&world.client, &world.near, &world.far];
+        let of = |ns| NODE.map(|node| [ask(ns, ask_tcp, node), ask(ns, ask_udp, node)]);
+        clients.into_iter().flat_map(of).flatten().collect()
+    };
+    // What the client, outside the cluster at first, sees of a pod.
+    let seen = || {
+        ["192.0.2.9", "fd02::9"].map(|client| {
+            let said = ask_tcp_at(&world.near, SocketAddr::new(ip(client), TARGET));
+            said.expect("answer")
+        })
+    };
+    let before = chosen();
+    let outside = ["client 192.0.2.1", "client fd02::1"];
+    let inside = ["client 10.7.1.2", "client fd07:1::2"];
+    assert_eq!(seen(), outside);
+    let with = |more: Vec<IpNet>| {
+        let mut rules = rules();
+        rules.cluster.extend(more);
+        rules
+    };
+    // The first takes the place of ranges that lie in it. The second is several messages.
+    let wide = with(vec![net("192.0.2.0/24"), net("fd02::/64")]);
+    let mut many: Vec<IpNet> = (0..1500u16)
+        .map(|n| IpAddr::from([10, 8 + (n >> 7) as u8, (n << 1) as u8, 0]))
+        .map(|a| IpNet::new(a, 24).expect("prefix"))
+        .collect();
+    many.extend([net("192.0.2.9/32"), net("fd02::8/125"), net("255.255.255.0/24")]);
+    for (rules, expected) in
+        [(wide, inside), (rules(), outside), (with(many), inside), (rules(), outside)]
+    {
+        let applied = world.on_node(|| table.set_rules(&rules).expect("change"));
+        assert!(!applied.whole);
+        assert_eq!(seen(), expected);
+        assert_eq!(chosen(), before);
+    }
+    // Somebody else took it away: it comes back whole, not by its differences.
+    world.on_node(|| netfilter::delete().expect("deleted"));
+    assert!(world.on_node(|| table.set_rules(&rules()).expect("again")).whole);
+    assert_eq!(seen(), outside);
+}
+
 /// A UDP socket that goes on sending moves when its target is none any more, both ways
 /// between served and refused, and when the agent was not there to see the change.
 #[test]
@@ -307,6 +401,9 @@ fn udp_flows_leave_targets_that_are_gone() {
     world.on_node(|| table.set_rules(&rules()).expect("table"));
     world.on_node(|| table.set_nat(nat_to(&[NEAR], forward)).expect("change"));
     for node in NODE {
+        // Links that are new lose the first solicitations of neighbours.
+        let up = (0..10).any(|_| ask_udp(&world.client, node).is_ok());
+        assert!(up, "{node}");
         let to = SocketAddr::new(ip(node), PORT);
         let socket = || {
             let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" });
