@@ -171,13 +171,8 @@ impl FabricStage {
             routers: tables.routers.clone(),
         };
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(e) = table.set_rules(&rules) {
-            // A kernel without NAT can still refuse.
-            let services = rules.services;
-            netfilter::replace(&netfilter::Rules { services, ..Default::default() })?;
-            return Err(e);
-        }
-        Ok(())
+        // Flows that could not be forgotten are the service stage's to tell.
+        table.set_rules(&rules).map(|_| ())
     }
 }
 
@@ -216,23 +211,18 @@ impl ServiceStage {
         self.health.send_modify(|v| {
             v.pending_since.get_or_insert_with(Instant::now);
         });
-        let mut errors = Vec::new();
-        if let Err(e) = self.open().and_then(|lb| lb.apply(&tables)) {
-            errors.push(chain(&e));
-        }
+        let sockets = self.open().and_then(|lb| lb.apply(&tables));
         // A kernel that cannot do the one may do the other.
         let nat = crate::entrance::nat(&tables, &self.node, snapshot, &mut self.groups);
         let entrances = nat.entrances.len();
-        let applied = self.table.lock().unwrap_or_else(PoisonError::into_inner).set_nat(nat);
-        if let Err(e) = applied {
-            errors.push(chain(&e));
-        }
+        let nat = self.table.lock().unwrap_or_else(PoisonError::into_inner).set_nat(nat);
+        let (applied, errors) = judge(sockets.err(), nat);
         let diagnostics: Vec<String> = tables.diagnostics.iter().map(ToString::to_string).collect();
         let fine = errors.is_empty();
         self.health.send_modify(|v| {
             v.ports = tables.health.iter().map(|(p, h)| (p.get(), h.clone())).collect();
             v.eligible = snapshot.nodes.get(&self.node).is_none_or(|n| n.eligible);
-            if fine {
+            if applied {
                 (v.pending_since, v.applied_at) = (None, Some(SystemTime::now()));
             }
         });
@@ -243,7 +233,7 @@ impl ServiceStage {
             stage.counts.insert("frontends", tables.frontends.len() as u64);
             stage.counts.insert("withoutBackends", tables.without_backends.len() as u64);
             stage.counts.insert("entrances", entrances as u64);
-            if fine {
+            if applied {
                 stage.generation = snapshot.generation.max(1);
             }
         });
@@ -267,6 +257,32 @@ impl ServiceStage {
     }
 }
 
+/// Whether the tables count as applied, and all errors of the try.
+///
+/// Some errors are about a few Services or flows while all others are served. They are the same
+/// on every node: if they made nodes unhealthy, load balancers outside would have none left, and
+/// an agent that starts anew would refuse all pods.
+fn judge(
+    sockets: Option<weft_bpf::BpfError>,
+    nat: weft_netlink::Result<netfilter::Applied>,
+) -> (bool, Vec<String>) {
+    let mut applied = true;
+    let mut errors = Vec::new();
+    if let Some(e) = sockets {
+        applied &=
+            matches!(&e, weft_bpf::BpfError::MapFull { left_out, .. } if !left_out.0.is_empty());
+        errors.push(chain(&e));
+    }
+    match nat {
+        Ok(done) => errors.extend(done.not_forgotten.map(|e| chain(&e))),
+        Err(e) => {
+            applied = false;
+            errors.push(chain(&e));
+        }
+    }
+    (applied, errors)
+}
+
 /// An error with its causes.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -280,4 +296,42 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_bpf::{BpfError, LeftOut};
+    use weft_netlink::Error;
+
+    fn full(left_out: &[&str]) -> BpfError {
+        let left_out = LeftOut(left_out.iter().map(|a| a.parse().expect("address")).collect());
+        BpfError::MapFull { map: "WEFT_SERVICES", max_entries: 1, left_out }
+    }
+
+    fn kernel() -> Error {
+        let source = std::io::Error::from_raw_os_error(libc::EINVAL);
+        Error::Kernel {
+            operation: "list",
+            object: "connection table".to_owned(),
+            detail: String::new(),
+            source,
+        }
+    }
+
+    #[test]
+    fn what_concerns_a_few_services_leaves_the_node_healthy() {
+        let fine = netfilter::Applied::default;
+        assert_eq!(judge(None, Ok(fine())), (true, Vec::new()));
+        let (applied, errors) = judge(Some(full(&["10.96.0.1:80"])), Ok(fine()));
+        assert!(applied && errors.len() == 1 && errors[0].contains("10.96.0.1:80"), "{errors:?}");
+        let done = netfilter::Applied { not_forgotten: Some(kernel()), ..fine() };
+        let (applied, errors) = judge(None, Ok(done));
+        assert!(applied && errors.len() == 1 && errors[0].contains("connection"), "{errors:?}");
+        // Where nothing is named, others may be missing, too.
+        assert!(!judge(Some(full(&[])), Ok(fine())).0);
+        assert!(!judge(Some(BpfError::Object(String::new())), Ok(fine())).0);
+        let (applied, errors) = judge(Some(full(&["10.96.0.1:80"])), Err(kernel()));
+        assert!(!applied && errors.len() == 2, "{errors:?}");
+    }
 }

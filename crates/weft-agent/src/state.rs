@@ -27,7 +27,7 @@ pub struct AppliedFabric {
 /// One stage of the reconciler, for the status.
 #[derive(Clone, Debug, Default)]
 pub struct Stage {
-    /// Generation that was applied without error; 0 for none.
+    /// Generation that was applied, as far as the kernel has room for it; 0 for none.
     pub generation: u64,
     /// Errors of the last try.
     pub errors: Vec<String>,
