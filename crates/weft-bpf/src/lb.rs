@@ -57,11 +57,12 @@ pub struct MapSizes {
 }
 
 impl Default for MapSizes {
-    /// 10,000 dual-stack Services with 10 endpoints each (20,000 frontends, 200,000 slots) and
-    /// room for one step of a change, in about 13 MB: hash maps take 16 bytes for an entry that
-    /// is not there, those that evict about 104.
+    /// 10,000 dual-stack Services with 10 endpoints each, all node ports (2,768) at an address of
+    /// each version, and as many addresses of load balancers (31,072 frontends, 310,720 slots),
+    /// and room for growth and one step of a change, in about 19 MB: hash maps take 16 bytes for
+    /// an entry that is not there, those that evict about 104.
     fn default() -> Self {
-        Self { services: 32_768, slots: 262_144, members: 65_536, sockets: 32_768, clients: 4_096 }
+        Self { services: 65_536, slots: 524_288, members: 131_072, sockets: 32_768, clients: 4_096 }
     }
 }
 

@@ -287,7 +287,7 @@ pub fn ten_thousand_services(world: &World) {
         add(&mut tables, (at.into(), 80), protocol, &backends);
     }
     let mut options = world.options();
-    options.sizes = MapSizes::default();
+    options.sizes = MapSizes { slots: 262_144, members: 65_536, ..MapSizes::default() };
     let mut lb = SocketLb::open(options.clone()).unwrap();
     let start = Instant::now();
     let stats = lb.apply(&tables).unwrap();
