@@ -39,6 +39,7 @@ const NFTA_DYNSET_SREG_KEY: u16 = 4;
 const NFTA_DYNSET_SREG_DATA: u16 = 5;
 const NFTA_DYNSET_TIMEOUT: u16 = 6;
 const NFT_DYNSET_OP_UPDATE: u32 = 1;
+const NFT_DYNSET_OP_DELETE: u32 = 2;
 
 /// NFT_REG32_00 is 8.
 fn register(word: u32) -> u32 {
@@ -156,7 +157,17 @@ pub(super) fn random_to(list: &mut Message, word: u32, modulus: u32) {
     });
 }
 
-/// Stores or refreshes an element of a dynamic map.
+/// Deletes an element of a dynamic map, if it is there; the value does not matter.
+pub(super) fn unremember(list: &mut Message, map: &str, key: u32, value: u32) {
+    expression(list, "dynset", |d| {
+        d.attr_str(NFTA_DYNSET_SET_NAME, map)
+            .attr_be32(NFTA_DYNSET_OP, NFT_DYNSET_OP_DELETE)
+            .attr_be32(NFTA_DYNSET_SREG_KEY, register(key))
+            .attr_be32(NFTA_DYNSET_SREG_DATA, register(value));
+    });
+}
+
+/// Stores an element of a dynamic map, or refreshes it, which leaves its value alone.
 pub(super) fn remember(list: &mut Message, map: &str, key: u32, value: u32, timeout_s: u32) {
     expression(list, "dynset", |d| {
         d.attr_str(NFTA_DYNSET_SET_NAME, map)

@@ -186,6 +186,8 @@ fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32) -> Vec<Message> {
             expr::find(list, &slots, value + 1, Some(value));
             if remembered {
                 expr::address_to(list, ip, 0, true);
+                // One that is there names a target that is none any more.
+                expr::unremember(list, sticky_name(ip), 0, value);
                 expr::remember(list, sticky_name(ip), 0, value, timeout_s);
             }
             expr::to_target(list, ip, value);

@@ -284,6 +284,18 @@ fn clients_stay_with_their_target() {
             assert_eq!(spread(&world.client, node, ask).len(), 1, "{node}");
         }
     }
+    // When it is none any more, they stay with another one.
+    World::serve(&world.client, "client");
+    let elsewhere = ["192.0.2.9", "fd02::9"];
+    let from = [&world.near, &world.far, &world.node];
+    world.on_node(|| table.set_nat(nat_to(&[NEAR], sticky)).expect("change"));
+    for (ns, node) in from.into_iter().flat_map(|ns| NODE.map(|node| (ns, node))) {
+        assert!(ask_tcp(ns, node).expect("answer").starts_with("near"));
+    }
+    world.on_node(|| table.set_nat(nat_to(&[FAR, elsewhere], sticky)).expect("change"));
+    for (ns, node) in from.into_iter().flat_map(|ns| NODE.map(|node| (ns, node))) {
+        assert_eq!(spread(ns, node, ask_tcp).len(), 1, "{} {node}", ns.name);
+    }
     // Whichever it was: when it is no target any more, the other one answers.
     for (target, name) in [(NEAR, "near"), (FAR, "far"), (NEAR, "near")] {
         world.on_node(|| table.set_nat(nat_to(&[target], sticky)).expect("change"));
