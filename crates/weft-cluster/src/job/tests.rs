@@ -377,3 +377,19 @@ fn another_controller_may_have_it() {
     let play = Play::new(json!({"completions": 1, "managedBy": "example.com/other"}));
     assert_eq!((play.working().len(), &play.job()["status"]), (0, &Value::Null));
 }
+
+/// More than the lists take in at once.
+#[test]
+fn many_ends_at_once_are_counted() {
+    let count = 620;
+    let mut play = Play::new(json!({"completions": count, "parallelism": count}));
+    assert_eq!(play.working().len(), count);
+    let body = json!({"status": {"phase": "Succeeded"}});
+    for (_, name) in play.working() {
+        play.bench.api.merge(Kind::Pod, NS, &name, &body);
+    }
+    play.bench.run();
+    assert_eq!(*play.status("succeeded"), count);
+    assert_eq!(play.condition("Complete"), Some(("True", "CompletionsReached")));
+    play.assert_nothing_is_tracked();
+}

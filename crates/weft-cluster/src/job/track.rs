@@ -70,9 +70,8 @@ impl Round<'_> {
         // A verdict is written before the pods that it follows from may go.
         let said = verdict.is_none_or(|verdict| self.condition(verdict.interim()).is_some());
         for pod in self.own.iter().filter(|pod| tracked(pod)) {
-            if succeeded.len() + failed.len() >= BURST {
-                break;
-            }
+            // A list that is full takes in nobody, but who is in it is let go.
+            let full = succeeded.len() + failed.len() >= BURST;
             let is_failed = self.failed(pod);
             let waits = self
                 .index(pod)
@@ -89,7 +88,7 @@ impl Round<'_> {
                     (true, None) => true,
                     (false, _) => {
                         let known = known_success.contains(uid);
-                        if !known {
+                        if !known && !full {
                             succeeded.push(uid.to_owned());
                         }
                         known
@@ -103,7 +102,7 @@ impl Round<'_> {
                 let counts = (!self.indexed() || self.index(pod).is_some())
                     && self.judge(pod) != Failure::Ignore;
                 let known = known_failure.contains(uid);
-                if counts && !known {
+                if counts && !known && !full {
                     failed.push(uid.to_owned());
                 }
                 !counts || known
