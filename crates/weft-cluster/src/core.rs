@@ -104,12 +104,14 @@ impl Core {
 
     /// One step of one watch.
     pub(crate) fn handle_change(&mut self, change: Change) {
-        let before = self.world.others_synced();
+        let (before, kinds) = (self.world.others_synced(), self.world.others_count());
         for delta in self.world.ingest(change) {
             self.note(&delta);
         }
-        // Until now some owners and dependents were not known.
-        if !before && self.world.others_synced() {
+        // Until now some owners and dependents were not known; or some are not any more, and
+        // nobody waits for those.
+        let lost = self.world.others_count() < kinds;
+        if (!before || lost) && self.world.others_synced() {
             let bound = self.world.bound();
             self.due.extend(bound.into_iter().map(|(kind, meta)| {
                 let namespace = meta.namespace.as_deref().unwrap_or_default();

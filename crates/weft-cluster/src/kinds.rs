@@ -76,7 +76,8 @@ macro_rules! kinds {
         #[allow(clippy::large_enum_variant)]
         pub(crate) enum Change {
             $($kind(watcher::Event<$kind>),)*
-            /// The server does not serve this kind: its store counts as complete and empty.
+            /// The server does not serve this kind. A store of the table counts as complete; of
+            /// any other kind nothing is known any more.
             Absent(Kind),
             Other(Kind, watcher::Event<Partial>),
             /// These are all the kinds beside those of the table.
@@ -149,6 +150,8 @@ macro_rules! kinds {
             $(pub(crate) $field: Store<$kind>,)*
             /// The kinds beside those of the table.
             others: BTreeMap<Kind, Store<Partial>>,
+            /// Those of them that discovery named last.
+            served: BTreeSet<Kind>,
             /// Whether discovery has told of them.
             discovered: bool,
         }
@@ -172,15 +175,23 @@ macro_rules! kinds {
                         match kind {
                             $(Kind::$kind => self.$field.set_synced(),)*
                             Kind::Event => {}
-                            Kind::Other(_) => return self.empty(kind),
+                            // Its objects may still be there and be served again: they are
+                            // forgotten, not gone.
+                            Kind::Other(_) => drop(self.others.remove(&kind)),
                         }
                         Vec::new()
                     }
-                    Change::Other(kind, event) => match self.others.get_mut(&kind) {
-                        Some(store) => ingest(store, event)
-                            .into_iter().map(|(old, new)| Delta::Other(kind, old, new)).collect(),
-                        None => Vec::new(),
-                    },
+                    Change::Other(kind, event) => {
+                        // It is served again.
+                        if matches!(event, watcher::Event::Init) && self.served.contains(&kind) {
+                            self.others.entry(kind).or_default();
+                        }
+                        match self.others.get_mut(&kind) {
+                            Some(store) => ingest(store, event).into_iter()
+                                .map(|(old, new)| Delta::Other(kind, old, new)).collect(),
+                            None => Vec::new(),
+                        }
+                    }
                     Change::Kinds(kinds) => {
                         self.set_others(kinds);
                         Vec::new()
@@ -402,25 +413,20 @@ impl World {
         }
     }
 
-    /// Discovery's word. The objects of a kind that is gone were told to be gone, or are when its
-    /// watch says so; until then their owners and dependents are remembered.
+    /// Discovery's word. The objects of a kind that it does not name any more may still be there:
+    /// which of them are gone, their watch told before.
     fn set_others(&mut self, kinds: Vec<Kind>) {
-        let renamed = |held: &Kind| {
-            !kinds.contains(held) && kinds.iter().any(|one| one.is(held.api_version(), held.name()))
-        };
-        self.others.retain(|held, _| !renamed(held));
         self.discovered = true;
-        for kind in kinds {
-            self.others.entry(kind).or_default();
+        self.served = kinds.into_iter().collect();
+        self.others.retain(|held, _| self.served.contains(held));
+        for kind in &self.served {
+            self.others.entry(*kind).or_default();
         }
     }
 
-    /// The API does not serve this kind any more.
-    fn empty(&mut self, kind: Kind) -> Vec<Delta> {
-        let Some(store) = self.others.get_mut(&kind) else { return Vec::new() };
-        store.begin();
-        let lost = store.finish();
-        lost.into_iter().map(|(old, new)| Delta::Other(kind, old, new)).collect()
+    /// How many kinds there are beside those of the table.
+    pub(crate) fn others_count(&self) -> usize {
+        self.others.len()
     }
 }
 

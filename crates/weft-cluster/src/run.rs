@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::Request;
 use jiff::Timestamp;
 use kube::Client;
+use kube::core::Status;
+use kube::core::response::StatusDetails;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -119,8 +121,10 @@ async fn execute(client: &Client, action: &Action) -> Outcome {
         },
         Verb::IfGone { missing, then } => {
             for owner in missing {
-                let uri = format!("{}/{}", path(owner.kind, &owner.namespace), owner.name);
-                match call(client, "GET", uri, "application/json", None).await {
+                let base = path(owner.kind, &owner.namespace);
+                let uri = format!("{base}/{}", segment(&owner.name));
+                let of = (owner.kind.plural(), owner.name.as_str());
+                match call(client, "GET", uri, of, "application/json", None).await {
                     Outcome::NotFound => {}
                     Outcome::Done(held) if held["metadata"]["uid"] != owner.uid => {}
                     Outcome::Done(_) => return Outcome::Conflict,
@@ -152,9 +156,10 @@ async fn sweep(client: &Client, namespace: &str) -> Result<bool, kube::Error> {
         for item in &items {
             if item["metadata"]["deletionTimestamp"].is_null() {
                 let name = item["metadata"]["name"].as_str().unwrap_or_default();
-                let uri = format!("{uri}/{name}");
+                let uri = format!("{uri}/{}", segment(name));
+                let of = (resource.plural.as_str(), name);
                 if let Outcome::Done(answer) =
-                    call(client, "DELETE", uri, "application/json", None).await
+                    call(client, "DELETE", uri, of, "application/json", None).await
                     && answer["metadata"]["deletionTimestamp"].is_null()
                 {
                     left -= 1;
@@ -166,7 +171,8 @@ async fn sweep(client: &Client, namespace: &str) -> Result<bool, kube::Error> {
         return Ok(false);
     }
     let uri = format!("/api/v1/namespaces/{namespace}");
-    let mut held = match call(client, "GET", uri.clone(), "application/json", None).await {
+    let of = ("namespaces", namespace);
+    let mut held = match call(client, "GET", uri.clone(), of, "application/json", None).await {
         Outcome::Done(held) => held,
         Outcome::NotFound => return Ok(true),
         _ => return Ok(false),
@@ -175,7 +181,7 @@ async fn sweep(client: &Client, namespace: &str) -> Result<bool, kube::Error> {
         finalizers.retain(|one| one != "kubernetes");
     }
     let uri = format!("{uri}/finalize");
-    let outcome = call(client, "PUT", uri, "application/json", Some(held)).await;
+    let outcome = call(client, "PUT", uri, of, "application/json", Some(held)).await;
     Ok(matches!(outcome, Outcome::Done(_) | Outcome::NotFound))
 }
 
@@ -186,13 +192,16 @@ async fn get(client: &Client, uri: &str) -> Result<Value, kube::Error> {
 
 async fn write(client: &Client, action: &Action) -> Outcome {
     let (method, uri, content, body) = request(action);
-    call(client, method, uri, content, Some(body)).await
+    let of = (action.kind.plural(), action.name.as_str());
+    call(client, method, uri, of, content, Some(body)).await
 }
 
+/// One request about the object `of` this resource and name.
 async fn call(
     client: &Client,
     method: &str,
     uri: String,
+    of: (&str, &str),
     content: &str,
     body: Option<Value>,
 ) -> Outcome {
@@ -207,7 +216,9 @@ async fn call(
         Err(_) => Outcome::Failed("the API did not answer in time".into()),
         Ok(Ok(answer)) => Outcome::Done(answer),
         Ok(Err(kube::Error::Api(status))) => match status.code {
-            404 => Outcome::NotFound,
+            404 if says_gone(&status, of) => Outcome::NotFound,
+            // Not this object but its kind is not there, for now.
+            404 => Outcome::Conflict,
             409 => Outcome::Conflict,
             _ => Outcome::Failed(status.message.clone()),
         },
@@ -215,13 +226,36 @@ async fn call(
     }
 }
 
+/// Whether an answer says that this very object is not there. A kind that is not served answers
+/// 404 as well, while its objects may be stored.
+fn says_gone(status: &Status, (plural, name): (&str, &str)) -> bool {
+    let of = |details: &StatusDetails| details.kind == plural && details.name == name;
+    status.reason == "NotFound" && status.details.as_ref().is_some_and(of)
+}
+
+/// A name as one segment of a path: those of some kinds (RBAC) may hold nearly anything.
+fn segment(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' | b':' | b'@' | b'$' | b'&' | b'+' | b'=' => {
+                out.push(byte.into());
+            }
+            _ if byte.is_ascii_alphanumeric() => out.push(byte.into()),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 /// Method, path, content type and body of a plain write.
 fn request(action: &Action) -> (&'static str, String, &'static str, Value) {
     const JSON: &str = "application/json";
     let base = path(action.kind, &action.namespace);
+    let name = segment(&action.name);
     let named = |sub: Option<&str>| match sub {
-        Some(sub) => format!("{base}/{}/{sub}", action.name),
-        None => format!("{base}/{}", action.name),
+        Some(sub) => format!("{base}/{name}/{sub}"),
+        None => format!("{base}/{name}"),
     };
     match &action.verb {
         Verb::Create(body) => ("POST", base.clone(), JSON, body.clone()),
@@ -281,5 +315,32 @@ mod tests {
         let (method, uri, _, body) = request(&Action::delete(Kind::Node, &meta));
         assert_eq!((method, uri.as_str()), ("DELETE", "/api/v1/nodes/a"));
         assert_eq!(body["preconditions"]["uid"], "u");
+    }
+
+    #[test]
+    fn any_name_is_one_segment() {
+        for (name, wanted) in [
+            ("system:node", "system:node"),
+            ("a b?c#d%2f", "a%20b%3Fc%23d%252f"),
+            ("\u{fc}/x", "%C3%BC%2Fx"),
+        ] {
+            let meta = crate::kinds::Meta { name: Some(name.into()), ..Default::default() };
+            let (_, uri, ..) = request(&Action::delete(Kind::Node, &meta));
+            assert_eq!(uri, format!("/api/v1/nodes/{wanted}"));
+            assert!(uri.parse::<http::Uri>().is_ok_and(|uri| uri.query().is_none()));
+        }
+    }
+
+    #[test]
+    fn only_the_object_itself_can_be_said_to_be_gone() {
+        let status = |details: Value| -> Status {
+            let body = json!({"code": 404, "reason": "NotFound", "details": details});
+            serde_json::from_value(body).expect("a status")
+        };
+        let of = ("widgets", "w");
+        assert!(says_gone(&status(json!({"name": "w", "kind": "widgets"})), of));
+        assert!(!says_gone(&status(json!({})), of), "the kind is not served");
+        assert!(!says_gone(&status(json!({"name": "ns", "kind": "namespaces"})), of));
+        assert!(!says_gone(&Status { code: 404, ..Status::default() }, of));
     }
 }

@@ -22,6 +22,9 @@ use crate::run::Message;
 /// First pause of a watch after an error; doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// What the watch of a kind that is not served any more has still to tell, it tells within this
+/// time: most of all that its objects went before.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Discovery is asked this often, and whenever a CustomResourceDefinition changes.
 const DISCOVER: Duration = Duration::from_secs(30);
 
@@ -41,29 +44,42 @@ pub(crate) fn spawn(client: &Client, sender: &mpsc::Sender<Message>, watches: &m
     watches.spawn(others(client.clone(), sender.clone()));
 }
 
-/// Passes on what one watch tells. Ends with the queue.
+/// How a watch ended.
+enum End {
+    /// With the queue.
+    Queue,
+    /// The kind is not served. Whether it was before.
+    Absent(bool),
+}
+
+/// Passes on what one watch tells. Ends with the queue; of a kind that is not of the table also
+/// when it is not served, since what comes then has to begin with a list.
 async fn watch<K>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
     kind: Kind,
     change: impl Fn(watcher::Event<K>) -> Change,
     changed: Option<Arc<Notify>>,
     sender: mpsc::Sender<Message>,
-) where
+) -> End
+where
     K: Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut events = std::pin::pin!(events);
     let mut pause = PAUSE;
     let mut complained = false;
+    let mut told = false;
     while let Some(event) = events.next().await {
         let message = match event {
             Ok(event) => {
                 complained = false;
+                told = true;
                 pause = PAUSE;
                 Some(change(event))
             }
-            Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))
-                if matches!(status.code, 404 | 405) =>
-            {
+            Err(
+                watcher::Error::InitialListFailed(kube::Error::Api(status))
+                | watcher::Error::WatchStartFailed(kube::Error::Api(status)),
+            ) if matches!(status.code, 404 | 405) => {
                 if !std::mem::replace(&mut complained, true) {
                     tracing::warn!(kind = kind.name(), "the API does not serve this kind");
                 }
@@ -76,20 +92,25 @@ async fn watch<K>(
                 None
             }
         };
-        let failed = !matches!(&message, Some(change) if !matches!(change, Change::Absent(_)));
+        let absent = matches!(&message, Some(Change::Absent(_)));
+        let failed = absent || message.is_none();
         if let Some(message) = message
             && sender.send(Message::Change(Box::new(message))).await.is_err()
         {
-            return;
+            return End::Queue;
         }
         if let Some(changed) = &changed {
             changed.notify_one();
+        }
+        if absent && matches!(kind, Kind::Other(_)) {
+            return End::Absent(told);
         }
         if failed {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
+    End::Queue
 }
 
 /// Watches the metadata of every kind that the table does not have, as they come and go.
@@ -105,16 +126,18 @@ async fn others(client: Client, sender: mpsc::Sender<Message>) {
                 pause = PAUSE;
                 let first = !std::mem::replace(&mut told, true);
                 let new = kinds.iter().any(|kind| !running.contains_key(kind));
-                if (new || first) && tell(&sender, Change::Kinds(kinds.clone())).await.is_err() {
-                    return;
-                }
                 let gone: Vec<Kind> =
                     running.keys().copied().filter(|kind| !kinds.contains(kind)).collect();
-                for kind in gone {
-                    running.remove(&kind).iter().for_each(AbortHandle::abort);
-                    if tell(&sender, Change::Absent(kind)).await.is_err() {
-                        return;
-                    }
+                if !gone.is_empty() {
+                    tokio::time::sleep(LAST_WORDS).await;
+                }
+                for kind in &gone {
+                    running.remove(kind).iter().for_each(AbortHandle::abort);
+                }
+                if (new || first || !gone.is_empty())
+                    && tell(&sender, Change::Kinds(kinds.clone())).await.is_err()
+                {
+                    return;
                 }
                 for kind in kinds {
                     running.entry(kind).or_insert_with(|| {
@@ -138,13 +161,27 @@ async fn tell(sender: &mpsc::Sender<Message>, change: Change) -> Result<(), ()> 
     sender.send(Message::Change(Box::new(change))).await.map_err(|_| ())
 }
 
-/// Watches the metadata of one kind. A change of a definition of custom kinds wakes discovery.
-fn metadata(
+/// Watches the metadata of one kind, again and again where it is not served for a while.
+async fn metadata(client: Client, kind: Kind, changed: Arc<Notify>, sender: mpsc::Sender<Message>) {
+    let mut pause = PAUSE;
+    while let End::Absent(told) =
+        metadata_once(client.clone(), kind, changed.clone(), sender.clone()).await
+    {
+        if told {
+            pause = PAUSE;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// One such watch. A change of a definition of custom kinds wakes discovery.
+fn metadata_once(
     client: Client,
     kind: Kind,
     changed: Arc<Notify>,
     sender: mpsc::Sender<Message>,
-) -> impl Future<Output = ()> + Send {
+) -> impl Future<Output = End> + Send {
     let (group, version) = kind.api_version().rsplit_once('/').unwrap_or(("", kind.api_version()));
     let named = GroupVersionKind::gvk(group, version, kind.name());
     let resource = ApiResource::from_gvk_with_plural(&named, kind.plural());

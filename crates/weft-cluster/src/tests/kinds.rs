@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::action::Delete;
 use crate::config::Config;
 use crate::core::Core;
 use crate::kinds::{Change, Kind, Resource};
@@ -53,8 +54,9 @@ fn owners_of_a_kind_that_comes_and_goes() {
     bench.run();
     assert!(there(&bench, "late"));
     // The kind goes, with its objects: so does what they own.
-    bench.api.objects.retain(|(kind, ..), _| *kind != widget());
-    bench.core.handle_change(Change::Absent(widget()));
+    bench.api.delete(widget(), NS, "w", &Delete::default());
+    bench.run();
+    bench.core.handle_change(Change::Kinds(Vec::new()));
     bench.run();
     assert!(!there(&bench, "late"));
     // It comes back.
@@ -65,4 +67,64 @@ fn owners_of_a_kind_that_comes_and_goes() {
     let uid = bench.api.get(widget(), NS, "w").expect("it")["metadata"]["uid"].clone();
     owned(&mut bench, "again", "w", uid.as_str().expect("a uid"));
     assert!(there(&bench, "again"));
+}
+
+/// A definition may say that its kind is not served for a while, or in another version: that
+/// deletes nobody.
+#[test]
+fn owners_of_a_kind_that_is_not_served() {
+    let other = Resource {
+        api_version: "late.example.com/v2".into(),
+        kind: "Widget".into(),
+        plural: "widgets".into(),
+        namespaced: true,
+    };
+    let other = other.intern();
+    for change in [
+        vec![Change::Absent(widget())],
+        vec![Change::Kinds(Vec::new())],
+        vec![Change::Kinds(vec![other])],
+        vec![Change::Absent(widget()), Change::Kinds(Vec::new())],
+    ] {
+        let mut bench = Bench::new(7, Config::default());
+        bench.api.create(Kind::Namespace, "", json!({"metadata": {"name": NS}}));
+        bench.api.create(widget(), NS, json!({"metadata": {"name": "w"}}));
+        bench.relist_all();
+        discover(&mut bench);
+        let uid = bench.api.get(widget(), NS, "w").expect("it")["metadata"]["uid"].clone();
+        let uid = uid.as_str().expect("a uid");
+        owned(&mut bench, "kept", "w", uid);
+        change.into_iter().for_each(|one| bench.core.handle_change(one));
+        bench.run();
+        assert!(there(&bench, "kept"));
+        // Nor does a look at it: the API does not say that the owner is gone.
+        bench.api.merge(Kind::ConfigMap, NS, "kept", &json!({"data": {"a": "b"}}));
+        bench.run();
+        assert!(there(&bench, "kept"));
+        // It is served again; now its end is the end of what it owns.
+        discover(&mut bench);
+        assert!(there(&bench, "kept"));
+        bench.api.delete(widget(), NS, "w", &Delete::default());
+        bench.run();
+        assert!(!there(&bench, "kept"));
+    }
+}
+
+/// Its watch may find out before and after discovery does.
+#[test]
+fn a_kind_that_is_served_again_is_listed_again() {
+    let mut bench = Bench::new(7, Config::default());
+    bench.api.create(Kind::Namespace, "", json!({"metadata": {"name": NS}}));
+    bench.relist_all();
+    discover(&mut bench);
+    bench.core.handle_change(Change::Absent(widget()));
+    assert!(!bench.core.world.knows(widget()));
+    assert!(bench.core.world.others_synced(), "nobody waits for what is not served");
+    bench.api.relist(widget(), &mut bench.core);
+    assert!(!bench.core.world.others_synced());
+    bench.run();
+    assert!(bench.core.world.knows(widget()));
+    bench.core.handle_change(Change::Kinds(Vec::new()));
+    bench.api.relist(widget(), &mut bench.core);
+    assert!(bench.core.world.others_synced(), "a late word of a watch that was ended");
 }

@@ -1,6 +1,6 @@
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, PersistentVolumeClaim};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
-use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::rbac::v1::{ClusterRole, Role};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
@@ -222,6 +222,79 @@ async fn custom_kinds_have_owners() {
     let mut free = widget;
     free["metadata"] = json!({"name": "free"});
     send("POST", &widgets("shop"), free).await.expect("a widget");
+    let api: Api<Namespace> = Api::all(cluster.client.clone());
+    api.delete("shop", &DeleteParams::default()).await.expect("deleted");
+    cluster
+        .until("the end of the namespace", || async {
+            api.get_opt("shop").await.expect("a get").is_none().then_some(())
+        })
+        .await;
+}
+
+/// A custom kind that is served in another version only: what its objects own stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn custom_owners_change_their_version() {
+    let cluster = Cluster::new(0).await;
+    let send = async |method: &str, uri: &str, body: Value| -> Result<Value, kube::Error> {
+        let content =
+            if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = http::Request::builder().method(method).uri(uri);
+        let request = request.header("content-type", content);
+        let request = request.body(body.to_string().into_bytes()).expect("a request");
+        cluster.client.request(request).await
+    };
+    let versions = |first: bool| {
+        let schema = json!({"openAPIV3Schema": {"type": "object"}});
+        json!([{"name": "v1", "served": first, "storage": true, "schema": schema},
+            {"name": "v2", "served": !first, "storage": false, "schema": schema}])
+    };
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "versions": versions(true),
+            "names": {"plural": "widgets", "kind": "Widget"}}});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    send("POST", definitions, definition).await.expect("a definition");
+    let make = async |version: &str, name: &str| {
+        let uri = format!("/apis/example.com/{version}/namespaces/default/widgets");
+        let version = format!("example.com/{version}");
+        let widget = json!({"apiVersion": version, "kind": "Widget", "metadata": {"name": name}});
+        let (made, _) = cluster
+            .until("the custom kind", || async { send("POST", &uri, widget.clone()).await.ok() })
+            .await;
+        let owners =
+            owner(&version, "Widget", name, made["metadata"]["uid"].as_str().map(str::to_owned));
+        cluster.create::<ConfigMap>(map(&format!("of-{name}"), owners)).await;
+        format!("{uri}/{name}")
+    };
+    let options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
+    make("v1", "stays").await;
+    // The collector knows the kind.
+    let goes = make("v1", "goes").await;
+    send("DELETE", &goes, options.clone()).await.expect("deleted");
+    gone::<ConfigMap>(&cluster, "of-goes").await;
+    let definition = format!("{definitions}/widgets.example.com");
+    let other = json!({"spec": {"versions": versions(false)}});
+    send("PATCH", &definition, other).await.expect("another version");
+    // It knows the other version.
+    let goes = make("v2", "goes").await;
+    send("DELETE", &goes, options.clone()).await.expect("deleted");
+    gone::<ConfigMap>(&cluster, "of-goes").await;
+    let maps = cluster.api::<ConfigMap>("default");
+    assert!(maps.get_opt("of-stays").await.expect("a get").is_some());
+    let stays = "/apis/example.com/v2/namespaces/default/widgets/stays";
+    send("DELETE", stays, options).await.expect("deleted");
+    gone::<ConfigMap>(&cluster, "of-stays").await;
+}
+
+/// Names of RBAC may hold nearly anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_ends_whatever_its_objects_are_called() {
+    let cluster = Cluster::new(0).await;
+    cluster.create::<Namespace>(json!({"metadata": {"name": "shop"}})).await;
+    for name in ["a b", "a?b=c", "a#b"] {
+        let role = json!({"metadata": {"name": name, "namespace": "shop"}, "rules": []});
+        cluster.create::<Role>(role).await;
+    }
     let api: Api<Namespace> = Api::all(cluster.client.clone());
     api.delete("shop", &DeleteParams::default()).await.expect("deleted");
     cluster
