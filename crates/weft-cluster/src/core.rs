@@ -54,6 +54,8 @@ struct Running {
     dirty: bool,
     conflict: bool,
     failed: bool,
+    /// Whether the owner was told that a pod could not be made: one of many refusals says it.
+    explained: bool,
 }
 
 /// See the module's header.
@@ -78,6 +80,8 @@ pub(crate) struct Core {
     notices: HashMap<Key, String>,
     /// Why the last pod of a ReplicaSet could not be made.
     refusals: HashMap<Key, String>,
+    /// How many pods the next round of a key may make, where more are missing.
+    batches: HashMap<Key, usize>,
     side: Vec<Action>,
 }
 
@@ -98,6 +102,7 @@ impl Core {
             memories: HashMap::new(),
             notices: HashMap::new(),
             refusals: HashMap::new(),
+            batches: HashMap::new(),
             side: Vec::new(),
         }
     }
@@ -211,6 +216,7 @@ impl Core {
             if let Some(at) = plan.again_at {
                 self.set_timer(key.clone(), at);
             }
+            self.start_slowly(&key, &mut plan);
             let pending = plan.actions.iter().filter(|action| !action.is_event()).count();
             if pending > 0 {
                 self.running.insert(key.clone(), Running { pending, ..Running::default() });
@@ -387,6 +393,7 @@ impl Core {
     fn finish(&mut self, key: &Key, now: Timestamp) {
         let Some(running) = self.running.remove(key) else { return };
         if running.failed || running.conflict {
+            self.batches.remove(key);
             self.hold(key, if running.failed { REFUSED_MS } else { CONFLICT_MS }, now);
         } else {
             self.failures.remove(key);
@@ -395,6 +402,21 @@ impl Core {
         }
         if running.dirty {
             self.due.insert(key.clone());
+        }
+    }
+
+    /// One pod first, then twice as many in each round that succeeds: where the API refuses them
+    /// (a quota, a policy), it is not asked hundreds of times.
+    fn start_slowly(&mut self, key: &Key, plan: &mut Plan) {
+        let most = self.batches.remove(key).unwrap_or(1);
+        let mut made = 0usize;
+        plan.actions.retain(|action| {
+            let makes = action.kind == Kind::Pod && matches!(action.verb, Verb::Create(_));
+            made += usize::from(makes);
+            !makes || made <= most
+        });
+        if made > most {
+            self.batches.insert(key.clone(), most.saturating_mul(2));
         }
     }
 
@@ -420,27 +442,33 @@ impl Core {
         self.timers.insert((at, key));
     }
 
-    /// A pod that was made or deleted is the owner's news, as `kubectl describe` shows it. Its name
-    /// is known from the answer only.
+    /// A pod (or a CronJob's Job) that was made or deleted is the owner's news, as
+    /// `kubectl describe` shows it. Its name is known from the answer only.
     fn tell_owner(&mut self, key: &Key, action: &Action, answer: &Value, now: Timestamp) {
-        if action.kind != Kind::Pod {
-            return;
-        }
-        let component = match key.controller {
-            Controller::ReplicaSet => "replicaset-controller",
-            Controller::DaemonSet => "daemonset-controller",
-            Controller::Job => "job-controller",
-            Controller::Replication => "replication-controller",
+        let component = match (key.controller, action.kind) {
+            (Controller::ReplicaSet, Kind::Pod) => "replicaset-controller",
+            (Controller::DaemonSet, Kind::Pod) => "daemonset-controller",
+            (Controller::Job, Kind::Pod) => "job-controller",
+            (Controller::Replication, Kind::Pod) => "replication-controller",
+            (Controller::StatefulSet, Kind::Pod) => "statefulset-controller",
+            (Controller::CronJob, Kind::Job) => "cronjob-controller",
             _ => return,
         };
-        let (reason, message) = match &action.verb {
+        let (reason, verb, done, name) = match &action.verb {
             Verb::Create(_) => {
                 self.refusals.remove(key);
                 let name = answer["metadata"]["name"].as_str().unwrap_or_default();
-                ("SuccessfulCreate", format!("Created pod: {name}"))
+                ("SuccessfulCreate", "create", "Created", name)
             }
-            Verb::Delete(_) => ("SuccessfulDelete", format!("Deleted pod: {}", action.name)),
+            Verb::Delete(_) => ("SuccessfulDelete", "delete", "Deleted", action.name.as_str()),
             _ => return,
+        };
+        let message = match key.controller {
+            Controller::StatefulSet => {
+                format!("{verb} Pod {name} in StatefulSet {} successful", key.name)
+            }
+            Controller::CronJob => format!("{done} job {name}"),
+            _ => format!("{done} pod: {name}"),
         };
         if let Some(meta) = self.world.metadata(key.kind, &key.namespace, &key.name) {
             let about = About { kind: key.kind, meta, component, now };
@@ -462,6 +490,11 @@ impl Core {
         else {
             return;
         };
+        if let Some(running) = self.running.get_mut(key)
+            && std::mem::replace(&mut running.explained, true)
+        {
+            return;
+        }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let Some(kind) = Kind::of(&text(&owner["apiVersion"]), &text(&owner["kind"])) else {
             return;

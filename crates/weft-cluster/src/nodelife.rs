@@ -22,6 +22,8 @@ const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const EFFECTS: [&str; 2] = ["NoSchedule", "NoExecute"];
 /// How long a pod stays on a lost node if it does not say (admission's default toleration).
 const TOLERATION_S: i64 = 300;
+/// Why such a pod ends.
+const EVICTED: &str = "DeletionByTaintManager";
 
 /// One node's readiness, taints and evictions.
 pub(crate) fn plan(world: &World, config: &Config, name: &str, now: Timestamp) -> Plan {
@@ -147,6 +149,14 @@ fn evict(world: &World, node: &Node, now: Timestamp, plan: &mut Plan) {
     for pod in on_node(world, node.name()).filter(|pod| pods::active(pod)) {
         let until = taints.iter().filter_map(|taint| tolerated_until(pod, taint)).min();
         match until {
+            Some(at) if at <= now && !pods::disrupted(pod, EVICTED) => {
+                // Before it goes: whoever counts its end reads there whose doing that was.
+                let message = "Taint manager: deleting due to NoExecute taint";
+                let condition = pods::disruption(EVICTED, message, now);
+                let body =
+                    json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
+                plan.push(Action::strategic(Kind::Pod, &pod.metadata, Some("status"), body));
+            }
             Some(at) if at <= now => {
                 plan.push(Action::delete(Kind::Pod, &pod.metadata));
                 let about = About {

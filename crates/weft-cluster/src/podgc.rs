@@ -2,6 +2,8 @@
 //! those that wait to be counted by a Job that is gone.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
 
 use crate::action::{Action, Delete, Plan};
 use crate::config::Config;
@@ -30,10 +32,9 @@ pub(crate) fn plan(
         plan.push(release);
         return plan;
     }
-    let at_once = Delete { grace_seconds: Some(0), ..Delete::default() };
     match pods::node(pod) {
         None if pod.deleting() => {
-            plan.push(Action::delete_with(Kind::Pod, &pod.metadata, at_once));
+            plan.actions.extend(end(pod, None));
         }
         Some(node) if world.nodes.get("", node).is_none() => {
             // A pod may name its node before the node has registered, and a node may come back.
@@ -41,7 +42,9 @@ pub(crate) fn plan(
             let at = missing_since.saturating_add(grace.unwrap_or(SignedDuration::MAX));
             match at.unwrap_or(Timestamp::MAX) {
                 at if at <= now => {
-                    plan.push(Action::delete_with(Kind::Pod, &pod.metadata, at_once));
+                    let message = "PodGC: node no longer exists";
+                    let condition = pods::disruption("DeletionByPodGC", message, now);
+                    plan.actions.extend(end(pod, Some(condition)));
                 }
                 at => plan.ask_again(at),
             }
@@ -49,4 +52,21 @@ pub(crate) fn plan(
         _ => {}
     }
     plan
+}
+
+/// The next step to a pod's end: no kubelet will say that it failed, so that is said here, and
+/// then it is deleted. One that only its finalizers hold was deleted before.
+fn end(pod: &Pod, condition: Option<Value>) -> Option<Action> {
+    if !pods::finished(pod) {
+        let mut body = json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Failed"}});
+        if let Some(condition) = condition {
+            body["status"]["conditions"] = json!([condition]);
+        }
+        return Some(Action::strategic(Kind::Pod, &pod.metadata, Some("status"), body));
+    }
+    if pod.deleting() && pod.metadata.deletion_grace_period_seconds == Some(0) {
+        return None;
+    }
+    let at_once = Delete { grace_seconds: Some(0), ..Delete::default() };
+    Some(Action::delete_with(Kind::Pod, &pod.metadata, at_once))
 }

@@ -8,7 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
     NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use serde_json::{Value, json};
 
 use crate::kinds::{Kind, Meta};
 use crate::store::Object;
@@ -66,6 +67,22 @@ fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, Option<Timestamp>
     let all = pod.status.as_ref()?.conditions.as_ref()?;
     let found = all.iter().find(|condition| condition.type_ == kind)?;
     Some((&found.status, found.last_transition_time.as_ref().map(|time| time.0)))
+}
+
+/// The condition that says that the pod is ended from outside.
+const DISRUPTION: &str = "DisruptionTarget";
+
+pub(crate) fn disruption(reason: &str, message: &str, now: Timestamp) -> Value {
+    json!({"type": DISRUPTION, "status": "True", "reason": reason, "message": message,
+        "lastTransitionTime": crate::action::value(&Time(now))})
+}
+
+/// Whether a pod says that it is ended from outside, and for this reason.
+pub(crate) fn disrupted(pod: &Pod, reason: &str) -> bool {
+    let mut all = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    all.any(|one| {
+        one.type_ == DISRUPTION && one.status == "True" && one.reason.as_deref() == Some(reason)
+    })
 }
 
 pub(crate) fn ready(pod: &Pod) -> bool {
@@ -181,8 +198,6 @@ pub(crate) fn rank_beside(pods: &mut [Arc<Pod>], all: &[Arc<Pod>]) {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use serde_json::json;
-
     use super::*;
 
     pub(crate) fn pod(name: &str, node: Option<&str>, phase: &str, is_ready: bool) -> Arc<Pod> {

@@ -157,9 +157,6 @@ impl<'a> Round<'a> {
         let next = !self.ordered();
         let Some(pod) = pod else {
             plan.push(self.create(number));
-            let message =
-                format!("create Pod {0}-{number} in StatefulSet {0} successful", self.set.name());
-            plan.push(Action::event(&self.about(), Severity::Normal, "SuccessfulCreate", &message));
             return next;
         };
         if pods::finished(pod) && !pod.deleting() {
@@ -196,16 +193,15 @@ impl<'a> Round<'a> {
         let missing = i64::from(self.end) - i64::from(self.first);
         let mut away = missing - i64::try_from(self.wanted.len()).unwrap_or(i64::MAX);
         away += self.wanted.values().map(|pod| i64::from(!self.healthy(pod, plan))).sum::<i64>();
-        let mut room = i64::from(self.max_unavailable()) - away;
+        let room = usize::try_from(i64::from(self.max_unavailable()) - away).unwrap_or(0);
         let from = self.first.saturating_add(self.partition());
-        for pod in self.wanted.range(from..).rev().map(|(_, pod)| pod) {
-            if room <= 0 {
-                return;
-            }
-            if !is_of(pod, &self.update) && !pod.deleting() {
-                plan.push(Action::delete(Kind::Pod, &pod.metadata));
-                room -= 1;
-            }
+        let old = self.wanted.range(from..).rev().map(|(_, pod)| pod);
+        let old = old.filter(|pod| !is_of(pod, &self.update) && !pod.deleting());
+        // Those that are away already cost nothing, and the new template may be their repair.
+        let (serving, broken): (Vec<_>, Vec<_>) = old.partition(|pod| self.healthy(pod, plan));
+        let next = broken.into_iter().chain(serving.into_iter().take(room));
+        for pod in next.take(BURST) {
+            plan.push(Action::delete(Kind::Pod, &pod.metadata));
         }
     }
 

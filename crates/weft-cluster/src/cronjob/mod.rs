@@ -87,8 +87,6 @@ impl Round<'_> {
     fn delete(&self, job: &Job, plan: &mut Plan) {
         let background = Delete { propagation: Some("Background"), ..Delete::default() };
         plan.push(Action::delete_with(Kind::Job, &job.metadata, background));
-        let message = format!("Deleted job {}", job.name());
-        self.say(Severity::Normal, "SuccessfulDelete", &message, plan);
     }
 
     /// Deletes finished Jobs beyond the limits.
@@ -192,8 +190,6 @@ impl Round<'_> {
             return;
         }
         plan.push(self.create(&name, time, &zone));
-        let message = format!("Created job {name}");
-        self.say(Severity::Normal, "SuccessfulCreate", &message, plan);
     }
 
     /// The last time of the schedule that has come since.

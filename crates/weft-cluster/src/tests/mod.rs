@@ -12,6 +12,7 @@ use crate::{deployment, job, nodelife, statefulset};
 mod endpoints;
 mod kinds;
 mod workloads;
+mod writes;
 
 /// An object of this name makes every planner panic.
 pub(crate) const POISON: &str = "poison";
@@ -137,7 +138,7 @@ fn a_stateful_set_may_have_any_size() {
         cluster.put(Kind::ControllerRevision, revision);
         let plan = statefulset::plan(&cluster.world, "ns", "s", Timestamp::UNIX_EPOCH);
         let made = of_kind(&plan, Kind::Pod);
-        assert_eq!(made.len(), if policy == "Parallel" { 250 } else { 1 });
+        assert_eq!(made.len(), if policy == "Parallel" { 500 } else { 1 });
         assert_eq!(body(made[0])["metadata"]["name"], "s-3");
         // Another template: the revision after the last.
         let mut next = workload("s", json!({"replicas": 1}));

@@ -229,3 +229,19 @@ fn ending_replicas_are_counted() {
     let status = play.status(Kind::Deployment, "web");
     assert_eq!((&status["terminatingReplicas"], &status["replicas"]), (&json!(0), &json!(1)));
 }
+
+#[test]
+fn a_broken_stateful_set_is_repaired_by_another_template() {
+    let mut play = Play::new(1);
+    let spec = json!({"replicas": 3, "podManagementPolicy": "Parallel", "serviceName": "s"});
+    play.create(Kind::StatefulSet, "s", spec);
+    assert_eq!(play.pods().len(), 3);
+    play.update(Kind::StatefulSet, "s", "two");
+    assert_eq!(play.deleting(), ["s-0", "s-1", "s-2"], "none of them ever served");
+    play.reap();
+    assert!(play.pods().iter().all(|pod| pod["spec"]["containers"][0]["image"] == "two"));
+    play.ready("two");
+    // Those that serve go one by one.
+    play.update(Kind::StatefulSet, "s", "three");
+    assert_eq!(play.deleting(), ["s-2"]);
+}
