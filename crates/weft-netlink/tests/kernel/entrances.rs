@@ -432,28 +432,30 @@ fn udp_flows_leave_targets_that_are_gone() {
             let n = socket.recv(&mut said).map_err(|e| e.kind())?;
             Ok(String::from_utf8_lossy(&said[..n]).into_owned())
         };
-        let name = |socket: &UdpSocket| -> String {
-            ask(socket).expect("answer").split(' ').next().expect("name").to_owned()
+        // A datagram may be lost or late, with a neighbour that is not found in time for example:
+        // a flow that has not moved never says the name, however often it is asked.
+        let says = |socket: &UdpSocket, name: &str| {
+            (0..5).any(|_| ask(socket).is_ok_and(|answer| answer.starts_with(name)))
         };
-        assert_eq!((name(&one), name(&other)), ("near".into(), "near".into()));
+        assert!(says(&one, "near") && says(&other, "near"));
         // One more target: nobody moves, nothing is looked at.
         let more = world.on_node(|| table.set_nat(nat_to(&[NEAR, FAR], forward)).expect("change"));
-        assert_eq!((more.flows, name(&one), name(&other)), (0, "near".into(), "near".into()));
+        assert!(more.flows == 0 && says(&one, "near") && says(&other, "near"));
         let less = world.on_node(|| table.set_nat(nat_to(&[FAR], forward)).expect("change"));
         assert!(less.flows >= 2, "{less:?}");
-        assert_eq!((name(&one), name(&other)), ("far".into(), "far".into()));
+        assert!(says(&one, "far") && says(&other, "far"));
         world.on_node(|| table.set_nat(nat_to(&[], |_| Fate::Refuse)).expect("change"));
         let refused = (0..10).any(|_| ask(&one) == Err(ErrorKind::ConnectionRefused));
         assert!(refused, "{node}");
         world.on_node(|| table.set_nat(nat_to(&[FAR], forward)).expect("change"));
-        assert_eq!(name(&one), "far");
+        assert!(says(&one, "far"));
         // Another process takes over, with other targets: what it finds serves until then.
         table = Table::new();
         let kept = world.on_node(|| table.set_rules(&rules()).expect("rules"));
         assert_eq!((kept.whole, kept.elements), (false, 0));
         let taken = world.on_node(|| table.set_nat(nat_to(&[NEAR], forward)).expect("change"));
         assert!(taken.whole && taken.flows >= 1, "{taken:?}");
-        assert_eq!(name(&one), "near");
+        assert!(says(&one, "near"));
     }
 }
 
