@@ -27,6 +27,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Discovery is asked this often, and whenever a CustomResourceDefinition changes.
 const DISCOVER: Duration = Duration::from_secs(30);
+/// And again after these pauses: an API serves a definition a moment after it has told of it.
+const DISCOVER_AGAIN: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
 /// Spawns all of them.
 pub(crate) fn spawn(client: &Client, sender: &mpsc::Sender<Message>, watches: &mut JoinSet<()>) {
@@ -120,6 +123,7 @@ async fn others(client: Client, sender: mpsc::Sender<Message>) {
     let mut tasks = JoinSet::new();
     let mut told = false;
     let mut pause = PAUSE;
+    let mut again = DISCOVER_AGAIN[..0].iter();
     loop {
         match other_kinds(&client).await {
             Ok(kinds) => {
@@ -146,7 +150,10 @@ async fn others(client: Client, sender: mpsc::Sender<Message>) {
                 }
                 // Ended watches: of kinds that are gone.
                 while tasks.try_join_next().is_some() {}
-                let _ = tokio::time::timeout(DISCOVER, changed.notified()).await;
+                let wait = again.next().copied().unwrap_or(DISCOVER);
+                if tokio::time::timeout(wait, changed.notified()).await.is_ok() {
+                    again = DISCOVER_AGAIN.iter();
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, "discovery");
