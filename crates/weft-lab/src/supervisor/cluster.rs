@@ -42,11 +42,13 @@ pub async fn bootstrap(client: &Client, config: &Config) -> Result<()> {
         },
     }))
     .context("invariant: a Service")?;
-    match services.create(&PostParams::default(), &service).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        Err(e) => Err(e).context("make Service kube-system/kube-dns"),
-    }
+    // Looked for first: creating it once more would be refused for its address, which is taken,
+    // before anyone notices that it is there.
+    let made = match services.get_opt("kube-dns").await {
+        Ok(None) => services.create(&PostParams::default(), &service).await.map(drop),
+        found => found.map(drop),
+    };
+    made.context("make Service kube-system/kube-dns")
 }
 
 /// Follows the nodes: keeps the endpoints of the DNS Service and the underlay's routes, and
