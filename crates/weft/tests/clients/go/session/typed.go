@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -236,12 +237,18 @@ func patches(ctx context.Context, s *session) error {
 	if _, err = patch(types.JSONPatchType, `[{"op":"test","path":"/spec/replicas","value":9}]`); !errors.IsInvalid(err) {
 		return fmt.Errorf("a failed test: %v", err)
 	}
-	scale, err := deployments.GetScale(ctx, web.Name, metav1.GetOptions{})
-	if err != nil {
+	// The scale bears the deployment's version, which a controller's status write moves on.
+	var scale *autoscalingv1.Scale
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		fresh, err := deployments.GetScale(ctx, web.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		fresh.Spec.Replicas = 2
+		scale, err = deployments.UpdateScale(ctx, web.Name, fresh, metav1.UpdateOptions{})
 		return err
-	}
-	scale.Spec.Replicas = 2
-	if scale, err = deployments.UpdateScale(ctx, web.Name, scale, metav1.UpdateOptions{}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	return first(
