@@ -8,7 +8,9 @@ use std::{
     net::IpAddr,
     sync::Arc,
 };
-use weft_model::{Endpoint, IpFamily, NodeName, Service, ServicePort, Snapshot, TrafficPolicy};
+use weft_model::{
+    Endpoint, EndpointSlice, IpFamily, NodeName, Service, ServicePort, Snapshot, TrafficPolicy,
+};
 
 /// The backends of one port and family, by traffic policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,23 +33,64 @@ impl Eligible {
     }
 }
 
+/// What the rules say about one backend. The order of the variants is the order in which the
+/// rules are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// New connections may go to it.
+    Eligible,
+    /// The policy is `Local`, and it is on another node.
+    OnAnotherNode,
+    /// Not ready, and not terminating either: it starts, or its probe fails.
+    NotReady,
+    /// It terminates and still serves, but others are ready.
+    Terminating,
+    /// It terminates and serves no more.
+    Terminated,
+    /// Ready, but the hints give it to other nodes.
+    HintsOtherNode,
+    /// Ready, but the hints give it to other zones.
+    HintsOtherZone,
+}
+
 /// What the slices say about one backend, merged over all slices that name it: one that moves
 /// between slices is in both for a while, and which one is newer is not known. One slice that
 /// calls it usable is enough.
 #[derive(Clone, Default)]
 struct Merged {
     ready: bool,
+    terminating: bool,
     serving_terminating: bool,
     here: bool,
     zone_hints: BTreeSet<Arc<str>>,
     node_hints: BTreeSet<Arc<str>>,
 }
 
+/// Which of the backends that a policy admits are used.
+#[derive(Clone, Copy)]
+enum Rule {
+    /// The ready ones, narrowed.
+    Ready(Preference),
+    /// None is ready: those that terminate and still serve.
+    Leaving,
+}
+
 /// How the choice among ready endpoints is narrowed.
+#[derive(Clone, Copy)]
 enum Preference {
     None,
     Node,
     Zone,
+}
+
+/// All backends of one port and family, and the rules that hold for them: the one place that
+/// decides which are used, for tables and for explanations.
+pub(crate) struct Judge<'a> {
+    found: BTreeMap<Backend, Merged>,
+    node: &'a NodeName,
+    zone: Option<&'a str>,
+    cluster: Rule,
+    local: Rule,
 }
 
 /// Judges the endpoints of one port and family.
@@ -61,42 +104,89 @@ pub(crate) fn eligible(
     port: &ServicePort,
     family: IpFamily,
 ) -> Eligible {
-    let mut found: BTreeMap<Backend, Merged> = BTreeMap::new();
-    for slice in snapshot.slices_of(&service.id).filter(|s| s.family == family) {
-        let matching =
-            slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
-        // A slice port without a number means "all ports", which a Service with a virtual
-        // address cannot use; kube-proxy ignores it too.
-        for number in matching.filter_map(|p| p.port) {
-            for endpoint in slice.endpoints.iter().filter(|e| wrong(e, family).is_none()) {
-                let backend = Backend { addr: endpoint.address, port: number };
-                found.entry(backend).or_default().add(endpoint, node);
+    Judge::new(snapshot, node, service, port, family).eligible()
+}
+
+impl<'a> Judge<'a> {
+    pub(crate) fn new(
+        snapshot: &'a Snapshot,
+        node: &'a NodeName,
+        service: &Service,
+        port: &ServicePort,
+        family: IpFamily,
+    ) -> Self {
+        let mut found: BTreeMap<Backend, Merged> = BTreeMap::new();
+        for slice in snapshot.slices_of(&service.id).filter(|s| s.family == family) {
+            for number in numbers(slice, port) {
+                for endpoint in slice.endpoints.iter().filter(|e| wrong(e, family).is_none()) {
+                    let backend = Backend { addr: endpoint.address, port: number };
+                    found.entry(backend).or_default().add(endpoint, node);
+                }
             }
         }
+        let zone = snapshot.nodes.get(node).and_then(|n| n.zone.as_deref());
+        let any_ready = found.values().any(|m| m.ready);
+        let any_ready_here = found.values().any(|m| m.ready && m.here);
+        let cluster = match any_ready {
+            true => Rule::Ready(preference(found.values(), node, zone)),
+            false => Rule::Leaving,
+        };
+        let local = if any_ready_here { Rule::Ready(Preference::None) } else { Rule::Leaving };
+        Self { found, node, zone, cluster, local }
     }
-    let pick = |usable: &dyn Fn(&Merged) -> bool| -> Vec<Backend> {
-        found.iter().filter(|(_, m)| usable(m)).map(|(b, _)| *b).collect()
-    };
-    let zone = snapshot.nodes.get(node).and_then(|n| n.zone.clone());
-    let mut cluster = match preference(found.values(), node, zone.as_deref()) {
-        Preference::None => pick(&|m| m.ready),
-        Preference::Node => pick(&|m| m.ready && m.node_hints.contains(node.as_str())),
-        Preference::Zone => pick(&|m| m.ready && m.for_zone(zone.as_deref())),
-    };
-    if cluster.is_empty() {
-        cluster = pick(&|m| m.serving_terminating);
+
+    /// What the rules of `policy` say about a backend; `None` where the slices do not name it.
+    pub(crate) fn verdict(&self, policy: TrafficPolicy, backend: &Backend) -> Option<Verdict> {
+        self.found.get(backend).map(|m| self.judge(policy, m))
     }
-    let mut local = pick(&|m| m.here && m.ready);
-    if local.is_empty() {
-        local = pick(&|m| m.here && m.serving_terminating);
+
+    fn judge(&self, policy: TrafficPolicy, m: &Merged) -> Verdict {
+        let rule = match policy {
+            TrafficPolicy::Local if !m.here => return Verdict::OnAnotherNode,
+            TrafficPolicy::Local => self.local,
+            TrafficPolicy::Cluster => self.cluster,
+        };
+        match rule {
+            Rule::Leaving if m.serving_terminating => Verdict::Eligible,
+            Rule::Ready(preference) if m.ready => match preference {
+                Preference::Node if !m.node_hints.contains(self.node.as_str()) => {
+                    Verdict::HintsOtherNode
+                }
+                Preference::Zone if !m.for_zone(self.zone) => Verdict::HintsOtherZone,
+                _ => Verdict::Eligible,
+            },
+            _ if m.serving_terminating => Verdict::Terminating,
+            _ if m.terminating => Verdict::Terminated,
+            _ => Verdict::NotReady,
+        }
     }
-    let anywhere = !cluster.is_empty();
-    Eligible { cluster, local, anywhere }
+
+    fn eligible(&self) -> Eligible {
+        let by = |policy| -> Vec<Backend> {
+            let eligible = |m: &&Merged| self.judge(policy, m) == Verdict::Eligible;
+            self.found.iter().filter(|(_, m)| eligible(m)).map(|(b, _)| *b).collect()
+        };
+        let cluster = by(TrafficPolicy::Cluster);
+        let anywhere = !cluster.is_empty();
+        Eligible { cluster, local: by(TrafficPolicy::Local), anywhere }
+    }
+}
+
+/// The numbers that a slice gives a port of its Service. A slice port without a number means
+/// "all ports", which a Service with a virtual address cannot use; kube-proxy ignores it too.
+pub(crate) fn numbers(
+    slice: &EndpointSlice,
+    port: &ServicePort,
+) -> impl Iterator<Item = weft_model::Port> {
+    let (name, protocol) = (port.name.clone(), port.protocol);
+    let matching = slice.ports.iter().filter(move |p| p.name == name && p.protocol == protocol);
+    matching.filter_map(|p| p.port)
 }
 
 impl Merged {
     fn add(&mut self, endpoint: &Endpoint, node: &NodeName) {
         self.ready |= endpoint.ready;
+        self.terminating |= endpoint.terminating;
         self.serving_terminating |= endpoint.serving && endpoint.terminating;
         self.here |= endpoint.node.as_ref() == Some(node);
         self.zone_hints.extend(endpoint.zone_hints.iter().cloned());
@@ -156,7 +246,7 @@ pub(crate) fn complaints(snapshot: &Snapshot, service: &Service, out: &mut Vec<D
 /// Why an endpoint's address cannot be sent to. The API refuses all of these; what something
 /// else wrote must not turn a node's own or its neighbours' ports into a Service (CVE-2020-8554
 /// and its kin).
-fn wrong(endpoint: &Endpoint, family: IpFamily) -> Option<&'static str> {
+pub(crate) fn wrong(endpoint: &Endpoint, family: IpFamily) -> Option<&'static str> {
     let address = endpoint.address;
     if IpFamily::of(address) != family {
         return Some("it is not of the slice's family");

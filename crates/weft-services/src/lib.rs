@@ -16,17 +16,20 @@
 //! - A frontend and its backends are of one IP family and one protocol.
 //!
 //! Which endpoints are eligible follows kube-proxy (`pkg/proxy/topology.go`); see
-//! `eligible.rs`.
+//! `eligible.rs`. [`explain`] gives the reasons, by the same rules.
 //!
 //! This crate knows nothing of the kernel, of the mechanism that translates, of time or I/O.
 #![forbid(unsafe_code)]
 
 mod eligible;
+mod explain;
 mod plan;
 mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use eligible::Verdict;
+pub use explain::{Client, Explanation, Judged, Outcome, Place, Reason, Why, explain, judge_all};
 pub use plan::{PlanInput, plan};
 pub use tables::{
     Answer, Backend, Diagnostic, DiagnosticKind, Frontend, FrontendKind, Group, Health,

@@ -1,5 +1,6 @@
 //! The cases that have a name; the plain model is in `model`.
 
+mod explain;
 mod external;
 mod model;
 

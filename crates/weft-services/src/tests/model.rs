@@ -115,7 +115,7 @@ fn names() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["", "a", "b"])
 }
 
-fn services() -> impl Strategy<Value = Vec<Service>> {
+pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
     let node_port = prop::option::of(30_000..30_003i32);
     let ports = prop::collection::vec((names(), protocols(), 1..4i32, node_port), 1..4);
     let some = |all: Vec<&'static str>| prop::sample::subsequence(all, 0..3);
@@ -156,7 +156,7 @@ fn services() -> impl Strategy<Value = Vec<Service>> {
     })
 }
 
-fn slices() -> impl Strategy<Value = Vec<EndpointSlice>> {
+pub(super) fn slices() -> impl Strategy<Value = Vec<EndpointSlice>> {
     let ports = prop::collection::vec((names(), protocols(), 0..3i32), 0..3);
     let conditions = prop::sample::subsequence(vec!['r', 's', 't'], 0..=3);
     let hints = |all: Vec<&'static str>| prop::sample::subsequence(all, 0..=2);
