@@ -1,5 +1,5 @@
-//! Links, addresses, routes, neighbours, network namespaces and the `weft` netfilter table,
-//! over raw netlink.
+//! Links, addresses, routes, neighbours, network namespaces, the `weft` netfilter table, and
+//! sockets to be closed, over raw netlink.
 //!
 //! Everything here is **blocking**: a [`Netlink`] is a socket that belongs to the namespace
 //! in which it was opened (a socket keeps its namespace, whatever its thread does later), so
@@ -27,6 +27,7 @@ mod neighbour;
 pub mod netfilter;
 pub mod netns;
 mod route;
+pub mod sock_diag;
 mod socket;
 pub mod sysctl;
 mod wire;

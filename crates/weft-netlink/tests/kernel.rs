@@ -15,6 +15,8 @@ use weft_netlink::{
 
 #[path = "kernel/entrances.rs"]
 mod entrances;
+#[path = "kernel/sock_diag.rs"]
+mod sock_diag;
 
 /// A namespace that goes away with the test, whatever happens.
 struct Namespace {
