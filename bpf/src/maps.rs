@@ -3,10 +3,11 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use weft_bpf_abi::{
-    Addr, AffinityValue, ClientKey, Counter, MemberKey, ServiceValue, SlotKey, SocketKey,
+    Addr, AffinityValue, ClientKey, Counter, MemberKey, NodeValue, Record, ServiceValue, SlotKey,
+    SocketKey,
 };
 
 // Elements are allocated as they come: most nodes use a small part of the size, and memory
@@ -28,10 +29,13 @@ pub static MEMBERS: HashMap<MemberKey, u32> = HashMap::with_max_entries(1, BPF_F
 pub static UDP_STICKY: LruHashMap<SocketKey, Addr> = LruHashMap::with_max_entries(1, 0);
 
 #[map(name = "WEFT_REVERSE")]
-pub static REVERSE: LruHashMap<SocketKey, Addr> = LruHashMap::with_max_entries(1, 0);
+pub static REVERSE: LruHashMap<SocketKey, Record> = LruHashMap::with_max_entries(1, 0);
 
 #[map(name = "WEFT_AFFINITY")]
 pub static AFFINITY: LruHashMap<ClientKey, AffinityValue> = LruHashMap::with_max_entries(1, 0);
+
+#[map(name = "WEFT_NODE")]
+pub static NODE: Array<NodeValue> = Array::with_max_entries(1, 0);
 
 #[map(name = "WEFT_COUNTERS")]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);

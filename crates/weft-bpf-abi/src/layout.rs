@@ -134,7 +134,7 @@ pub struct MemberKey {
 
 /// A socket and an address that it talks to. In [`crate::MapName::UdpSticky`] the address is
 /// a frontend and the value its backend; in [`crate::MapName::Reverse`] the address is a
-/// backend and the value the frontend that the application knows it by.
+/// backend and the value a [`Record`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SocketKey {
@@ -153,6 +153,27 @@ impl SocketKey {
     pub const fn new(cookie: u64, addr: Addr) -> Self {
         Self { cookie, addr, pad: 0 }
     }
+}
+
+/// What is known of a socket and a backend that it talks to ([`crate::MapName::Reverse`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The frontend that the application knows the backend by.
+    pub frontend: Addr,
+    /// Zero.
+    pub pad: u32,
+    /// Cookie of the socket's network namespace: where it is found when it must be closed.
+    pub netns_cookie: u64,
+}
+
+/// What the programs are told about the node ([`crate::MapName::Node`], one element).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeValue {
+    /// Cookie of the node's own network namespace: only there a loopback address is the
+    /// node's. 0, which no namespace has, where no loopback address is to be translated.
+    pub netns_cookie: u64,
 }
 
 /// A client for session affinity and the frontend that it uses ([`crate::MapName::Affinity`]).
@@ -225,6 +246,8 @@ layout!(ServiceValue, size 16, align 8, head at 0, affinity_timeout_s at 8, rese
 layout!(SlotKey, size 28, align 4, frontend at 0, generation at 20, index at 24);
 layout!(MemberKey, size 40, align 4, frontend at 0, backend at 20);
 layout!(SocketKey, size 32, align 8, cookie at 0, addr at 8, pad at 28);
+layout!(Record, size 32, align 8, frontend at 0, pad at 20, netns_cookie at 24);
+layout!(NodeValue, size 8, align 8, netns_cookie at 0);
 layout!(ClientKey, size 32, align 8, netns_cookie at 0, frontend at 8, pad at 28);
 layout!(AffinityValue, size 32, align 8, last_ns at 0, backend at 8, pad at 28);
 

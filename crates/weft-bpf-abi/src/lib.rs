@@ -24,13 +24,14 @@ mod layout;
 mod maps;
 
 pub use layout::{
-    Addr, AffinityValue, ClientKey, Counter, MemberKey, ServiceValue, SlotKey, SocketKey,
+    Addr, AffinityValue, ClientKey, Counter, MemberKey, NodeValue, Record, ServiceValue, SlotKey,
+    SocketKey,
 };
 pub use maps::{MapKind, MapName};
 
 /// Version of the layouts; part of the pin path. Any change to a type, a map or the meaning
 /// of a field needs a new number: pins of an older number are never reinterpreted.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// TCP's protocol number (IANA), the only ones that the socket hooks translate.
 pub const PROTO_TCP: u8 = 6;

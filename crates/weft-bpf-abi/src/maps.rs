@@ -9,6 +9,8 @@ pub enum MapKind {
     LruHash,
     /// One array per CPU.
     PerCpuArray,
+    /// Array.
+    Array,
 }
 
 /// The maps of the socket load balancer.
@@ -22,17 +24,19 @@ pub enum MapName {
     Members,
     /// [`crate::SocketKey`] with a frontend → backend [`crate::Addr`].
     UdpSticky,
-    /// [`crate::SocketKey`] with a backend → frontend [`crate::Addr`].
+    /// [`crate::SocketKey`] with a backend → [`crate::Record`].
     Reverse,
     /// [`crate::ClientKey`] → [`crate::AffinityValue`].
     Affinity,
     /// [`crate::Counter`] → `u64` per CPU.
     Counters,
+    /// 0 → [`crate::NodeValue`].
+    Node,
 }
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Services,
         Self::Slots,
         Self::Members,
@@ -40,6 +44,7 @@ impl MapName {
         Self::Reverse,
         Self::Affinity,
         Self::Counters,
+        Self::Node,
     ];
 
     /// Name in the object, in the kernel (at most 15 characters: `BPF_OBJ_NAME_LEN` is 16)
@@ -53,6 +58,7 @@ impl MapName {
             Self::Reverse => "WEFT_REVERSE",
             Self::Affinity => "WEFT_AFFINITY",
             Self::Counters => "WEFT_COUNTERS",
+            Self::Node => "WEFT_NODE",
         }
     }
 
@@ -62,6 +68,7 @@ impl MapName {
             Self::Services | Self::Slots | Self::Members => MapKind::Hash,
             Self::UdpSticky | Self::Reverse | Self::Affinity => MapKind::LruHash,
             Self::Counters => MapKind::PerCpuArray,
+            Self::Node => MapKind::Array,
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
     path::PathBuf,
     time::Duration,
 };
-use weft_bpf_abi::{Addr, Counter, MapName, MemberKey, ServiceValue, SlotKey};
+use weft_bpf_abi::{Addr, Counter, MapName, MemberKey, NodeValue, ServiceValue, SlotKey};
 use weft_services::ServiceTables;
 
 /// How long old backends stay where the kernel cannot say that all readers have ended:
@@ -30,14 +30,18 @@ pub struct OpenOptions {
     /// The node's cgroup (a directory of the cgroup2 mount): what runs in it and below it is
     /// translated.
     pub cgroup: PathBuf,
+    /// Cookie of the node's own network namespace: frontends with a loopback address are there
+    /// for sockets of this one alone. 0 for none.
+    pub node_netns: u64,
     /// Sizes of the maps that are not there yet.
     pub sizes: MapSizes,
 }
 
 impl OpenOptions {
-    /// With default sizes.
+    /// With default sizes, and without frontends on loopback addresses.
     pub fn new(bpf_dir: impl Into<PathBuf>, cgroup: impl Into<PathBuf>) -> Self {
-        Self { bpf_dir: bpf_dir.into(), cgroup: cgroup.into(), sizes: MapSizes::default() }
+        let sizes = MapSizes::default();
+        Self { bpf_dir: bpf_dir.into(), cgroup: cgroup.into(), node_netns: 0, sizes }
     }
 }
 
@@ -111,6 +115,8 @@ pub struct SocketLb {
     counters: OwnedFd,
     /// What the maps hold; `None` after a failure, until they have been read again.
     mirror: Option<Mirror>,
+    /// Whether an agent of another layout version may have left programs.
+    others_left: bool,
 }
 
 impl SocketLb {
@@ -119,6 +125,8 @@ impl SocketLb {
     pub fn open(options: OpenOptions) -> Result<Self> {
         let pins = Pins::open(&options.bpf_dir)?;
         let mut loaded = Loaded::new(Some(&pins), &options.sizes)?;
+        let node: Map<u32, NodeValue> = Map::new(MapName::Node, loaded.map(MapName::Node)?);
+        node.put(&[(0, NodeValue { netns_cookie: options.node_netns })])?;
         let attached = attach(&loaded, &pins, &options.cgroup)?;
         let mut map = |name| loaded.map(name);
         let mut lb = Self {
@@ -129,6 +137,7 @@ impl SocketLb {
             pins,
             attached,
             mirror: None,
+            others_left: true,
         };
         lb.mirror = Some(lb.observe()?);
         Ok(lb)
@@ -197,11 +206,24 @@ impl SocketLb {
             }
         }
         self.mirror = Some(mirror);
+        self.end_other_layouts();
         match full {
             Some((map, max_entries, left_out)) => {
                 Err(BpfError::MapFull { map, max_entries, left_out })
             }
             None => Ok(stats),
+        }
+    }
+
+    /// Until the first tables are in, programs of another version translate; then these do. A
+    /// failure is met again with the next tables.
+    fn end_other_layouts(&mut self) {
+        if !self.others_left {
+            return;
+        }
+        match self.pins.remove_other_layouts() {
+            Ok(()) => self.others_left = false,
+            Err(error) => tracing::warn!(%error, "another version's programs are still there"),
         }
     }
 

@@ -25,9 +25,11 @@ mod map;
 mod object;
 mod pins;
 mod probe;
+mod records;
 mod sys;
 
 pub use attach::Attached;
 pub use error::{BpfError, Failures, LeftOut, Result};
 pub use lb::{ApplyStats, MapSizes, OpenOptions, SocketLb, Stats};
 pub use probe::{Feature, probe};
+pub use records::{Records, SocketRecord};

@@ -6,7 +6,7 @@ use std::{
     marker::PhantomData,
     os::fd::{AsFd, OwnedFd},
 };
-use weft_bpf_abi::{Addr, MapName, MemberKey, ServiceValue, SlotKey};
+use weft_bpf_abi::{Addr, MapName, MemberKey, NodeValue, Record, ServiceValue, SlotKey, SocketKey};
 
 /// Elements a call: enough to make the call itself cheap, small enough that the kernel's
 /// buffers stay in the page allocator's comfortable range.
@@ -26,6 +26,12 @@ unsafe impl Plain for SlotKey {}
 unsafe impl Plain for MemberKey {}
 // SAFETY: as above.
 unsafe impl Plain for ServiceValue {}
+// SAFETY: as above.
+unsafe impl Plain for SocketKey {}
+// SAFETY: as above.
+unsafe impl Plain for Record {}
+// SAFETY: as above.
+unsafe impl Plain for NodeValue {}
 // SAFETY: an integer.
 unsafe impl Plain for u32 {}
 
@@ -96,7 +102,8 @@ impl<K: Plain, V: Plain> Map<K, V> {
         Ok(())
     }
 
-    /// Reads the whole map. Only this process writes it, so nothing is missed.
+    /// Reads the whole map. Nothing is missed where only this process writes it; of a map that
+    /// programs write, what is there from begin to end.
     pub(crate) fn dump(&self) -> Result<Vec<(K, V)>> {
         let mut room = BATCH;
         let mut found = Vec::new();

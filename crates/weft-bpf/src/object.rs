@@ -13,8 +13,8 @@ use std::{
     path::PathBuf,
 };
 use weft_bpf_abi::{
-    Addr, AffinityValue, ClientKey, Counter, MapKind, MapName, MemberKey, ServiceValue, SlotKey,
-    SocketKey,
+    Addr, AffinityValue, ClientKey, Counter, MapKind, MapName, MemberKey, NodeValue, Record,
+    ServiceValue, SlotKey, SocketKey,
 };
 
 /// Built by `cargo xtask bpf`; `weft.bpf.lock` beside it says from what.
@@ -209,7 +209,7 @@ fn entries(map: MapName, sizes: &MapSizes) -> Option<u32> {
         MapName::Members => Some(sizes.members),
         MapName::UdpSticky | MapName::Reverse => Some(sizes.sockets),
         MapName::Affinity => Some(sizes.clients),
-        MapName::Counters => None,
+        MapName::Counters | MapName::Node => None,
     }
 }
 
@@ -219,9 +219,11 @@ fn shape(map: MapName) -> (usize, usize) {
         MapName::Services => (size_of::<Addr>(), size_of::<ServiceValue>()),
         MapName::Slots => (size_of::<SlotKey>(), size_of::<Addr>()),
         MapName::Members => (size_of::<MemberKey>(), size_of::<u32>()),
-        MapName::UdpSticky | MapName::Reverse => (size_of::<SocketKey>(), size_of::<Addr>()),
+        MapName::UdpSticky => (size_of::<SocketKey>(), size_of::<Addr>()),
+        MapName::Reverse => (size_of::<SocketKey>(), size_of::<Record>()),
         MapName::Affinity => (size_of::<ClientKey>(), size_of::<AffinityValue>()),
         MapName::Counters => (size_of::<u32>(), size_of::<u64>()),
+        MapName::Node => (size_of::<u32>(), size_of::<NodeValue>()),
     }
 }
 
@@ -229,13 +231,14 @@ fn shape(map: MapName) -> (usize, usize) {
 fn kind(map: MapName) -> u32 {
     match map.kind() {
         MapKind::Hash => 1,
+        MapKind::Array => 2,
         MapKind::PerCpuArray => 6,
         MapKind::LruHash => 9,
     }
 }
 
 /// Refuses a map that is not of this layout: one that is pinned, or one in the object.
-fn check_shape(info: &MapInfo, map: MapName, path: impl Fn() -> PathBuf) -> Result<()> {
+pub(crate) fn check_shape(info: &MapInfo, map: MapName, path: impl Fn() -> PathBuf) -> Result<()> {
     let (key, value) = shape(map);
     let expected = (kind(map), key, value);
     let found = (info.kind, info.key_size as usize, info.value_size as usize);

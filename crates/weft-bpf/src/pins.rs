@@ -52,11 +52,32 @@ impl Pins {
     }
 
     pub(crate) fn map(&self, map: MapName) -> PathBuf {
-        maps(&self.bpf_dir).join(map.as_str())
+        map_pin(&self.bpf_dir, map)
     }
 
     pub(crate) fn link(&self, hook: &str) -> PathBuf {
         links(&self.bpf_dir).join(hook)
+    }
+
+    /// Ends and removes what an agent of another layout version left: from now on this
+    /// version's programs translate.
+    pub(crate) fn remove_other_layouts(&self) -> Result<()> {
+        let own = layout(&self.bpf_dir);
+        let mut failures = Vec::new();
+        let entries = fs::read_dir(&self.bpf_dir).map_err(BpfError::file("read", &self.bpf_dir))?;
+        for dir in entries.filter_map(std::result::Result::ok).map(|e| e.path()) {
+            if dir == own || !is_layout(&dir) {
+                continue;
+            }
+            tracing::info!(dir = %dir.display(), "removing the programs of another version");
+            for hook in &HOOKS {
+                let pin = dir.join("links").join(hook.pin);
+                let detached = sys::obj_get(&pin).and_then(|link| sys::link_detach(link.as_fd()));
+                keep_failure("detach", &pin, detached, &mut failures);
+            }
+            remove_tree(&dir, &mut failures);
+        }
+        if failures.is_empty() { Ok(()) } else { Err(BpfError::Teardown(Failures(failures))) }
     }
 
     /// Removes all pins and directories, of every layout version.
@@ -100,6 +121,17 @@ fn keep_failure(
         }
         _ => {}
     }
+}
+
+/// Whether this is a directory of a layout version: `v` and a number.
+fn is_layout(dir: &Path) -> bool {
+    let name = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix('v'));
+    name.is_some_and(|n| n.parse::<u32>().is_ok()) && dir.is_dir()
+}
+
+/// Where a map of this layout is pinned.
+pub(crate) fn map_pin(bpf_dir: &Path, map: MapName) -> PathBuf {
+    maps(bpf_dir).join(map.as_str())
 }
 
 fn layout(bpf_dir: &Path) -> PathBuf {

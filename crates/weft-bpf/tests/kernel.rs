@@ -1,6 +1,8 @@
 //! The socket load balancer in a real kernel, with real sockets.
 #![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
 
+#[path = "kernel/closing.rs"]
+mod closing;
 #[path = "kernel/lifecycle.rs"]
 mod lifecycle;
 #[path = "kernel/sockets.rs"]
@@ -37,6 +39,8 @@ scenarios! {
     sockets::without_backends_the_stack_refuses,
     sockets::direct_traffic_is_left_alone,
     sockets::session_affinity,
+    closing::records_find_the_sockets_of_a_backend,
+    closing::loopback_frontends_are_the_nodes_own,
     lifecycle::sets_flip_under_load,
     lifecycle::a_restarted_agent_adopts,
     lifecycle::another_program_is_replaced,
@@ -47,6 +51,7 @@ scenarios! {
     lifecycle::a_full_map_hinders_nobody_else,
     lifecycle::closed_sockets_leave_no_records,
     lifecycle::teardown_leaves_nothing,
+    lifecycle::another_layout_ends_with_the_first_tables,
     lifecycle::a_foreign_layout_is_refused,
     lifecycle::ten_thousand_services,
     lifecycle::everything_is_probed,

@@ -38,7 +38,7 @@ fn pinned<const K: usize, const V: usize>(
     world: &World,
     map: &str,
 ) -> HashMap<MapData, [u8; K], [u8; V]> {
-    let path = world.bpf_dir.join("v1/maps").join(map);
+    let path = world.layout().join("maps").join(map);
     let map = Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap();
     map.try_into().unwrap()
 }
@@ -116,7 +116,7 @@ pub fn another_program_is_replaced(world: &World) {
     lb.apply(&one(&BACKENDS)).unwrap();
     drop(lb);
     // As a version would whose connect4 does nothing.
-    raw::replace_with_noop(&world.bpf_dir.join("v1/links/connect4"));
+    raw::replace_with_noop(&world.layout().join("links/connect4"));
     assert!(tcp_ask(addr(FRONTEND)).is_err(), "the other program does not translate");
     let lb = world.open();
     assert_eq!((lb.attached().replaced, lb.attached().adopted), (1, 8), "{:?}", lb.attached());
@@ -236,9 +236,9 @@ pub fn closed_sockets_leave_no_records(world: &World) {
     let mut lb = world.open();
     lb.apply(&one(&BACKENDS[..1])).unwrap();
     let open: Vec<_> = (0..8).map(|_| tcp_ask(addr(FRONTEND)).unwrap().1).collect();
-    assert_eq!(elements::<32, 20>(world, "WEFT_REVERSE"), 8);
+    assert_eq!(elements::<32, 32>(world, "WEFT_REVERSE"), 8);
     drop(open);
-    assert_eq!(elements::<32, 20>(world, "WEFT_REVERSE"), 0);
+    assert_eq!(elements::<32, 32>(world, "WEFT_REVERSE"), 0);
 }
 
 pub fn teardown_leaves_nothing(world: &World) {
@@ -246,7 +246,7 @@ pub fn teardown_leaves_nothing(world: &World) {
     let mut lb = world.open();
     lb.apply(&tables(&[(Tcp, "127.96.0.1:80", &BACKENDS[..1])])).unwrap();
     tcp_ask(addr("127.96.0.1:80")).unwrap();
-    assert_eq!(world.pins().len(), 9 + 7, "{:?}", world.pins());
+    assert_eq!(world.pins().len(), 9 + 8, "{:?}", world.pins());
     lb.close_and_unpin().unwrap();
     assert!(!world.bpf_dir.exists(), "{:?}", world.pins());
     let error = tcp_ask(addr("127.96.0.1:80")).unwrap_err();
@@ -259,11 +259,28 @@ pub fn teardown_leaves_nothing(world: &World) {
     lb.close_and_unpin().unwrap();
 }
 
+pub fn another_layout_ends_with_the_first_tables(world: &World) {
+    BACKENDS.iter().for_each(|b| tcp_server(b));
+    let mut lb = world.open();
+    lb.apply(&one(&BACKENDS[..1])).unwrap();
+    drop(lb);
+    // As an agent of another version left it: its programs and maps, under its own number.
+    let older = world.bpf_dir.join("v0");
+    fs::rename(world.layout(), &older).unwrap();
+    let mut lb = world.open();
+    assert_eq!(lb.attached().attached, 9, "{:?}", lb.attached());
+    assert_eq!(tcp_ask(addr(FRONTEND)).unwrap().0, BACKENDS[0], "until then the old one serves");
+    lb.apply(&one(&BACKENDS[1..2])).unwrap();
+    assert!((0..8).all(|_| tcp_ask(addr(FRONTEND)).unwrap().0 == BACKENDS[1]));
+    assert!(!older.exists());
+    assert_eq!(world.pins().len(), 9 + 8, "{:?}", world.pins());
+}
+
 pub fn a_foreign_layout_is_refused(world: &World) {
     drop(world.open());
-    let slots = world.bpf_dir.join("v1/maps/WEFT_SLOTS");
+    let slots = world.layout().join("maps/WEFT_SLOTS");
     fs::remove_file(&slots).unwrap();
-    let services = MapData::from_pin(world.bpf_dir.join("v1/maps/WEFT_SERVICES")).unwrap();
+    let services = MapData::from_pin(world.layout().join("maps/WEFT_SERVICES")).unwrap();
     services.pin(&slots).unwrap();
     match SocketLb::open(world.options()) {
         Err(error @ BpfError::Layout { .. }) => assert!(error.to_string().contains("WEFT_SLOTS")),

@@ -97,11 +97,17 @@ impl World {
     pub fn options(&self) -> OpenOptions {
         let sizes =
             MapSizes { services: 256, slots: 4096, members: 4096, sockets: 4096, clients: 256 };
-        OpenOptions { sizes, ..OpenOptions::new(&self.bpf_dir, &self.cgroup) }
+        let node_netns = weft_netlink::sock_diag::netns_cookie().expect("cookie");
+        OpenOptions { sizes, node_netns, ..OpenOptions::new(&self.bpf_dir, &self.cgroup) }
     }
 
     pub fn open(&self) -> SocketLb {
         SocketLb::open(self.options()).unwrap_or_else(|e| panic!("open: {}", chain(&e)))
+    }
+
+    /// Where this version pins.
+    pub fn layout(&self) -> PathBuf {
+        self.bpf_dir.join(format!("v{}", weft_bpf_abi::LAYOUT_VERSION))
     }
 
     /// Paths of all pins, relative.
@@ -138,7 +144,7 @@ fn mount_bpffs(target: &Path) {
     mount(Some("bpf"), target, Some("bpf"), MsFlags::empty(), none).expect("mount bpffs");
 }
 
-fn loopback_up() {
+pub fn loopback_up() {
     // SAFETY: an ifreq is plain data; the socket is closed with the process.
     unsafe {
         let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0);
