@@ -116,7 +116,7 @@ impl Invocation {
             CniError::new(code::INVALID_CONFIG, format!("no plugin '{kind}' in CNI_PATH"), "")
         })?;
         let mut config = plugin.clone();
-        config.insert("cniVersion".to_owned(), json!(list.cni_version));
+        config.insert("cniVersion".to_owned(), json!(list.version().to_string()));
         config.insert("name".to_owned(), json!(list.name));
         if let Some(previous) = previous {
             config.insert("prevResult".to_owned(), previous.clone());

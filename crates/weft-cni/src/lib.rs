@@ -8,6 +8,8 @@
 //! Flow of a runtime ([`invoke`]): [`Conflist`] → [`invoke::Invocation`] → the plugin is
 //! executed → [`AddResult`] or [`CniError`].
 //!
+//! [`install`] puts the plugin and its configuration where a node's runtime looks.
+//!
 //! Invariants:
 //! - The plugin keeps no state and touches no network: the agent does.
 //! - A DEL whose agent is away fails with code 11 (try again later), so that the runtime
@@ -19,7 +21,9 @@
 
 mod client;
 mod error;
+pub mod install;
 pub mod invoke;
+pub mod loopback;
 mod plugin;
 mod types;
 mod version;

@@ -22,6 +22,13 @@ const CONTAINER_ID_LEN_MAX: usize = 253;
 /// Runs the plugin once: reads CNI_* and stdin, prints the result or the error, returns the
 /// exit status.
 pub fn main() -> i32 {
+    serve(run)
+}
+
+/// [`main`] for any plugin: `run` gets command, environment and input.
+pub(crate) fn serve(
+    run: impl FnOnce(&str, Variable<'_>, &[u8]) -> Result<Option<Value>, CniError>,
+) -> i32 {
     let mut input = Vec::new();
     let command = env::var("CNI_COMMAND").unwrap_or_default();
     let read = std::io::stdin().lock().take(INPUT_LEN_MAX as u64 + 1).read_to_end(&mut input);
@@ -68,7 +75,7 @@ struct Call {
     version: Version,
 }
 
-type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(crate) type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Serves one command; `Ok(None)` prints nothing.
 fn run(command: &str, variable: Variable<'_>, input: &[u8]) -> Result<Option<Value>, CniError> {

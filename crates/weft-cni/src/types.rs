@@ -2,7 +2,7 @@
 
 use crate::{
     INPUT_LEN_MAX,
-    version::{CURRENT, Version},
+    version::{SUPPORTED, Version},
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -69,8 +69,11 @@ pub enum ConflistError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Conflist {
-    /// Version.
+    /// Version. Runtimes that know `cniVersions` take the newest of both that they speak.
     pub cni_version: String,
+    /// Further versions (since 1.1.0).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cni_versions: Vec<String>,
     /// Name of the network.
     pub name: String,
     /// Configurations of the plugins, in the order of their execution on ADD.
@@ -84,7 +87,7 @@ impl Conflist {
             return Err(ConflistError::TooLong(bytes.len()));
         }
         let list: Self = serde_json::from_slice(bytes)?;
-        if !list.cni_version.parse::<Version>().is_ok_and(Version::is_supported) {
+        if list.versions().next().is_none() {
             return Err(ConflistError::Version(list.cni_version));
         }
         let named = list.plugins.iter().all(|p| p.get("type").is_some_and(Value::is_string));
@@ -94,12 +97,28 @@ impl Conflist {
         Ok(list)
     }
 
-    /// The list of a node on which Weft is the only plugin.
+    fn versions(&self) -> impl Iterator<Item = Version> {
+        let given = self.cni_versions.iter().chain([&self.cni_version]);
+        given.filter_map(|v| v.parse::<Version>().ok()).filter(|v| v.is_supported())
+    }
+
+    /// The newest supported version: the one to call plugins with.
+    pub fn version(&self) -> Version {
+        self.versions().max().unwrap_or(Version::OLDEST)
+    }
+
+    /// The list of a node on which Weft is the only plugin. Its `cniVersion` is one that every
+    /// containerd understands: 1.x stops at 1.0.0, and refuses results of a later version.
     pub fn weft(agent_socket: &str) -> Self {
         let mut plugin = Map::new();
-        plugin.insert("type".to_owned(), "weft-cni".into());
+        plugin.insert("type".to_owned(), crate::install::PLUGIN.into());
         plugin.insert("agentSocket".to_owned(), agent_socket.into());
-        Self { cni_version: CURRENT.to_string(), name: "weft".to_owned(), plugins: vec![plugin] }
+        Self {
+            cni_version: Version::new(1, 0, 0).to_string(),
+            cni_versions: SUPPORTED.map(str::to_owned).into(),
+            name: "weft".to_owned(),
+            plugins: vec![plugin],
+        }
     }
 }
 
@@ -207,6 +226,7 @@ impl AddResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CURRENT;
 
     #[test]
     fn lists_without_a_plugin_or_with_an_unknown_version_are_refused() {

@@ -17,6 +17,9 @@ pub struct Version {
 }
 
 impl Version {
+    /// The oldest version that is spoken.
+    pub const OLDEST: Self = Self { major: 0, minor: 4, patch: 0 };
+
     /// A version by its numbers.
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self { major, minor, patch }

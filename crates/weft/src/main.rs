@@ -1,6 +1,7 @@
 //! The `weft` binary: argument parsing and dispatch, nothing else.
 
 mod apiserver;
+mod cni;
 mod log;
 
 use clap::{Parser, Subcommand};
@@ -22,8 +23,8 @@ enum Command {
     Apiserver(apiserver::Args),
     /// The node agent: pod network, service proxy and node-local DNS
     Agent(weft_agent::Args),
-    /// The CNI plugin (also when called as weft-cni)
-    Cni,
+    /// The CNI plugin (also when called as weft-cni); on a real node: its installation
+    Cni(cni::Args),
     #[command(hide = true)]
     LabSupervisor(weft_lab::supervisor::Args),
     #[command(hide = true)]
@@ -36,11 +37,15 @@ fn main() -> ExitCode {
     // The helpers run before anything else: they must stay single-threaded and quick.
     let called_as = std::env::args_os().next().unwrap_or_default();
     let first = std::env::args_os().nth(1).unwrap_or_default();
-    if std::path::Path::new(&called_as).file_name().is_some_and(|n| n == "weft-cni") {
+    let name = std::path::Path::new(&called_as).file_name().unwrap_or_default();
+    if name == weft_cni::install::PLUGIN {
         return code(weft_cni::main());
     }
+    if name == weft_cni::install::LOOPBACK {
+        return code(cni::loopback());
+    }
     match first.to_str() {
-        Some("cni") => return code(weft_cni::main()),
+        Some("cni") if std::env::args_os().len() == 2 => return code(weft_cni::main()),
         Some("sandbox-init") => return code(weft_sandbox::init_main()),
         Some("stand-in") => return code(weft_standin::main()),
         _ => {}
@@ -59,7 +64,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
         Command::Lab(args) => weft_lab::run(args),
         Command::Apiserver(args) => logged(|| apiserver::run(args)),
         Command::Agent(args) => logged(|| weft_agent::run(args)),
-        Command::Cni => Ok(weft_cni::main()),
+        Command::Cni(args) => cni::run(args),
         Command::LabSupervisor(args) => logged(|| weft_lab::supervisor::run(&args)),
         Command::LabKubelet(args) => logged(|| weft_kubelet::run(args)),
         Command::LabProbe => weft_lab::probe::main().map(|()| 0),
