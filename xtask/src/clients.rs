@@ -1,6 +1,7 @@
-//! Clients for the tests, from their registries: kubectl, Helm and a client-go program out of
-//! one Go module, the Python client in an environment of its own. All of it lies in
-//! target/clients. What cannot be had is said, and the tests that need it are counted skips.
+//! Clients for the tests, from their registries: kubectl, Helm, a client-go program and one for
+//! container runtimes (with what runs in its containers) out of one Go module, the Python client
+//! in an environment of its own. All of it lies in target/clients. What cannot be had is said,
+//! and the tests that need it are counted skips.
 
 use anyhow::{Context, Result, ensure};
 use std::{
@@ -16,8 +17,13 @@ const MINOR_MIN: u32 = 27;
 /// Where the clients' sources and pins lie.
 const SOURCES: &str = "crates/weft/tests/clients";
 /// What the Go module builds.
-const PROGRAMS: [(&str, &str); 3] =
-    [("kubectl", "./kubectl"), ("session", "./session"), ("helm", "helm.sh/helm/v3/cmd/helm")];
+const PROGRAMS: [(&str, &str); 5] = [
+    ("kubectl", "./kubectl"),
+    ("session", "./session"),
+    ("helm", "helm.sh/helm/v3/cmd/helm"),
+    ("cri", "./cri"),
+    ("pod", "./pod"),
+];
 
 /// Makes everything that is missing, and sees to it that a kubectl is on the PATH of what runs
 /// after this.
@@ -55,7 +61,7 @@ fn go(target: &Path) -> Result<bool> {
         return Ok(false);
     }
     ensure!(sh::on_path("go"), "there is no Go on PATH");
-    println!("building kubectl, Helm and a client-go program (once, some minutes)");
+    println!("building kubectl, Helm, a client-go program and a CRI client (once, some minutes)");
     // What a release build stamps in; kubectl compares it with the server's.
     let version = pinned(&module, "k8s.io/kubectl")?.replacen("v0", "v1", 1);
     let minor = version.split('.').nth(1).unwrap_or_default().to_owned();
