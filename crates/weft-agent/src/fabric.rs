@@ -45,6 +45,27 @@ pub fn observe_underlay(netlink: &Netlink, node: &Node) -> nl::Result<Option<Und
     Ok(Some(Underlay { link: link.name, mtu: link.mtu, addresses, routers }))
 }
 
+/// The ports that stand for clients outside, where a router address does: the larger part of
+/// those that the node's own sockets do not take by themselves. `None` where that part is too
+/// small to live on.
+pub fn client_ports() -> Option<nl::netfilter::Ports> {
+    let range = nl::sysctl::read("net/ipv4/ip_local_port_range")?;
+    let mut ends = range.split_ascii_whitespace().map(|n| n.parse().ok());
+    outside_of(ends.next()??, ends.next()??)
+}
+
+fn outside_of(first: u16, last: u16) -> Option<nl::netfilter::Ports> {
+    /// Ports below are servers' (RFC 6335).
+    const FIRST: u16 = 1024;
+    /// As many clients can talk to one target and port at a time.
+    const ENOUGH: u16 = 4096;
+    let below = FIRST..=first.saturating_sub(1);
+    let above = last.saturating_add(1).max(FIRST)..=u16::MAX;
+    let size = |r: &nl::netfilter::Ports| r.end().saturating_sub(*r.start());
+    let larger = if size(&below) >= size(&above) { below } else { above };
+    (size(&larger) >= ENOUGH).then_some(larger)
+}
+
 /// What the kernel has, within what Weft owns; sysctls are read as far as `desired` names
 /// them.
 pub fn observe(netlink: &Netlink, desired: &FabricTables) -> nl::Result<Observed> {
@@ -256,4 +277,18 @@ pub fn remove(netlink: &Netlink) -> Vec<nl::Error> {
         Err(e) => note(Err(e)),
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::outside_of;
+
+    #[test]
+    fn clients_get_the_ports_that_the_node_does_not_use() {
+        assert_eq!(outside_of(32_768, 60_999), Some(1024..=32_767));
+        assert_eq!(outside_of(1024, 40_000), Some(40_001..=65_535));
+        assert_eq!(outside_of(1024, 65_535), None);
+        assert_eq!(outside_of(0, 65_535), None);
+        assert_eq!(outside_of(3000, 64_000), None);
+    }
 }

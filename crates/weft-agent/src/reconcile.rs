@@ -169,6 +169,7 @@ impl FabricStage {
             cluster: tables.cluster.clone(),
             tunnel_port: tables.tunnel.as_ref().map(|t| t.port),
             routers: tables.routers.clone(),
+            client_ports: crate::fabric::client_ports(),
         };
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         // Flows that could not be forgotten are the service stage's to tell.
@@ -184,8 +185,6 @@ pub struct ServiceStage {
     pub node: NodeName,
     /// Which of the node's addresses answer on node ports; all where empty.
     pub node_port_ranges: Vec<IpNet>,
-    /// Goes from one snapshot to the next.
-    pub planner: weft_services::Planner,
     /// Where the hooks live.
     pub options: weft_bpf::OpenOptions,
     /// The load balancer, once it is open.
@@ -208,7 +207,7 @@ impl ServiceStage {
         let Some(node_dns) = routers else { return Outcome::Failed };
         let input =
             weft_services::PlanInput { node_dns, node_port_ranges: self.node_port_ranges.clone() };
-        let tables = self.planner.plan(snapshot, &input).clone();
+        let tables = weft_services::plan(snapshot, &self.node, &input);
         // Before the kernel is asked: a call that never returns is late, too.
         self.health.send_modify(|v| {
             v.pending_since.get_or_insert_with(Instant::now);

@@ -53,14 +53,27 @@ pub struct Rules {
     /// The node's own addresses out of its pod ranges, at most one a version: they stand for
     /// clients of entrances whose target is on another node.
     pub routers: Vec<IpAddr>,
+    /// Source ports of clients that a router address stands for. They must be none that the
+    /// node's own sockets take: those talk to pods from the same address and are not tracked,
+    /// so nothing else keeps the two apart, and replies to one would go to the other.
+    pub client_ports: Option<Ports>,
 }
+
+/// Transport ports, first and last included.
+pub type Ports = std::ops::RangeInclusive<u16>;
 
 impl Rules {
     fn differs_in_cluster_only(&self, other: &Self) -> bool {
         // All fields are named, so that a new one is not forgotten.
-        let Self { services, masquerade, cluster: _, tunnel_port, routers } = self;
-        (services, masquerade, tunnel_port, routers)
-            == (&other.services, &other.masquerade, &other.tunnel_port, &other.routers)
+        let Self { services, masquerade, cluster: _, tunnel_port, routers, client_ports } = self;
+        (services, masquerade, tunnel_port, routers, client_ports)
+            == (
+                &other.services,
+                &other.masquerade,
+                &other.tunnel_port,
+                &other.routers,
+                &other.client_ports,
+            )
     }
 }
 

@@ -20,7 +20,10 @@ const NFTA_NAT_TYPE: u16 = 1;
 const NFTA_NAT_FAMILY: u16 = 2;
 const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
 const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
+const NFTA_NAT_REG_PROTO_MAX: u16 = 6;
 const NFTA_NAT_FLAGS: u16 = 7;
+const NFT_CMP_LTE: u32 = 3;
+const NFT_CMP_GTE: u32 = 5;
 const NFT_NAT_SNAT: u32 = 0;
 const NFT_NAT_DNAT: u32 = 1;
 /// The source port is random: two CPUs that choose one at the same moment would otherwise
@@ -198,15 +201,39 @@ pub(super) fn to_address(list: &mut Message, addr: IpAddr) {
     });
 }
 
-/// The source becomes `addr`, and a port that is free.
-pub(super) fn from_address(list: &mut Message, addr: IpAddr) {
+/// The source becomes `addr`, and a port that is free: one of `ports`, where given.
+pub(super) fn from_address(list: &mut Message, addr: IpAddr, ports: Option<&Ports>) {
     bytes_to(list, 0, &wire::ip_bytes(addr));
+    let (first, last) = (Ip::of_addr(addr).words(), Ip::of_addr(addr).words() + 1);
+    if let Some(ports) = ports {
+        bytes_to(list, first, &ports.start().to_be_bytes());
+        bytes_to(list, last, &ports.end().to_be_bytes());
+    }
     expression(list, "nat", |d| {
         d.attr_be32(NFTA_NAT_TYPE, NFT_NAT_SNAT)
             .attr_be32(NFTA_NAT_FAMILY, Ip::of_addr(addr).nfproto.into())
-            .attr_be32(NFTA_NAT_REG_ADDR_MIN, register(0))
-            .attr_be32(NFTA_NAT_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
+            .attr_be32(NFTA_NAT_REG_ADDR_MIN, register(0));
+        if ports.is_some() {
+            d.attr_be32(NFTA_NAT_REG_PROTO_MIN, register(first))
+                .attr_be32(NFTA_NAT_REG_PROTO_MAX, register(last));
+        }
+        d.attr_be32(NFTA_NAT_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
     });
+}
+
+/// The destination port is one of `ports`.
+pub(super) fn port_in(list: &mut Message, ports: &Ports) {
+    load(list, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
+    for (op, port) in [(NFT_CMP_GTE, ports.start()), (NFT_CMP_LTE, ports.end())] {
+        expression(list, "cmp", |d| {
+            d.attr_be32(NFTA_CMP_SREG, NFT_REG_1).attr_be32(NFTA_CMP_OP, op).nest(
+                NFTA_CMP_DATA,
+                |v| {
+                    v.attr(NFTA_DATA_VALUE, &port.to_be_bytes());
+                },
+            );
+        });
+    }
 }
 
 impl Ip {

@@ -227,7 +227,7 @@ pub(super) fn sources(rules: &Rules) -> Vec<Message> {
         let name = if ip == IPV4 { "source4" } else { "source6" };
         let router = rules.routers.iter().copied().find(|a| Ip::of_addr(*a) == ip);
         let to_own = |list: &mut Message| match router {
-            Some(router) => expr::from_address(list, router),
+            Some(router) => expr::from_address(list, router, rules.client_ports.as_ref()),
             None => expression(list, "masq", |_| {}),
         };
         messages.push(plain_chain(name));
@@ -262,7 +262,7 @@ pub(super) fn sources(rules: &Rules) -> Vec<Message> {
 }
 
 /// What is tracked although both ends are inside the cluster: packets to entrances, replies of
-/// this node's targets, and replies to this node's own address, which stands for clients.
+/// this node's targets, and replies to this node's own address where it stands for clients.
 pub(super) fn inside(rules: &Rules) -> Vec<Message> {
     let mut messages = Vec::new();
     for ip in [IPV4, IPV6] {
@@ -288,6 +288,9 @@ pub(super) fn inside(rules: &Rules) -> Vec<Message> {
         for router in rules.routers.iter().filter(|a| Ip::of_addr(**a) == ip) {
             messages.push(rule_of(name, ip, |list| {
                 address_in(list, ip.destination, &(*router).into());
+                if let Some(ports) = &rules.client_ports {
+                    expr::port_in(list, ports);
+                }
                 expr::verdict(list, &Verdict::Accept);
             }));
         }

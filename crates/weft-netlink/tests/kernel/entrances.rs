@@ -161,6 +161,7 @@ fn rules() -> netfilter::Rules {
         cluster: ["10.7.0.0/16", "fd07::/16", "192.0.2.1/32", "fd02::1/128"].map(net).into(),
         tunnel_port: None,
         routers: vec![ip("10.7.1.1"), ip("fd07:1::1")],
+        client_ports: None,
     }
 }
 
@@ -265,6 +266,39 @@ fn entrances_lead_to_targets_and_replies_come_back() {
     assert_eq!(ask_tcp(&world.client, NODE[0]), Err(ErrorKind::ConnectionRefused));
     world.on_node(|| netfilter::delete().expect("deleted"));
     assert!(world.on_node(|| table.set_rules(&rules()).expect("again")).whole, "it was gone");
+}
+
+#[test]
+fn clients_and_the_node_never_share_a_port_of_its_address() {
+    if !is_root("clients_and_the_node_never_share_a_port_of_its_address") {
+        return;
+    }
+    let world = World::new();
+    let listen = || TcpListener::bind(("::", TARGET)).expect("bind");
+    let target = netns::run_in(&world.far.path, listen).expect("entered");
+    let mut table = Table::new();
+    let rules = netfilter::Rules { client_ports: Some(20_000..=20_099), ..rules() };
+    world.on_node(|| table.set_nat(nat_to(&[FAR], forward)).expect("waits"));
+    world.on_node(|| table.set_rules(&rules).expect("table"));
+    for (v, node) in NODE.into_iter().enumerate() {
+        let router = ip(["10.7.1.1", "fd07:1::1"][v]);
+        let connect = |to: SocketAddr| {
+            let dial = move || TcpStream::connect_timeout(&to, Duration::from_secs(3));
+            netns::run_in(&world.client.path, dial).expect("entered").expect("connect")
+        };
+        for _ in 0..20 {
+            let stream = connect(SocketAddr::new(ip(node), PORT));
+            let (accepted, from) = target.accept().expect("accept");
+            assert_eq!(from.ip().to_canonical(), router);
+            assert!((20_000..=20_099).contains(&from.port()), "{from}");
+            // Replies are translated back.
+            (&accepted).write_all(b"x").expect("write");
+            drop(accepted);
+            let mut said = String::new();
+            (&stream).read_to_string(&mut said).expect("read");
+            assert_eq!(said, "x");
+        }
+    }
 }
 
 #[test]
