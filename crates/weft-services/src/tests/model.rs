@@ -291,9 +291,7 @@ proptest! {
             s.id.name = format!("other{}", 99 - n).into();
         }
         let sorted = |mut tables: ServiceTables| {
-            let mut sorted = tables.diagnostics.to_vec();
-            sorted.sort_by_key(ToString::to_string);
-            tables.diagnostics = sorted.into();
+            tables.diagnostics.sort_by_key(ToString::to_string);
             tables
         };
         let one = run(&with_node(snapshot(services.clone(), slices)));

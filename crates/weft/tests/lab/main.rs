@@ -7,6 +7,7 @@ mod harness;
 
 mod applications;
 mod bad_input;
+mod cells;
 mod crash;
 mod disk;
 mod entrance;

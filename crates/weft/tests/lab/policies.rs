@@ -1,107 +1,31 @@
-//! Every policy × placement × entrance × client × protocol × family, generated, against the
-//! sentences of the documentation. Four nodes in two zones, the client outside.
+//! Every policy × placement × kind of Service × client × protocol × family, generated, against
+//! the plain model of `cells.rs`. Four nodes in two zones, the client outside. Each cell states
+//! which endpoints answer, which address they see, and how it fails where nobody does.
 
-use crate::{entrance::*, harness::*};
+use crate::{cells::*, entrance::*, harness::*};
 use std::collections::BTreeSet;
 
-/// Nodes with an endpoint. Odd nodes are in zone 1, even ones in zone 2.
-const PLACEMENTS: [&[u8]; 4] = [&[], &[1], &[2, 3], &[1, 2, 3]];
-
-/// `internalTrafficPolicy: Local`, `externalTrafficPolicy: Local`, `trafficDistribution`.
-const POLICIES: [(bool, bool, &str); 4] = [
-    (false, false, ""),
-    (true, true, ""),
-    (false, false, "PreferSameZone"),
-    (false, true, "PreferSameNode"),
-];
-
-#[derive(Clone, Copy, Debug)]
-enum Client {
-    /// A pod on this node; asks its own node where a node port is meant.
-    Pod(u8),
-    /// Outside; comes in through this node.
-    Through(u8),
+/// Two addresses a family and Service, so that each may be led to another node: `pool` names
+/// the range.
+fn external(pool: [&str; 2], service: usize, through: u8, v6: bool) -> String {
+    let number = 2 * service + 1 + usize::from(through != 1);
+    if v6 { format!("{}{number:x}", pool[1]) } else { format!("{}{number}", pool[0]) }
 }
 
-#[derive(Clone, Debug)]
-struct Cell {
-    service: usize,
-    nodes: &'static [u8],
-    policy: (bool, bool, &'static str),
-    client: Client,
-    node_port: bool,
-    udp: bool,
-    v6: bool,
-}
+const BALANCER: [&str; 2] = ["192.0.2.", "2001:db8::"];
+const EXTERNAL: [&str; 2] = ["198.51.100.", "2001:db8:1::"];
+const NODE_PORTS: usize = 30_200;
 
-/// What the documentation promises.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Promise {
-    /// Endpoints on these nodes, and no other.
-    Nodes(BTreeSet<u8>),
-    Refused,
-    Nothing,
-}
-
-fn promise(cell: &Cell) -> Promise {
-    let (internal_local, external_local, distribution) = cell.policy;
-    let at = match cell.client {
-        Client::Pod(n) | Client::Through(n) => n,
-    };
-    // "If there are no endpoints, the connection is refused."
-    if cell.nodes.is_empty() {
-        return Promise::Refused;
-    }
-    let here: BTreeSet<u8> = cell.nodes.iter().copied().filter(|n| *n == at).collect();
-    let near: BTreeSet<u8> = cell.nodes.iter().copied().filter(|n| n % 2 == at % 2).collect();
-    let all: BTreeSet<u8> = cell.nodes.iter().copied().collect();
-    match (cell.node_port, cell.client) {
-        // "Local: as if there were no endpoints elsewhere."
-        (false, _) if internal_local && here.is_empty() => return Promise::Refused,
-        (false, _) if internal_local => return Promise::Nodes(here),
-        // "Traffic from outside that reaches a node without a local endpoint is dropped."
-        (true, Client::Through(_)) if external_local && here.is_empty() => return Promise::Nothing,
-        (true, Client::Through(_)) if external_local => return Promise::Nodes(here),
-        _ => {}
-    }
-    // "Prefer": the nearest that there is.
-    let prefers_node = distribution == "PreferSameNode";
-    let prefers_zone = prefers_node || distribution == "PreferSameZone";
-    if prefers_node && !here.is_empty() {
-        Promise::Nodes(here)
-    } else if prefers_zone && !near.is_empty() {
-        Promise::Nodes(near)
-    } else {
-        Promise::Nodes(all)
-    }
-}
-
-fn cells() -> Vec<Cell> {
-    let clients = [
-        (Client::Pod(1), false),
-        (Client::Pod(4), false),
-        (Client::Pod(1), true),
-        (Client::Pod(4), true),
-        (Client::Through(1), true),
-        (Client::Through(4), true),
-    ];
-    let mut cells = Vec::new();
-    let mut service = 0;
-    for nodes in PLACEMENTS {
-        for policy in POLICIES {
-            for (client, node_port) in clients {
-                for (udp, v6) in [(false, false), (false, true), (true, false), (true, true)] {
-                    cells.push(Cell { service, nodes, policy, client, node_port, udp, v6 });
-                }
-            }
-            service += 1;
-        }
-    }
-    cells
+/// All addresses of `service` out of a pool.
+fn all_external(pool: [&str; 2], service: usize) -> Vec<String> {
+    let four = [(1, false), (4, false), (1, true), (4, true)];
+    four.iter().map(|(through, v6)| external(pool, service, *through, *v6)).collect()
 }
 
 fn manifest() -> String {
-    let mut all = asker("pod1", "node1", false) + &asker("pod4", "node4", false);
+    let mut all = asker("pod1", "node1", false)
+        + &asker("pod4", "node4", false)
+        + &asker("host1", "node1", true);
     for node in 1..=3u8 {
         let of =
             |(p, nodes): (usize, &&[u8])| nodes.contains(&node).then(|| format!("p{p}: \"1\""));
@@ -113,29 +37,33 @@ fn manifest() -> String {
     }
     let word = |local| if local { "Local" } else { "Cluster" };
     for (p, _) in PLACEMENTS.iter().enumerate() {
-        for (i, (internal, external, distribution)) in POLICIES.iter().enumerate() {
+        for (i, (internal, external_local, distribution)) in POLICIES.iter().enumerate() {
             let n = p * POLICIES.len() + i;
             let distribution = match *distribution {
                 "" => String::new(),
                 word => format!("  trafficDistribution: {word}\n"),
             };
+            let addresses: Vec<String> =
+                all_external(EXTERNAL, n).iter().map(|a| format!("\"{a}\"")).collect();
             all += &format!(
-                "apiVersion: v1\nkind: Service\nmetadata: {{name: svc{n}}}\nspec:\n  type: NodePort\n  \
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: svc{n}}}\nspec:\n  \
+                 type: LoadBalancer\n  externalIPs: [{}]\n  \
                  ipFamilyPolicy: RequireDualStack\n  selector: {{p{p}: \"1\"}}\n  \
                  internalTrafficPolicy: {}\n  externalTrafficPolicy: {}\n{distribution}  ports:\n  \
                  - {{name: http, port: 80, targetPort: http, nodePort: {}}}\n  \
                  - {{name: udp, port: 81, targetPort: udp, protocol: UDP, nodePort: {}}}\n---\n",
+                addresses.join(", "),
                 word(*internal),
-                word(*external),
-                30_200 + 2 * n,
-                30_201 + 2 * n
+                word(*external_local),
+                NODE_PORTS + 2 * n,
+                NODE_PORTS + 2 * n + 1
             );
         }
     }
     all
 }
 
-/// What is where.
+/// What is where, IPv4 first.
 struct Places {
     nodes: Vec<Vec<String>>,
     routers: Vec<Vec<String>>,
@@ -143,25 +71,56 @@ struct Places {
     cluster_ips: Vec<Vec<String>>,
 }
 
+impl Places {
+    /// Where the cell's client asks.
+    fn asked(&self, cell: &Cell) -> (String, u16) {
+        let (v, at) = (usize::from(cell.v6), cell.client.node());
+        let port = 80 + u16::from(cell.udp);
+        match cell.kind {
+            Kind::ClusterIp => (self.cluster_ips[cell.service][v].clone(), port),
+            Kind::LoadBalancer => (external(BALANCER, cell.service, at, cell.v6), port),
+            Kind::ExternalIp => (external(EXTERNAL, cell.service, at, cell.v6), port),
+            Kind::NodePort => {
+                let port = NODE_PORTS as u16 + 2 * cell.service as u16 + u16::from(cell.udp);
+                (self.nodes[usize::from(at) - 1][v].clone(), port)
+            }
+        }
+    }
+
+    /// Which addresses an endpoint on `node` may see.
+    fn sources(&self, cell: &Cell, node: u8) -> Vec<&str> {
+        let (v, at) = (usize::from(cell.v6), cell.client.node());
+        let router = &*self.routers[usize::from(at) - 1][v];
+        match cell.client {
+            Client::Pod(n) => {
+                vec![&*self.pods.iter().find(|(p, _)| *p == n).expect("asker").1[v]]
+            }
+            // One of the node's own.
+            Client::HostPod(_) | Client::Process(_) => {
+                vec![router, &*self.nodes[usize::from(at) - 1][v]]
+            }
+            // Kept towards endpoints here, which is all that `Local` has.
+            Client::Through(n) if n == node => vec![CLIENT[v]],
+            Client::Through(_) => vec![router],
+        }
+    }
+}
+
 /// Asks until everything promised was seen; anything else than promised ends it.
 fn check(lab: &Lab, places: &Places, cell: &Cell) -> Result<(), String> {
-    let v = usize::from(cell.v6);
-    let (from, at) = match cell.client {
-        Client::Pod(n) => (format!("pod{n}"), n),
-        Client::Through(n) => ("client".to_owned(), n),
+    let from = match cell.client {
+        Client::Pod(n) => format!("pod{n}"),
+        Client::HostPod(n) => format!("host{n}"),
+        Client::Process(n) => format!("node/node{n}"),
+        Client::Through(_) => "client".to_owned(),
     };
-    let (address, port) = if cell.node_port {
-        let port = 30_200 + 2 * cell.service as u16 + u16::from(cell.udp);
-        (&places.nodes[usize::from(at) - 1][v], port)
-    } else {
-        (&places.cluster_ips[cell.service][v], 80 + u16::from(cell.udp))
-    };
+    let (address, port) = places.asked(cell);
     let ask = if cell.udp { udp } else { tcp };
     let promise = promise(cell);
     let mut pods = BTreeSet::new();
     let mut wrong = String::new();
     let all_seen = poll(|| {
-        let seen = ask(lab, &from, address, port);
+        let seen = ask(lab, &from, &address, port);
         match (&promise, &seen) {
             (Promise::Refused, Seen::Refused) | (Promise::Nothing, Seen::Nothing) => return true,
             // A kernel sends one host a few ICMP errors a second: refusals of UDP may be lost.
@@ -173,15 +132,9 @@ fn check(lab: &Lab, places: &Places, cell: &Cell) -> Result<(), String> {
                         wrong = format!("{answer:?}");
                         return true;
                     };
-                    let source = match cell.client {
-                        Client::Pod(n) => {
-                            &places.pods.iter().find(|(p, _)| *p == n).expect("asker").1[v]
-                        }
-                        Client::Through(n) if n == node => CLIENT[v],
-                        Client::Through(n) => &*places.routers[usize::from(n) - 1][v],
-                    };
-                    if !nodes.contains(&node) || answer.client != source {
-                        wrong = format!("{answer:?}, expected one of {nodes:?} to see {source}");
+                    let sources = places.sources(cell, node);
+                    if !nodes.contains(&node) || !sources.contains(&&*answer.client) {
+                        wrong = format!("{answer:?}, expected one of {nodes:?} to see {sources:?}");
                         return true;
                     }
                     pods.insert(node);
@@ -200,17 +153,29 @@ fn check(lab: &Lab, places: &Places, cell: &Cell) -> Result<(), String> {
     }
 }
 
-#[test]
-fn every_policy_for_every_client() {
-    let name = "every_policy_for_every_client";
-    if !root_or_skip(name) || !kubectl_or_skip(name) {
-        return;
-    }
+/// The lab, its addresses led to nodes 1 and 4.
+fn world() -> (Lab, Places) {
     let lab = Lab::up("policy", &["--nodes", "4", "--zones", "2"]);
     lab.apply(&manifest());
-    lab.wait_ready(5);
-    let names: Vec<String> = (1..=4).map(|n| format!("node{n}")).collect();
     let last = PLACEMENTS.len() * POLICIES.len();
+    let (mut to_one, mut to_four) = (Vec::new(), Vec::new());
+    for service in 0..last {
+        let balancer = all_external(BALANCER, service);
+        let texts: Vec<&str> = balancer.iter().map(String::as_str).collect();
+        give_addresses(&lab, &format!("svc{service}"), &texts, "VIP");
+        for v6 in [false, true] {
+            for pool in [BALANCER, EXTERNAL] {
+                to_one.push(external(pool, service, 1, v6));
+                to_four.push(external(pool, service, 4, v6));
+            }
+        }
+    }
+    for (addresses, node) in [(to_one, "node1"), (to_four, "node4")] {
+        let texts: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        lead(&lab, &texts, node);
+    }
+    lab.wait_ready(6);
+    let names: Vec<String> = (1..=4).map(|n| format!("node{n}")).collect();
     let cluster_ips = |n: usize| {
         let path = "jsonpath={.spec.clusterIPs[*]}";
         let said = lab.k(&["get", "service", &format!("svc{n}"), "-o", path]);
@@ -224,12 +189,23 @@ fn every_policy_for_every_client() {
         pods: [1, 4].map(|n| (n, pod_ips(&lab, &format!("pod{n}")))).into(),
         cluster_ips: (0..last).map(cluster_ips).collect(),
     };
-    // The last Service with endpoints everywhere has reached every node when it answers there;
-    // the agents apply whole snapshots.
+    (lab, places)
+}
+
+#[test]
+fn every_policy_for_every_client() {
+    let name = "every_policy_for_every_client";
+    if !root_or_skip(name) || !kubectl_or_skip(name) {
+        return;
+    }
+    let (lab, places) = world();
+    // The last Service with endpoints everywhere, whose addresses were given last, has reached
+    // every node when it answers there; the agents apply whole snapshots.
     let cells = cells();
+    let last = PLACEMENTS.len() * POLICIES.len() - 1;
     for n in [1, 4] {
-        let of_last = cells.iter().filter(|c| c.service == last - 1);
-        for cell in of_last.filter(|c| matches!(c.client, Client::Pod(m) if m == n)) {
+        let of_last = cells.iter().filter(|c| c.service == last && c.client.node() == n);
+        for cell in of_last {
             assert!(poll(|| check(&lab, &places, cell).is_ok()), "{cell:?}\n{}", lab.logs());
         }
     }
