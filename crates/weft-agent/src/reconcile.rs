@@ -185,6 +185,8 @@ pub struct ServiceStage {
     pub node: NodeName,
     /// Which of the node's addresses answer on node ports; all where empty.
     pub node_port_ranges: Vec<IpNet>,
+    /// Goes from one snapshot to the next.
+    pub planner: weft_services::Planner,
     /// Where the hooks live.
     pub options: weft_bpf::OpenOptions,
     /// The load balancer, once it is open.
@@ -207,7 +209,7 @@ impl ServiceStage {
         let Some(node_dns) = routers else { return Outcome::Failed };
         let input =
             weft_services::PlanInput { node_dns, node_port_ranges: self.node_port_ranges.clone() };
-        let tables = weft_services::plan(snapshot, &self.node, &input);
+        let tables = self.planner.plan(snapshot, &input).clone();
         // Before the kernel is asked: a call that never returns is late, too.
         self.health.send_modify(|v| {
             v.pending_since.get_or_insert_with(Instant::now);

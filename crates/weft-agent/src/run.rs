@@ -139,6 +139,7 @@ fn spawn_stages(
         state: state.clone(),
         node: args.node.clone(),
         node_port_ranges: args.nodeport_addresses.clone(),
+        planner: weft_services::Planner::new(args.node.clone()),
         options: weft_bpf::OpenOptions::new(&args.bpf_dir, &args.cgroup),
         lb: None,
         table,

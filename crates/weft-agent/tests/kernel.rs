@@ -5,7 +5,6 @@
 
 use ipnet::IpNet;
 use std::{
-    collections::BTreeMap,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -21,7 +20,7 @@ use weft_agent::{
     state::State,
 };
 use weft_cni::{AddResult, Attachment};
-use weft_model::{IpFamily, Node, NodeName, Snapshot};
+use weft_model::{IpFamily, Node, Snapshot};
 use weft_netlink::{Netlink, PROTOCOL, Route, VethSpec, netfilter, netns, sysctl};
 
 const PORT: u16 = 8080;
@@ -246,8 +245,7 @@ impl Cluster {
 
     fn snapshot(&self, without: Option<&str>) -> Snapshot {
         let nodes = self.nodes.iter().map(|n| (n.model.name.clone(), n.model.clone()));
-        let nodes: BTreeMap<NodeName, Arc<Node>> =
-            nodes.filter(|(name, _)| Some(name.as_str()) != without).collect();
+        let nodes = nodes.filter(|(name, _)| Some(name.as_str()) != without).collect();
         Snapshot { generation: 1, nodes, ..Snapshot::default() }
     }
 

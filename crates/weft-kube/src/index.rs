@@ -85,67 +85,131 @@ impl Change {
     }
 }
 
-type Objects = BTreeMap<NamespacedName, Lowered<Object>>;
+impl Object {
+    /// Puts the object into a snapshot, in place of `old`, the same object as it was before.
+    fn put(&self, old: Option<&Self>, snapshot: &mut Snapshot) {
+        match self {
+            Self::Namespace(name) => {
+                snapshot.namespaces.insert(name.clone());
+            }
+            Self::Node(node) => {
+                snapshot.nodes.insert(node.name.clone(), node.clone());
+            }
+            Self::Service(service) => {
+                snapshot.services.insert(service.id.clone(), service.clone());
+            }
+            Self::EndpointSlice(slice) => {
+                // Its place is with its Service, which may be another one than before.
+                if let Some(Self::EndpointSlice(before)) = old
+                    && before.service != slice.service
+                {
+                    snapshot.remove_slice(&before.service, &before.id.name);
+                }
+                snapshot.insert_slice(slice.clone());
+            }
+        }
+    }
+
+    /// Takes the object out of a snapshot.
+    fn take(&self, snapshot: &mut Snapshot) {
+        match self {
+            Self::Namespace(name) => {
+                snapshot.namespaces.remove(name);
+            }
+            Self::Node(node) => {
+                snapshot.nodes.remove(&node.name);
+            }
+            Self::Service(service) => {
+                snapshot.services.remove(&service.id);
+            }
+            Self::EndpointSlice(slice) => snapshot.remove_slice(&slice.service, &slice.id.name),
+        }
+    }
+}
 
 /// The objects of one kind.
 #[derive(Clone, Debug, Default)]
 struct Table {
     /// What is published.
-    live: Objects,
+    live: BTreeMap<NamespacedName, Object>,
+    /// What is wrong with objects, of those only that have something wrong.
+    complaints: BTreeMap<NamespacedName, Vec<Diagnostic>>,
     /// The list under way.
-    incoming: Objects,
+    incoming: BTreeMap<NamespacedName, Lowered<Object>>,
     /// Whether a list was ever complete.
     listed: bool,
 }
 
 impl Table {
-    fn apply(&mut self, change: Change) {
+    fn apply(&mut self, change: Change, snapshot: &mut Snapshot) {
         match change {
             Change::ListBegins => self.incoming.clear(),
             Change::Listed(id, lowered) => {
-                let lowered = self.shared(&id, lowered);
                 self.incoming.insert(id, lowered);
             }
             Change::ListEnds => {
-                self.live = std::mem::take(&mut self.incoming);
+                let incoming = std::mem::take(&mut self.incoming);
+                let known = self.live.keys().chain(self.complaints.keys());
+                let gone: Vec<_> = known.filter(|id| !incoming.contains_key(id)).cloned().collect();
+                gone.iter().for_each(|id| self.remove(id, snapshot));
+                incoming.into_iter().for_each(|(id, lowered)| self.write(id, lowered, snapshot));
                 self.listed = true;
             }
-            Change::Written(id, lowered) => {
-                let lowered = self.shared(&id, lowered);
-                self.live.insert(id, lowered);
-            }
-            Change::Gone(id) => {
-                self.live.remove(&id);
-            }
+            Change::Written(id, lowered) => self.write(id, lowered, snapshot),
+            Change::Gone(id) => self.remove(&id, snapshot),
         }
     }
 
-    /// The value that is already there where the new one equals it: snapshots then share it,
-    /// and comparing them is a comparison of pointers.
-    fn shared(&self, id: &NamespacedName, new: Lowered<Object>) -> Lowered<Object> {
-        match self.live.get(id) {
-            Some(old) if *old == new => old.clone(),
-            _ => new,
+    /// Takes an object as it is now. One that equals what is known changes nothing, so that
+    /// snapshots share it.
+    fn write(&mut self, id: NamespacedName, lowered: Lowered<Object>, snapshot: &mut Snapshot) {
+        if lowered.diagnostics.is_empty() {
+            self.complaints.remove(&id);
+        } else {
+            self.complaints.insert(id.clone(), lowered.diagnostics);
+        }
+        let old = self.live.get(&id);
+        match (old, lowered.value) {
+            (Some(old), Some(new)) if *old == new => {}
+            (old, Some(new)) => {
+                new.put(old, snapshot);
+                self.live.insert(id, new);
+            }
+            (Some(old), None) => {
+                old.take(snapshot);
+                self.live.remove(&id);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn remove(&mut self, id: &NamespacedName, snapshot: &mut Snapshot) {
+        self.complaints.remove(id);
+        if let Some(old) = self.live.remove(id) {
+            old.take(snapshot);
         }
     }
 }
 
-/// All objects of all kinds.
+/// All objects of all kinds, and the snapshot of them: a change goes straight into it.
 #[derive(Clone, Debug)]
 pub struct Index {
     tables: BTreeMap<Kind, Table>,
+    now: Snapshot,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self { tables: Kind::ALL.iter().map(|k| (*k, Table::default())).collect() }
+        let tables = Kind::ALL.iter().map(|k| (*k, Table::default())).collect();
+        Self { tables, now: Snapshot::default() }
     }
 }
 
 impl Index {
-    /// Applies one change.
+    /// Applies one change, in time that does not depend on what else is known (but for the end
+    /// of a list).
     pub fn apply(&mut self, kind: Kind, change: Change) {
-        self.tables.entry(kind).or_default().apply(change);
+        self.tables.entry(kind).or_default().apply(change, &mut self.now);
     }
 
     /// Whether `kind` was listed completely at least once.
@@ -159,30 +223,13 @@ impl Index {
     }
 
     /// The snapshot that follows `previous`: `None` before every kind was listed, and where
-    /// nothing changed.
+    /// nothing changed. Costs as much as differs from `previous`.
     pub fn snapshot(&self, previous: Option<&Snapshot>) -> Option<Snapshot> {
         if !self.complete() {
             return None;
         }
         let generation = previous.map_or(0, |p| p.generation);
-        let mut next = Snapshot { generation, ..Snapshot::default() };
-        for object in self.objects() {
-            match object {
-                Object::Namespace(name) => {
-                    next.namespaces.insert(name.clone());
-                }
-                Object::Node(node) => {
-                    next.nodes.insert(node.name.clone(), node.clone());
-                }
-                Object::Service(service) => {
-                    next.services.insert(service.id.clone(), service.clone());
-                }
-                Object::EndpointSlice(slice) => {
-                    let of_service = next.slices.entry(slice.service.clone()).or_default();
-                    of_service.insert(slice.id.name.clone(), slice.clone());
-                }
-            }
-        }
+        let mut next = Snapshot { generation, ..self.now.clone() };
         if previous == Some(&next) {
             return None;
         }
@@ -192,12 +239,7 @@ impl Index {
 
     /// Everything that is wrong now, in the order of kind, object and field.
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
-        let entries = self.tables.values().flat_map(|t| t.live.values());
-        entries.flat_map(|e| e.diagnostics.iter().cloned()).collect()
-    }
-
-    fn objects(&self) -> impl Iterator<Item = &Object> {
-        self.tables.values().flat_map(|t| t.live.values()).filter_map(|e| e.value.as_ref())
+        self.tables.values().flat_map(|t| t.complaints.values()).flatten().cloned().collect()
     }
 }
 

@@ -7,14 +7,15 @@
 //! Invariants:
 //! - Values are parsed at the edge: inside there is no `String` for an address, a port,
 //!   a protocol or a name.
-//! - A `Snapshot` never changes after it was published; its parts are shared by `Arc`, so
-//!   that the next one costs only what changed.
+//! - A `Snapshot` never changes after it was published. Its parts are shared ([`Map`]), so that
+//!   the next one costs only what changed, and so does finding out what did.
 //!
 //! This crate knows nothing about the Kubernetes API, the kernel, time or I/O.
 #![forbid(unsafe_code)]
 
 mod endpoint;
 mod family;
+mod map;
 mod name;
 mod node;
 mod port;
@@ -23,8 +24,9 @@ mod snapshot;
 
 pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
 pub use family::{IpFamilies, IpFamily};
+pub use map::{Diff, Difference, Iter, Map, Set};
 pub use name::{LabName, NameError, NamespacedName, NodeName};
 pub use node::Node;
 pub use port::{Port, PortError, Protocol};
 pub use service::{External, Service, ServiceKind, ServicePort, TrafficPolicy};
-pub use snapshot::Snapshot;
+pub use snapshot::{Slices, Snapshot};

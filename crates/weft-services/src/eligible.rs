@@ -2,7 +2,7 @@
 //! (`CategorizeEndpoints` in `pkg/proxy/topology.go`; KEP-1669 for terminating endpoints,
 //! KEP-2086 for `internalTrafficPolicy`, KEP-2433 and KEP-3015 for hints).
 
-use crate::{Backend, Diagnostic, DiagnosticKind};
+use crate::{Backend, DiagnosticKind};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -17,15 +17,15 @@ use weft_model::{
 pub(crate) struct Eligible {
     /// Policy `Cluster`: the ready endpoints that the hints leave; if none is ready at all,
     /// those that are terminating and still serving.
-    pub(crate) cluster: Vec<Backend>,
+    pub(crate) cluster: Arc<[Backend]>,
     /// Policy `Local`: this node's, with the same fall-back. Hints play no part.
-    pub(crate) local: Vec<Backend>,
+    pub(crate) local: Arc<[Backend]>,
     /// Whether any node has an endpoint that could serve.
     pub(crate) anywhere: bool,
 }
 
 impl Eligible {
-    pub(crate) fn by(&self, policy: TrafficPolicy) -> &[Backend] {
+    pub(crate) fn by(&self, policy: TrafficPolicy) -> &Arc<[Backend]> {
         match policy {
             TrafficPolicy::Cluster => &self.cluster,
             TrafficPolicy::Local => &self.local,
@@ -162,7 +162,7 @@ impl<'a> Judge<'a> {
     }
 
     fn eligible(&self) -> Eligible {
-        let by = |policy| -> Vec<Backend> {
+        let by = |policy| -> Arc<[Backend]> {
             let eligible = |m: &&Merged| self.judge(policy, m) == Verdict::Eligible;
             self.found.iter().filter(|(_, m)| eligible(m)).map(|(b, _)| *b).collect()
         };
@@ -229,18 +229,19 @@ pub(crate) fn ready_here(snapshot: &Snapshot, node: &NodeName, service: &Service
 }
 
 /// Complaints about endpoints that cannot be used, one for each.
-pub(crate) fn complaints(snapshot: &Snapshot, service: &Service, out: &mut Vec<Diagnostic>) {
+pub(crate) fn complaints(snapshot: &Snapshot, service: &Service) -> Vec<DiagnosticKind> {
+    let mut out = Vec::new();
     let mut seen = BTreeSet::new();
     for slice in snapshot.slices_of(&service.id) {
         for endpoint in &slice.endpoints {
             if let Some(reason) = wrong(endpoint, slice.family)
                 && seen.insert((endpoint.address, reason))
             {
-                let kind = DiagnosticKind::BadEndpoint { address: endpoint.address, reason };
-                out.push(Diagnostic { service: service.id.clone(), kind });
+                out.push(DiagnosticKind::BadEndpoint { address: endpoint.address, reason });
             }
         }
     }
+    out
 }
 
 /// Why an endpoint's address cannot be sent to. The API refuses all of these; what something

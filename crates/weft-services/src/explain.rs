@@ -185,7 +185,7 @@ pub fn explain(
         _ => true,
     };
     let outcome = if let Some(lb) = at_socket {
-        Outcome::Forwarded { at: Place::SocketHook, backends: lb.backends.clone() }
+        Outcome::Forwarded { at: Place::SocketHook, backends: lb.backends.to_vec() }
     } else if refused_at_socket {
         Outcome::Refused(nothing_here(kind, policy))
     } else if kind == FrontendKind::ClusterIp {
@@ -200,7 +200,7 @@ pub fn explain(
             Some(Answer::Drop) => Outcome::Dropped(Reason::NoneHereExternal),
             Some(Answer::Forward(_)) if !admitted() => Outcome::Dropped(Reason::SourceRanges),
             Some(Answer::Forward(group)) => {
-                let backends = tables.groups.get(group).cloned().unwrap_or_default();
+                let backends = tables.groups.get(group).map(|b| b.to_vec()).unwrap_or_default();
                 Outcome::Forwarded { at: Place::Netfilter, backends }
             }
             None => Outcome::Refused(Reason::NotTranslated),

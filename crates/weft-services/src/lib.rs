@@ -3,8 +3,9 @@
 //! each the backends that new connections may go to; once for clients on this node, which are
 //! translated at the socket, and once for what reaches the node's stack from outside.
 //!
-//! Flow: Services of the snapshot → their ports × addresses → eligible endpoints of their
-//! slices → tables, plus diagnostics for what cannot be served.
+//! Flow: each Service of the snapshot → its ports × addresses (claims), the eligible endpoints
+//! of its slices → who gets what more than one claims → tables, plus diagnostics for what cannot
+//! be served.
 //!
 //! Invariants:
 //! - Deterministic: equal snapshots give equal tables, byte for byte.
@@ -15,6 +16,9 @@
 //! - Every group that `outside` names is in `groups`, and has a backend.
 //! - A frontend and its backends are of one IP family and one protocol.
 //!
+//! - [`plan`] is the definition; [`Planner`] goes from one snapshot to the next in time that
+//!   depends on what changed, and its tables are the same.
+//!
 //! Which endpoints are eligible follows kube-proxy (`pkg/proxy/topology.go`); see
 //! `eligible.rs`. [`explain`] gives the reasons, by the same rules.
 //!
@@ -24,6 +28,8 @@
 mod eligible;
 mod explain;
 mod plan;
+mod planner;
+mod service;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -31,6 +37,7 @@ mod tests;
 pub use eligible::Verdict;
 pub use explain::{Client, Explanation, Judged, Outcome, Place, Reason, Why, explain, judge_all};
 pub use plan::{PlanInput, plan};
+pub use planner::Planner;
 pub use tables::{
     Answer, Backend, Diagnostic, DiagnosticKind, Frontend, FrontendKind, Group, Health,
     LoadBalancer, Outside, ServiceTables,

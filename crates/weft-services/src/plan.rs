@@ -1,19 +1,15 @@
-//! From a snapshot to tables.
+//! From a snapshot to tables, all at once: the definition.
 
 use crate::{
-    Answer, Backend, Diagnostic, DiagnosticKind, Frontend, FrontendKind, Group, Health,
-    LoadBalancer, Outside, ServiceTables,
-    eligible::{self, Eligible},
+    Diagnostic, DiagnosticKind, FrontendKind, ServiceTables,
+    service::{self, Claim, Inside, Place, Planned},
 };
 use ipnet::IpNet;
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
-use weft_model::{
-    IpFamily, NamespacedName, Node, NodeName, Port, Protocol, Service, ServiceKind, ServicePort,
-    Snapshot, TrafficPolicy,
-};
+use weft_model::{NamespacedName, NodeName, Snapshot};
 
 /// What the planner is told beside the snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,237 +23,86 @@ pub struct PlanInput {
     pub node_port_ranges: Vec<IpNet>,
 }
 
-/// Port of DNS (RFC 1035).
-const DNS_PORT: u16 = 53;
-
-/// Plans the Service tables of `node`.
+/// Plans the Service tables of `node`. [`crate::Planner`] gives the same, from one snapshot to
+/// the next.
 pub fn plan(snapshot: &Snapshot, node: &NodeName, input: &PlanInput) -> ServiceTables {
-    let mut planner = Planner {
-        snapshot,
-        node,
-        input,
-        own: snapshot.nodes.get(node).map(AsRef::as_ref),
-        owners: BTreeMap::new(),
-        judged: BTreeMap::new(),
-        tables: ServiceTables { generation: snapshot.generation, ..Default::default() },
-    };
-    let ours = || {
-        let all = snapshot.services.values();
-        all.filter(|s| !s.foreign_proxy && s.kind == ServiceKind::Virtual)
-    };
+    let own = snapshot.nodes.get(node).map(AsRef::as_ref);
+    let place = Place { snapshot, node, own, input };
+    let ours = snapshot.services.values().filter(|s| service::is_ours(s));
+    let planned: Vec<(&NamespacedName, Planned)> =
+        ours.map(|s| (&s.id, service::plan(place, s))).collect();
     // Addresses that the API allocates come before those that people write, so that nobody
     // takes over another's Service by an externalIP.
+    let mut owners = BTreeMap::new();
     for kind in FrontendKind::ALL {
-        for service in ours() {
-            for port in &service.ports {
-                planner.frontends(kind, service, port);
+        for (id, planned) in &planned {
+            for claim in planned.claims.iter().filter(|c| c.kind == kind) {
+                owners.entry(claim.frontend).or_insert(*id);
             }
         }
     }
-    for service in ours() {
-        eligible::complaints(snapshot, service, &mut planner.tables.diagnostics);
-        planner.health(service);
-    }
-    planner.tables
-}
-
-struct Planner<'a> {
-    snapshot: &'a Snapshot,
-    node: &'a NodeName,
-    input: &'a PlanInput,
-    own: Option<&'a Node>,
-    owners: BTreeMap<Frontend, &'a NamespacedName>,
-    /// By Service, port name, protocol and family: several frontends ask for the same.
-    judged: BTreeMap<(&'a NamespacedName, &'a str, Protocol, IpFamily), Eligible>,
-    tables: ServiceTables,
-}
-
-impl<'a> Planner<'a> {
-    /// Plans the frontends of one kind of one port.
-    fn frontends(&mut self, kind: FrontendKind, service: &'a Service, port: &'a ServicePort) {
-        let (addresses, number) = match kind {
-            FrontendKind::ClusterIp => (service.cluster_ips.clone(), port.port),
-            FrontendKind::NodePort => match port.node_port {
-                Some(number) => (self.node_addresses(service), number),
-                None => return,
-            },
-            FrontendKind::LoadBalancer => (service.external.balancer_addresses.clone(), port.port),
-            FrontendKind::ExternalIp => (service.external.addresses.clone(), port.port),
-        };
-        for addr in addresses {
-            let frontend = Frontend { addr, port: number, protocol: port.protocol };
-            match self.owners.entry(frontend) {
-                Entry::Vacant(free) => {
-                    free.insert(&service.id);
-                    self.frontend(kind, service, port, frontend);
-                }
-                // One address may be both given by a load balancer and listed by people.
-                Entry::Occupied(taken) if *taken.get() == &service.id => {}
-                Entry::Occupied(taken) => {
-                    let owner = (*taken.get()).clone();
-                    self.complain(service, DiagnosticKind::Conflict { frontend, owner });
-                }
-            }
-        }
-    }
-
-    /// This node's addresses that answer on node ports, of the Service's families.
-    fn node_addresses(&self, service: &Service) -> Vec<IpAddr> {
-        let ranges = &self.input.node_port_ranges;
-        let all = self.own.map_or(&[][..], |n| &n.internal_ips).iter().copied();
-        all.filter(|a| service.families.contains(&IpFamily::of(*a)))
-            .filter(|a| ranges.is_empty() || ranges.iter().any(|r| r.contains(a)))
-            .collect()
-    }
-
-    /// Plans one frontend that nobody else claims.
-    fn frontend(
-        &mut self,
-        kind: FrontendKind,
-        service: &'a Service,
-        port: &'a ServicePort,
-        frontend: Frontend,
-    ) {
-        let family = IpFamily::of(frontend.addr);
-        let eligible = self.judge(service, port, family);
-        let ranges = sources(kind, service, family);
-        // Clients on this node reach what the policy from outside is about from inside: they
-        // may use every endpoint (as kube-proxy's short cut for pods and the node itself).
-        let (inside, outside) = match kind {
-            FrontendKind::ClusterIp => (service.internal_policy, service.internal_policy),
-            _ => (TrafficPolicy::Cluster, service.external.policy),
-        };
-        if frontend.protocol == Protocol::Sctp {
-            if kind == FrontendKind::ClusterIp {
-                self.complain(service, DiagnosticKind::NotTranslatable(frontend));
-                return;
-            }
-        } else if self.admits_own_clients(ranges.as_deref(), family) {
-            let backends = eligible.by(inside).to_vec();
-            if backends.is_empty() {
-                self.tables.without_backends.insert(frontend);
+    let mut tables = ServiceTables { generation: snapshot.generation, ..Default::default() };
+    let mut diagnostics = Vec::new();
+    for (id, planned) in &planned {
+        let mut complain = |kind| diagnostics.push(Diagnostic { service: (*id).clone(), kind });
+        let mut groups = BTreeSet::new();
+        for claim in &planned.claims {
+            let (frontend, owner) = (claim.frontend, owners[&claim.frontend]);
+            if owner == *id {
+                tables.grant(claim);
+                groups.extend(claim.group());
+                claim.complaint().into_iter().for_each(&mut complain);
             } else {
-                let affinity_timeout_s = service.affinity_timeout_s;
-                let service = service.id.clone();
-                let lb = LoadBalancer { service, backends, affinity_timeout_s };
-                self.tables.frontends.insert(frontend, lb);
+                complain(DiagnosticKind::Conflict { frontend, owner: owner.clone() });
             }
         }
-        let answer = self.answer(kind, service, port, family, outside, &eligible);
-        let service_id = service.id.clone();
-        self.tables.outside.insert(
-            frontend,
-            Outside {
-                service: service_id,
-                kind,
-                answer,
-                affinity_timeout_s: service.affinity_timeout_s,
-                sources: ranges,
-            },
-        );
-    }
-
-    /// What becomes of packets that reach this node's stack.
-    fn answer(
-        &mut self,
-        kind: FrontendKind,
-        service: &Service,
-        port: &ServicePort,
-        family: IpFamily,
-        policy: TrafficPolicy,
-        eligible: &Eligible,
-    ) -> Answer {
-        let backends = eligible.by(policy);
-        if backends.is_empty() {
-            // A load balancer outside finds another node by itself where it is not answered;
-            // a refusal would reach the client.
-            let elsewhere = kind != FrontendKind::ClusterIp && eligible.anywhere;
-            return if elsewhere { Answer::Drop } else { Answer::Refuse };
+        for (group, backends) in planned.groups.iter().filter(|(g, _)| groups.contains(g)) {
+            tables.groups.insert(group.clone(), backends.clone());
         }
-        let group = Group {
-            service: service.id.clone(),
-            port: port.name.clone(),
-            protocol: port.protocol,
-            family,
-            policy,
-        };
-        self.tables.groups.entry(group.clone()).or_insert_with(|| backends.to_vec());
-        Answer::Forward(group)
-    }
-
-    fn judge(&mut self, service: &'a Service, port: &'a ServicePort, family: IpFamily) -> Eligible {
-        let key = (&service.id, &*port.name, port.protocol, family);
-        if let Some(known) = self.judged.get(&key) {
-            return known.clone();
-        }
-        let mut eligible = eligible::eligible(self.snapshot, self.node, service, port, family);
-        let dns = node_dns_backends(service, port.port, family, self.input);
-        if !dns.is_empty() {
-            eligible = Eligible { cluster: dns.clone(), local: dns, anywhere: true };
-        }
-        self.judged.insert(key, eligible.clone());
-        eligible
-    }
-
-    /// Whether every client on this node may use a frontend with these ranges. At the socket
-    /// the source address is not chosen yet, so a frontend that some may not use is left to
-    /// the stack, which sees it.
-    fn admits_own_clients(&self, ranges: Option<&[IpNet]>, family: IpFamily) -> bool {
-        let Some(ranges) = ranges else { return true };
-        let pods = self.own.into_iter().flat_map(|n| n.pod_cidrs.iter().copied());
-        let own = self.own.into_iter().flat_map(|n| n.internal_ips.iter().map(|a| (*a).into()));
-        let mut clients = pods.chain(own).filter(|n: &IpNet| IpFamily::of(n.addr()) == family);
-        clients.all(|c| ranges.iter().any(|r| r.contains(&c)))
-    }
-
-    fn health(&mut self, service: &Service) {
-        let Some(port) = service.external.health_port else { return };
-        let ready_here = eligible::ready_here(self.snapshot, self.node, service);
-        let health = Health { service: service.id.clone(), ready_here };
-        match self.tables.health.entry(port) {
-            Entry::Vacant(free) => {
-                free.insert(health);
-            }
-            Entry::Occupied(taken) => {
-                let owner = taken.get().service.clone();
-                self.complain(service, DiagnosticKind::HealthPortConflict { port, owner });
+        planned.complaints.iter().cloned().for_each(&mut complain);
+        if let Some((port, health)) = &planned.health {
+            match tables.health.get(port) {
+                None => drop(tables.health.insert(*port, health.clone())),
+                Some(taken) => {
+                    let owner = taken.service.clone();
+                    complain(DiagnosticKind::HealthPortConflict { port: *port, owner });
+                }
             }
         }
     }
+    tables.diagnostics = diagnostics.into();
+    tables
+}
 
-    fn complain(&mut self, service: &Service, kind: DiagnosticKind) {
-        self.tables.diagnostics.push(Diagnostic { service: service.id.clone(), kind });
+impl ServiceTables {
+    /// Enters a claim of the Service that gets the frontend. What is equal stays the same, so
+    /// that the table before shares it.
+    pub(crate) fn grant(&mut self, claim: &Claim) {
+        let frontend = claim.frontend;
+        match &claim.inside {
+            Inside::Translated(balancer) => set(&mut self.frontends, frontend, Some(balancer)),
+            Inside::WithoutBackends | Inside::LeftToStack => {
+                set(&mut self.frontends, frontend, None);
+            }
+        }
+        if claim.inside == Inside::WithoutBackends {
+            self.without_backends.insert(frontend);
+        } else {
+            self.without_backends.remove(&frontend);
+        }
+        set(&mut self.outside, frontend, claim.outside.as_ref());
     }
 }
 
-/// The source ranges that hold for a frontend; `None` for everybody. As kube-proxy reads them,
-/// ranges of one family say nothing about the other one.
-fn sources(kind: FrontendKind, service: &Service, family: IpFamily) -> Option<Vec<IpNet>> {
-    if kind != FrontendKind::LoadBalancer {
-        return None;
+/// Makes a map hold `value` for `key`, or nothing.
+pub(crate) fn set<K: Ord + Clone, V: Clone + PartialEq>(
+    map: &mut weft_model::Map<K, V>,
+    key: K,
+    value: Option<&V>,
+) {
+    match value {
+        Some(value) if map.get(&key) != Some(value) => drop(map.insert(key, value.clone())),
+        Some(_) => {}
+        None => drop(map.remove(&key)),
     }
-    let of_family = service.external.source_ranges.iter();
-    let of_family: Vec<IpNet> =
-        of_family.filter(|r| IpFamily::of(r.addr()) == family).copied().collect();
-    (!of_family.is_empty()).then_some(of_family)
-}
-
-/// The node's own DNS where `port` is the DNS port of the cluster DNS Service, else nothing.
-fn node_dns_backends(
-    service: &Service,
-    port: Port,
-    family: IpFamily,
-    input: &PlanInput,
-) -> Vec<Backend> {
-    let is_dns = &*service.id.namespace == "kube-system"
-        && &*service.id.name == "kube-dns"
-        && port.get() == DNS_PORT;
-    if !is_dns {
-        return Vec::new();
-    }
-    let of_family = input.node_dns.iter().filter(|a| IpFamily::of(**a) == family);
-    let mut backends: Vec<_> = of_family.map(|&addr| Backend { addr, port }).collect();
-    backends.sort_unstable();
-    backends.dedup();
-    backends
 }

@@ -2,12 +2,11 @@
 
 use ipnet::IpNet;
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
-use weft_model::{IpFamily, NamespacedName, Port, Protocol, TrafficPolicy};
+use weft_model::{IpFamily, Map, NamespacedName, Port, Protocol, Set, TrafficPolicy};
 
 /// Where a client connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +46,7 @@ pub struct LoadBalancer {
     /// The Service that owns the frontend, for people who ask why.
     pub service: NamespacedName,
     /// At least one, sorted, without duplicates.
-    pub backends: Vec<Backend>,
+    pub backends: Arc<[Backend]>,
     /// `sessionAffinity: ClientIP`: its time-out in seconds.
     pub affinity_timeout_s: Option<u32>,
 }
@@ -123,23 +122,24 @@ pub struct Health {
     pub ready_here: usize,
 }
 
-/// All that one node's Service data path must know.
+/// All that one node's Service data path must know. Tables share what is the same in them: a
+/// copy costs nothing, and comparing a table with the one before costs what changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceTables {
     /// Generation of the snapshot that this was planned from.
     pub generation: u64,
     /// Frontends with backends, for clients on this node, by socket.
-    pub frontends: BTreeMap<Frontend, LoadBalancer>,
+    pub frontends: Map<Frontend, Arc<LoadBalancer>>,
     /// Frontends without backends: they stay untranslated, and the stack rejects them.
-    pub without_backends: BTreeSet<Frontend>,
+    pub without_backends: Set<Frontend>,
     /// Frontends for what reaches the node's stack.
-    pub outside: BTreeMap<Frontend, Outside>,
+    pub outside: Map<Frontend, Arc<Outside>>,
     /// The backends of `outside`: at least one each, sorted, without duplicates.
-    pub groups: BTreeMap<Group, Vec<Backend>>,
+    pub groups: Map<Group, Arc<[Backend]>>,
     /// Ports to answer probes of load balancers on.
-    pub health: BTreeMap<Port, Health>,
-    /// What could not be served, and why.
-    pub diagnostics: Vec<Diagnostic>,
+    pub health: Map<Port, Health>,
+    /// What could not be served, and why, in the order of the Services.
+    pub diagnostics: Arc<[Diagnostic]>,
 }
 
 /// Why a part of a Service is not served.

@@ -2,13 +2,14 @@
 
 mod explain;
 mod external;
+mod history;
 mod model;
 
 use crate::{DiagnosticKind, Frontend, PlanInput, ServiceTables, plan};
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 use weft_model::{
     Endpoint, EndpointPort, EndpointSlice, External, IpFamily, NamespacedName, NodeName, Port,
-    Protocol, Service, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
+    Protocol, Service, ServiceKind, ServicePort, Set, Snapshot, TrafficPolicy,
 };
 
 fn port(n: i32) -> Port {
@@ -90,8 +91,7 @@ fn snapshot(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Snapshot {
         snapshot.services.insert(s.id.clone(), Arc::new(s));
     }
     for s in slices {
-        let of = snapshot.slices.entry(s.service.clone()).or_default();
-        of.insert(s.id.name.clone(), Arc::new(s));
+        snapshot.insert_slice(Arc::new(s));
     }
     snapshot
 }
@@ -143,7 +143,7 @@ fn local_looks_at_this_node_first_and_last() {
     assert_eq!(backends(&plan_with(both), at), ["10.244.1.2:8080"]);
     let tables = plan_with(vec![endpoint("10.244.2.2", "rs", 2)]);
     assert!(tables.frontends.is_empty());
-    assert_eq!(tables.without_backends, BTreeSet::from([at]), "refused, not sent elsewhere");
+    assert_eq!(tables.without_backends, Set::from_iter([at]), "refused, not sent elsewhere");
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn what_cannot_be_served_hides_nothing() {
     let tables = run(&snapshot(vec![first, second], slices));
     let at = |protocol, n| frontend("10.96.0.5", protocol, n);
     assert_eq!(backends(&tables, at(Protocol::Tcp, 80)), ["10.244.1.2:8080"]);
-    assert_eq!(tables.without_backends, BTreeSet::from([at(Protocol::Tcp, 81)]));
+    assert_eq!(tables.without_backends, Set::from_iter([at(Protocol::Tcp, 81)]));
     let kinds: Vec<_> = tables.diagnostics.iter().map(|d| &d.kind).collect();
     let owner = NamespacedName::new("default", "a");
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Opening, changing, adopting, removing.
 
 use crate::{
-    traffic::{add, addr, tables, tcp_ask, tcp_server},
+    traffic::{add, addr, shrink, tables, tcp_ask, tcp_server},
     world::World,
 };
 use aya::maps::{HashMap, Map, MapData};
@@ -318,15 +318,13 @@ pub fn ten_thousand_services(world: &World) {
     println!("adopted: {:?}", start.elapsed());
     let unchanged = ApplyStats { unchanged: 20_000, ..Default::default() };
     assert_eq!(lb.apply(&tables).unwrap(), unchanged);
-    tables.frontends.values_mut().next().unwrap().backends.pop();
+    shrink(&mut tables, 1);
     let start = Instant::now();
     let stats = lb.apply(&tables).unwrap();
     println!("one change: {:?}", start.elapsed());
     assert_eq!(stats, ApplyStats { changed: 1, unchanged: 19_999, ..Default::default() });
     // Every set anew: old and new together would not fit.
-    for lb in tables.frontends.values_mut() {
-        lb.backends.pop();
-    }
+    shrink(&mut tables, usize::MAX);
     let start = Instant::now();
     let stats = lb.apply(&tables).unwrap();
     println!("everything: {:?}", start.elapsed());

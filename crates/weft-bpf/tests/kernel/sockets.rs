@@ -1,7 +1,7 @@
 //! What applications see.
 
 use crate::{
-    traffic::{addr, mapped, tables, tcp_ask, tcp_server, udp_ask, udp_client, udp_server},
+    traffic::{addr, change, mapped, tables, tcp_ask, tcp_server, udp_ask, udp_client, udp_server},
     world::World,
 };
 use std::{
@@ -164,7 +164,7 @@ pub fn session_affinity(world: &World) {
     let mut lb = world.open();
     let with_timeout = |timeout_s, backends: &[&str]| {
         let mut tables = tables(&[(Tcp, V4, backends)]);
-        tables.frontends.values_mut().for_each(|lb| lb.affinity_timeout_s = Some(timeout_s));
+        change(&mut tables, usize::MAX, |lb| lb.affinity_timeout_s = Some(timeout_s));
         tables
     };
     lb.apply(&with_timeout(60, &BACKENDS_V4)).unwrap();

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -92,8 +93,23 @@ pub fn add(
     let mut backends: Vec<_> = backends.collect();
     backends.sort_unstable();
     let service = NamespacedName::new("default", "test");
-    let lb = LoadBalancer { service, backends, affinity_timeout_s: None };
-    tables.frontends.insert(frontend, lb);
+    let lb = LoadBalancer { service, backends: backends.into(), affinity_timeout_s: None };
+    tables.frontends.insert(frontend, Arc::new(lb));
+}
+
+/// Changes the first frontends.
+pub fn change(tables: &mut ServiceTables, count: usize, change: impl Fn(&mut LoadBalancer)) {
+    for (frontend, mut lb) in
+        tables.frontends.clone().iter().take(count).map(|(f, lb)| (*f, lb.clone()))
+    {
+        change(Arc::make_mut(&mut lb));
+        tables.frontends.insert(frontend, lb);
+    }
+}
+
+/// Takes one backend from each of the first frontends.
+pub fn shrink(tables: &mut ServiceTables, count: usize) {
+    change(tables, count, |lb| lb.backends = lb.backends[..lb.backends.len() - 1].into());
 }
 
 /// Tables with these frontends.

@@ -12,7 +12,7 @@ use hickory_proto::{
     rr::{Name as HickoryName, Record, RecordType},
 };
 use proptest::prelude::*;
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 use weft_model::{
     Endpoint, EndpointPort, EndpointSlice, IpFamily, NamespacedName, Node as ModelNode, Port,
     Service, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
@@ -112,8 +112,7 @@ fn snapshot(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Snapshot {
         s.services.insert(x.id.clone(), Arc::new(x));
     }
     for x in slices {
-        let of: &mut BTreeMap<_, _> = s.slices.entry(x.service.clone()).or_default();
-        of.insert(x.id.name.clone(), Arc::new(x));
+        s.insert_slice(Arc::new(x));
     }
     s
 }

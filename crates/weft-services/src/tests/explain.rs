@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{Answer, Backend, Client, Explanation, Outcome, Place, Reason, Verdict, Why, explain};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use weft_model::Node;
 
 /// The node of [`with_node`], one in its zone and one in another.
@@ -47,13 +48,13 @@ proptest! {
                     match &said.outcome {
                         Outcome::Forwarded { at: Place::SocketHook, backends } => {
                             prop_assert!(socket);
-                            prop_assert_eq!(backends, &tables.frontends[at].backends);
+                            prop_assert_eq!(backends, &tables.frontends[at].backends.to_vec());
                             prop_assert_eq!(eligible(&said), backends.iter().copied().collect());
                         }
                         Outcome::Forwarded { at: Place::Netfilter, backends } => {
                             prop_assert!(!socket && said.kind != crate::FrontendKind::ClusterIp);
                             let Answer::Forward(group) = &outside.answer else { panic!("{at}") };
-                            prop_assert_eq!(backends, &tables.groups[group]);
+                            prop_assert_eq!(backends, &tables.groups[group].to_vec());
                             prop_assert_eq!(eligible(&said), backends.iter().copied().collect());
                         }
                         Outcome::Refused(Reason::ClusterIpFromOutside) => {
@@ -75,7 +76,7 @@ proptest! {
                 }
             }
             // Nobody is forwarded whom no explanation is about.
-            for at in tables.frontends.keys().chain(&tables.without_backends) {
+            for at in tables.frontends.keys().chain(tables.without_backends.iter()) {
                 prop_assert!(tables.outside.contains_key(at));
             }
         }

@@ -291,7 +291,9 @@ proptest! {
             s.id.name = format!("other{}", 99 - n).into();
         }
         let sorted = |mut tables: ServiceTables| {
-            tables.diagnostics.sort_by_key(ToString::to_string);
+            let mut sorted = tables.diagnostics.to_vec();
+            sorted.sort_by_key(ToString::to_string);
+            tables.diagnostics = sorted.into();
             tables
         };
         let one = run(&with_node(snapshot(services.clone(), slices)));

@@ -154,15 +154,11 @@ proptest! {
         };
         let before = part(&first);
         let mut after = before.clone();
-        after.services.retain(|id, _| part(&second).services.contains_key(id));
-        for of in after.slices.values_mut() {
-            for slice in of.values_mut() {
-                if ready {
-                    let mut changed = EndpointSlice::clone(slice);
-                    changed.endpoints.iter_mut().for_each(|e| e.ready = !e.ready);
-                    *slice = Arc::new(changed);
-                }
-            }
+        after.services = part(&second).services;
+        for slice in before.slices.values().flat_map(|of| of.values()).filter(|_| ready) {
+            let mut changed = EndpointSlice::clone(slice);
+            changed.endpoints.iter_mut().for_each(|e| e.ready = !e.ready);
+            after.insert_slice(Arc::new(changed));
         }
         let zone = zone();
         let previous = DnsIndex::build(&before, &zone, None);
