@@ -195,8 +195,8 @@ pub struct ServiceStage {
     pub table: Arc<Mutex<netfilter::Table>>,
     /// What load balancers are told.
     pub health: watch::Sender<View>,
-    /// Numbers of the groups in that table.
-    pub groups: crate::entrance::GroupNumbers,
+    /// The entrances of that table.
+    pub entrances: crate::entrance::Entrances,
 }
 
 impl ServiceStage {
@@ -216,9 +216,10 @@ impl ServiceStage {
         });
         let sockets = self.open().and_then(|lb| lb.apply(&tables));
         // A kernel that cannot do the one may do the other.
-        let nat = crate::entrance::nat(&tables, &self.node, snapshot, &mut self.groups);
-        let entrances = nat.entrances.len();
-        let nat = self.table.lock().unwrap_or_else(PoisonError::into_inner).set_nat(nat);
+        let own = snapshot.nodes.get(&self.node).map(AsRef::as_ref);
+        let delta = self.entrances.change(&tables, own);
+        let entrances = self.entrances.count();
+        let nat = self.table.lock().unwrap_or_else(PoisonError::into_inner).change_nat(delta);
         let (applied, errors) = judge(sockets.err(), nat);
         let diagnostics: Vec<String> = tables.diagnostics.iter().map(ToString::to_string).collect();
         let fine = errors.is_empty();

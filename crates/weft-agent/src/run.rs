@@ -144,7 +144,7 @@ fn spawn_stages(
         lb: None,
         table,
         health: watch::Sender::default(),
-        groups: Default::default(),
+        entrances: Default::default(),
     };
     tasks.spawn(crate::health::serve(args.healthz_bind_address, services.health.subscribe()));
     let (snapshots, token) = (source.snapshots.clone(), cancel.clone());

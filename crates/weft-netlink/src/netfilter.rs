@@ -20,22 +20,26 @@
 //!   Service range, where it is refused.
 
 mod conntrack;
+mod content;
+mod element;
 mod expr;
 mod nat;
 mod ruleset;
 mod table;
+mod transaction;
 
-pub use nat::{Entrance, Fate, Nat};
+pub use nat::{Delta, Entrance, Fate, Nat, Target, Targets};
 pub use table::{Applied, Table};
 
 use crate::{
     error::{Error, Result},
     netns,
-    socket::{Connection, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST},
-    wire::{self, Message},
+    socket::{Connection, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, Refusal},
+    wire::{self, Message, Received},
 };
 use ipnet::IpNet;
 use std::{net::IpAddr, path::Path};
+use transaction::Link;
 
 /// Name of the table.
 pub const TABLE: &str = "weft";
@@ -98,10 +102,7 @@ const UNTRACKED: [Chain<'static>; 2] = [
 ];
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFNL_MSG_BATCH_BEGIN: u16 = 16;
-const NFNL_MSG_BATCH_END: u16 = 17;
 const NFT_MSG_NEWTABLE: u16 = 0;
-const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
@@ -170,7 +171,7 @@ const NFTA_LOOKUP_SET_ID: u16 = 4;
 const NFTA_LOOKUP_FLAGS: u16 = 5;
 const NFT_LOOKUP_F_INV: u32 = 1;
 const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
-/// Elements in one message: an attribute holds 64 KiB, and one of these at most 36 bytes.
+/// Elements in one message: an attribute holds 64 KiB, and one of these at most 52 bytes.
 const ELEMENTS_MAX: usize = 1000;
 
 /// One IP version, as this table sees it.
@@ -209,10 +210,6 @@ fn message(kind: u16, family: u8, flags: u16) -> Message {
     Message::new(kind, NLM_F_REQUEST | flags).header(&nfgenmsg(family, 0))
 }
 
-fn batch(kind: u16) -> Message {
-    Message::new(kind, NLM_F_REQUEST).header(&nfgenmsg(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES))
-}
-
 fn table(kind: u16, flags: u16) -> Message {
     let mut m = message(kind, NFPROTO_INET, flags);
     m.attr_str(NFTA_TABLE_NAME, TABLE);
@@ -220,7 +217,7 @@ fn table(kind: u16, flags: u16) -> Message {
 }
 
 fn chain(Chain(name, kind, hook, priority): &Chain<'_>) -> Message {
-    let mut m = message(NFT_MSG_NEWCHAIN, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+    let mut m = message(NFT_MSG_NEWCHAIN, NFPROTO_INET, NLM_F_CREATE);
     m.attr_str(NFTA_CHAIN_TABLE, TABLE)
         .attr_str(NFTA_CHAIN_NAME, name)
         .nest(NFTA_CHAIN_HOOK, |h| {
@@ -231,7 +228,7 @@ fn chain(Chain(name, kind, hook, priority): &Chain<'_>) -> Message {
 }
 
 fn rule(Chain(name, ..): &Chain<'_>, fill: impl FnOnce(&mut Message)) -> Message {
-    let flags = NLM_F_CREATE | NLM_F_APPEND | NLM_F_ACK;
+    let flags = NLM_F_CREATE | NLM_F_APPEND;
     let mut m = message(NFT_MSG_NEWRULE, NFPROTO_INET, flags);
     m.attr_str(NFTA_RULE_TABLE, TABLE)
         .attr_str(NFTA_RULE_CHAIN, name)
@@ -381,7 +378,7 @@ fn ranges(ip: Ip, nets: &[IpNet]) -> Vec<Range> {
 /// The set of the cluster's addresses of one version, with its elements.
 fn cluster_set(ip: Ip, nets: &[IpNet]) -> Vec<Message> {
     let (name, id, key_type) = ip.set;
-    let mut set = message(NFT_MSG_NEWSET, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+    let mut set = message(NFT_MSG_NEWSET, NFPROTO_INET, NLM_F_CREATE);
     set.attr_str(NFTA_SET_TABLE, TABLE)
         .attr_str(NFTA_SET_NAME, name)
         .attr_be32(NFTA_SET_FLAGS, NFT_SET_INTERVAL)
@@ -416,7 +413,7 @@ fn cluster_elements(kind: u16, ip: Ip, ranges: impl IntoIterator<Item = Range>) 
     let flags = if kind == NFT_MSG_NEWSETELEM { NLM_F_CREATE } else { 0 };
     let mut messages = Vec::new();
     for chunk in elements.chunks(ELEMENTS_MAX) {
-        let mut m = message(kind, NFPROTO_INET, flags | NLM_F_ACK);
+        let mut m = message(kind, NFPROTO_INET, flags);
         m.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE)
             .attr_str(NFTA_SET_ELEM_LIST_SET, ip.set.0)
             .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
@@ -440,29 +437,19 @@ fn cluster_elements(kind: u16, ip: Ip, ranges: impl IntoIterator<Item = Range>) 
 /// Makes the table of the calling thread's namespace do what `rules` say, without entrances,
 /// in place of what was in it before; one atomic transaction.
 pub fn replace(rules: &Rules) -> Result<()> {
-    table::write(rules, &nat::Content::default(), ruleset::STICKY_MAX)
+    let messages = table::whole(rules, &content::Content::default(), ruleset::STICKY_MAX);
+    Link::default().commit("replace nf_tables table", messages)
 }
 
 /// Removes the table from the calling thread's namespace; an absent one is fine.
 pub fn delete() -> Result<()> {
-    let messages =
-        vec![table(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK), table(NFT_MSG_DELTABLE, NLM_F_ACK)];
-    commit("delete nf_tables table", messages)
+    let messages = vec![table(NFT_MSG_NEWTABLE, NLM_F_CREATE), table(NFT_MSG_DELTABLE, 0)];
+    Link::default().commit("delete nf_tables table", messages)
 }
 
 /// Whether the table exists in the calling thread's namespace.
 pub fn exists() -> Result<bool> {
-    let mut connection = open()?;
-    match connection.request(table(NFT_MSG_GETTABLE, NLM_F_ACK)) {
-        Ok(_) => Ok(true),
-        Err(r) if r.source.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        Err(r) => Err(Error::Kernel {
-            operation: "get nf_tables table",
-            object: TABLE.to_owned(),
-            detail: r.detail,
-            source: r.source,
-        }),
-    }
+    Link::default().exists()
 }
 
 /// [`replace`] in the namespace mounted at `netns`.
@@ -473,22 +460,6 @@ pub fn replace_in(netns: &Path, rules: &Rules) -> Result<()> {
 fn open() -> Result<Connection> {
     Connection::open(netlink_sys::protocols::NETLINK_NETFILTER)
         .map_err(|e| Error::io("open netlink socket", "netfilter", e))
-}
-
-fn commit(operation: &'static str, mut messages: Vec<Message>) -> Result<()> {
-    let acknowledgements = messages.len();
-    messages.insert(0, batch(NFNL_MSG_BATCH_BEGIN));
-    messages.push(batch(NFNL_MSG_BATCH_END));
-    let mut connection = open()?;
-    connection
-        .make_room(messages.iter().map(Message::len).sum(), acknowledgements)
-        .map_err(|e| Error::io("size netlink socket", "netfilter", e))?;
-    connection.batch(messages, acknowledgements).map_err(|r| Error::Kernel {
-        operation,
-        object: TABLE.to_owned(),
-        detail: r.detail,
-        source: r.source,
-    })
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ const DUMP_TRIES_MAX: u32 = 5;
 pub(crate) struct Connection {
     socket: Socket,
     sequence: u32,
+    /// Bytes that a datagram may have, where that was enlarged.
+    room: usize,
 }
 
 impl Connection {
@@ -40,23 +42,22 @@ impl Connection {
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, room: 0 })
     }
 
-    /// Makes room for a batch, which is one datagram of `len` bytes, and for its
-    /// `acknowledgements`, beyond the machine's limits for sockets.
-    pub(crate) fn make_room(&self, len: usize, acknowledgements: usize) -> io::Result<()> {
+    /// Makes room for a batch, which is one datagram of `len` bytes, beyond the machine's limit
+    /// for sockets.
+    fn make_room(&mut self, len: usize) -> io::Result<()> {
         /// What a socket has at least everywhere.
         const GIVEN: usize = 64 << 10;
-        /// What an acknowledgement takes in the kernel's account, rounded up.
-        const ACKNOWLEDGEMENT: usize = 1 << 10;
-        self.force_size(libc::SO_SNDBUFFORCE, Some(len).filter(|n| *n > GIVEN))?;
-        let answers = acknowledgements * ACKNOWLEDGEMENT;
-        self.force_size(libc::SO_RCVBUFFORCE, Some(answers).filter(|n| *n > GIVEN))
+        if len > self.room.max(GIVEN) {
+            self.force_size(libc::SO_SNDBUFFORCE, len)?;
+            self.room = len;
+        }
+        Ok(())
     }
 
-    fn force_size(&self, option: libc::c_int, size: Option<usize>) -> io::Result<()> {
-        let Some(size) = size else { return Ok(()) };
+    fn force_size(&self, option: libc::c_int, size: usize) -> io::Result<()> {
         // The kernel doubles it, for its own records.
         let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
         let at = (&raw const size).cast();
@@ -168,30 +169,42 @@ impl Connection {
     }
 
     /// Sends several messages as one datagram (an nf_tables batch), the sequence numbers
-    /// counting up, and reads one acknowledgement for each message that asked for one.
+    /// counting up. Only the last before `end` is acknowledged: the kernel answers each that
+    /// fails anyway, and a batch that fails to be committed at its beginning.
     pub(crate) fn batch(
         &mut self,
-        messages: Vec<Message>,
-        acknowledgements: usize,
+        begin: &Message,
+        messages: &[Message],
+        end: &Message,
     ) -> std::result::Result<(), Refusal> {
-        let mut bytes = Vec::new();
+        let Some((last, messages)) = messages.split_last() else { return Ok(()) };
+        let len = messages.iter().chain([begin, last, end]).map(Message::len).sum();
+        let mut bytes = Vec::with_capacity(len);
+        let first_sequence = self.next();
+        begin.put(&mut bytes, first_sequence, 0);
         for m in messages {
-            let sequence = self.next();
-            bytes.extend(m.finish(sequence));
+            m.put(&mut bytes, self.next(), 0);
         }
+        let last_sequence = self.next();
+        last.put(&mut bytes, last_sequence, NLM_F_ACK);
+        end.put(&mut bytes, self.next(), 0);
+        self.make_room(len)?;
         self.send(&bytes)?;
-        let mut left = acknowledgements;
-        while left > 0 {
+        loop {
             for m in self.receive()? {
-                if m.kind == NLMSG_ERROR {
+                // Others are left over from an earlier, abandoned request.
+                let ours = m.sequence.wrapping_sub(first_sequence)
+                    <= last_sequence.wrapping_sub(first_sequence);
+                if ours && m.kind == NLMSG_ERROR {
                     if let Some(refusal) = Refusal::parse(&m) {
                         return Err(refusal);
                     }
-                    left = left.saturating_sub(1);
+                    if m.sequence == last_sequence {
+                        return Ok(());
+                    }
                 }
             }
         }
-        Ok(())
     }
 }
 

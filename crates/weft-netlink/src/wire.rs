@@ -85,11 +85,22 @@ impl Message {
     }
 
     /// The encoded message.
-    pub(crate) fn finish(mut self, sequence: u32) -> Vec<u8> {
+    pub(crate) fn finish(&self, sequence: u32) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.buf.len());
+        self.put(&mut bytes, sequence, 0);
+        bytes
+    }
+
+    /// Appends the encoded message to others, with more flags.
+    pub(crate) fn put(&self, bytes: &mut Vec<u8>, sequence: u32, flags: u16) {
+        let start = bytes.len();
+        bytes.extend_from_slice(&self.buf);
+        let header = &mut bytes[start..start + HEADER_LEN];
         let len = u32::try_from(self.buf.len()).expect("invariant: messages are small");
-        self.buf[0..4].copy_from_slice(&len.to_ne_bytes());
-        self.buf[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        self.buf
+        header[0..4].copy_from_slice(&len.to_ne_bytes());
+        let flags = flags | u16_at(&self.buf, 6).unwrap_or(0);
+        header[6..8].copy_from_slice(&flags.to_ne_bytes());
+        header[8..12].copy_from_slice(&sequence.to_ne_bytes());
     }
 }
 

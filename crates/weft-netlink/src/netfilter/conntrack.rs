@@ -2,7 +2,11 @@
 //! what is no target any more. TCP ends by itself when its peer is gone; a UDP flow that goes
 //! on keeps its entry, and its black hole, for ever.
 
-use super::{Nat, nat::Entrance, *};
+use super::{
+    content::{Content, Goes},
+    nat::Entrance,
+    *,
+};
 use crate::socket::{NLM_F_DUMP, Refusal};
 use std::collections::BTreeSet;
 
@@ -20,33 +24,8 @@ const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
-const UDP: u8 = libc::IPPROTO_UDP as u8;
-
-/// Where new flows of an entrance go.
-#[derive(Debug, PartialEq, Eq)]
-enum Goes {
-    /// To one of these.
-    To(BTreeSet<(IpAddr, u16)>),
-    /// To the address where they are refused.
-    Refused,
-    Nowhere,
-    /// It is none: packets keep their destination.
-    Untouched,
-}
 
 impl Goes {
-    fn of(nat: &Nat, entrance: &Entrance) -> Self {
-        match nat.entrances.get(entrance) {
-            None => Self::Untouched,
-            Some(Fate::Drop) => Self::Nowhere,
-            Some(Fate::Refuse) => Self::Refused,
-            Some(Fate::Forward { group, .. }) => {
-                let targets = nat.groups.get(group).into_iter().flatten().copied();
-                Self::To(targets.collect())
-            }
-        }
-    }
-
     /// Whether a flow that goes to `target` now still may.
     fn allows(&self, entrance: &Entrance, target: (IpAddr, u16), refuge: &[IpAddr]) -> bool {
         match self {
@@ -58,20 +37,12 @@ impl Goes {
     }
 }
 
-/// The UDP entrances of which some flow may have gone astray by a change.
-pub(super) fn suspects(old: &Nat, new: &Nat) -> BTreeSet<Entrance> {
-    let all = old.entrances.keys().chain(new.entrances.keys()).filter(|e| e.protocol == UDP);
-    all.filter(|e| match (Goes::of(old, e), Goes::of(new, e)) {
-        // More targets leave nobody behind.
-        (Goes::To(before), Goes::To(after)) => !before.is_subset(&after),
-        (before, after) => before != after,
-    })
-    .copied()
-    .collect()
-}
-
-/// Deletes the entries of `suspects` that lead where `nat` does not; gives back how many.
-pub(super) fn forget(suspects: &BTreeSet<Entrance>, nat: &Nat, refuge: &[IpAddr]) -> Result<usize> {
+/// Deletes the entries of `suspects` that lead where `content` does not; gives back how many.
+pub(super) fn forget(
+    suspects: &BTreeSet<Entrance>,
+    content: &Content,
+    refuge: &[IpAddr],
+) -> Result<usize> {
     let error = |operation: &'static str| {
         move |r: Refusal| Error::Kernel {
             operation,
@@ -97,7 +68,7 @@ pub(super) fn forget(suspects: &BTreeSet<Entrance>, nat: &Nat, refuge: &[IpAddr]
         let (Some(original), Some(reply)) = (original, reply) else { continue };
         let (Some(to), Some(from)) = (end(original, false), end(reply, true)) else { continue };
         let lost = suspects.contains(&to)
-            && !Goes::of(nat, &to).allows(&to, (from.addr, from.port), refuge);
+            && !content.goes(&to).allows(&to, (from.addr, from.port), refuge);
         if !lost {
             continue;
         }
@@ -148,34 +119,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn nat(fate: Fate, targets: &[&str]) -> Nat {
-        let mut nat = Nat::default();
-        nat.entrances.insert(at(UDP), fate);
-        nat.entrances.insert(at(6), Fate::Drop);
-        let targets = targets.iter().map(|t| (t.parse().expect("address"), 53));
-        nat.groups.insert(1, targets.collect());
-        nat
-    }
+    const UDP: u8 = libc::IPPROTO_UDP as u8;
 
     fn at(protocol: u8) -> Entrance {
         Entrance { addr: IpAddr::from([192, 0, 2, 1]), port: 53, protocol }
-    }
-
-    #[test]
-    fn only_udp_that_loses_a_target_is_looked_at() {
-        let forward = || Fate::Forward { group: 1, timeout_s: None, sources: None };
-        let one = nat(forward(), &["10.0.0.1"]);
-        let two = nat(forward(), &["10.0.0.1", "10.0.0.2"]);
-        assert!(suspects(&one, &one).is_empty() && suspects(&one, &two).is_empty());
-        for (old, new) in [
-            (&two, &one),
-            (&Nat::default(), &one),
-            (&one, &Nat::default()),
-            (&one, &nat(Fate::Refuse, &[])),
-            (&nat(Fate::Refuse, &[]), &one),
-        ] {
-            assert_eq!(suspects(old, new), BTreeSet::from([at(UDP)]));
-        }
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! the target in place of all three. IPv6 needs all 16 words.
 
 use super::{
+    content::{Class, Content, Edits},
+    element::{Bytes, ClassChain, Map, Place, Value},
     expr::{self, Verdict},
-    nat::{Class, Content, Map, Value},
     *,
 };
 
@@ -29,7 +30,7 @@ pub(super) const STICKY_MAX: u32 = 65_536;
 
 /// A chain that is entered from others.
 fn plain_chain(name: &str) -> Message {
-    let mut m = message(NFT_MSG_NEWCHAIN, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+    let mut m = message(NFT_MSG_NEWCHAIN, NFPROTO_INET, NLM_F_CREATE);
     m.attr_str(NFTA_CHAIN_TABLE, TABLE).attr_str(NFTA_CHAIN_NAME, name);
     m
 }
@@ -62,7 +63,7 @@ fn new_set(
     key: (u32, u32),
     data: Option<(u32, u32)>,
 ) -> Message {
-    let mut m = message(NFT_MSG_NEWSET, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+    let mut m = message(NFT_MSG_NEWSET, NFPROTO_INET, NLM_F_CREATE);
     m.attr_str(NFTA_SET_TABLE, TABLE)
         .attr_str(NFTA_SET_NAME, name)
         .attr_be32(NFTA_SET_FLAGS, flags | if data.is_some() { NFT_SET_MAP } else { 0 })
@@ -88,7 +89,7 @@ pub(super) fn sets(sticky_max: u32) -> Vec<Message> {
         id += 1;
         id
     };
-    for map in Map::all() {
+    for map in Map::ALL {
         let (key, data) = match map {
             Map::Frontends(ip) => {
                 let key = joined(&[ip.set.2, TYPE_PROTOCOL, TYPE_PORT]);
@@ -103,7 +104,7 @@ pub(super) fn sets(sticky_max: u32) -> Vec<Message> {
             Map::Members(ip) => ((joined(&[ip.set.2, TYPE_PORT, TYPE_MARK]), ip.len + 8), None),
             Map::Hairpin(ip) => ((joined(&[ip.set.2, ip.set.2]), ip.len * 2), None),
         };
-        messages.push(new_set(&map.name(), (next(), 0, None), key, data));
+        messages.push(new_set(map.name(), (next(), 0, None), key, data));
     }
     for ip in [IPV4, IPV6] {
         let key = joined(&[ip.set.2, ip.set.2, TYPE_PROTOCOL, TYPE_PORT]);
@@ -116,7 +117,8 @@ pub(super) fn sets(sticky_max: u32) -> Vec<Message> {
 
 /// The chain of a class. `refuge`: one address of each Service range, where the `input` hook
 /// refuses everything.
-pub(super) fn class_chain(name: &str, class: &Class, refuge: &[IpAddr]) -> Vec<Message> {
+fn class_chain(chain: ClassChain, class: &Class, refuge: &[IpAddr]) -> Vec<Message> {
+    let name = &*chain.to_string();
     let mut messages = vec![plain_chain(name)];
     match class {
         Class::Drop => {}
@@ -132,32 +134,20 @@ pub(super) fn class_chain(name: &str, class: &Class, refuge: &[IpAddr]) -> Vec<M
         Class::Pick { count, timeout_s } => {
             messages.extend([IPV4, IPV6].iter().flat_map(|ip| pick(name, *ip, *count, *timeout_s)));
         }
-        Class::From { sources, count, timeout_s } => {
-            let inner = format!("{name}-admitted");
-            let pick_of = |ip: &Ip| pick(&inner, *ip, *count, *timeout_s);
-            let picks: Vec<Message> = [IPV4, IPV6].iter().flat_map(pick_of).collect();
-            messages.insert(0, plain_chain(&inner));
-            messages.extend(picks);
+        // It looks nothing up itself: see `content.rs`.
+        Class::From { sources, pick } => {
+            let pick = ClassChain::Numbered(*pick).to_string();
             for net in sources {
                 let ip = Ip::of(net);
                 messages.push(rule_of(name, ip, |list| {
                     address_in(list, ip.source, net);
-                    expr::verdict(list, &Verdict::Goto(&inner));
+                    expr::verdict(list, &Verdict::Goto(&pick));
                 }));
             }
             messages.push(rule_in(name, |list| expr::verdict(list, &Verdict::Drop)));
         }
     }
     messages
-}
-
-/// The chains to delete for a class.
-pub(super) fn class_chain_names(name: &str, class: &Class) -> Vec<String> {
-    let mut names = vec![name.to_owned()];
-    if matches!(class, Class::From { .. }) {
-        names.push(format!("{name}-admitted"));
-    }
-    names
 }
 
 /// Chooses one of `count` targets: the one that the client had before, else any.
@@ -171,9 +161,9 @@ fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32) -> Vec<Message> {
             expr::address_to(list, ip, 0, true);
             expr::end_to(list, ip, w, false);
             // The group ends up behind the target: together they are the key of `members`.
-            expr::find(list, &Map::Frontends(ip).name(), w, Some(value + w));
+            expr::find(list, Map::Frontends(ip).name(), w, Some(value + w));
             expr::find(list, sticky_name(ip), 0, Some(value));
-            expr::find(list, &Map::Members(ip).name(), value, None);
+            expr::find(list, Map::Members(ip).name(), value, None);
             expr::remember(list, sticky_name(ip), 0, value, timeout_s);
             expr::to_target(list, ip, value);
         }));
@@ -181,9 +171,9 @@ fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32) -> Vec<Message> {
     let mut any = |remembered: bool| {
         rules.push(rule_of(chain, ip, |list| {
             expr::end_to(list, ip, w, false);
-            expr::find(list, &Map::Frontends(ip).name(), w, Some(value));
+            expr::find(list, Map::Frontends(ip).name(), w, Some(value));
             expr::random_to(list, value + 2, count);
-            expr::find(list, &slots, value + 1, Some(value));
+            expr::find(list, slots, value + 1, Some(value));
             if remembered {
                 expr::address_to(list, ip, 0, true);
                 // One that is there names a target that is none any more.
@@ -211,7 +201,7 @@ pub(super) fn entrances() -> Vec<Message> {
             messages.push(rule_of(base.0, ip, |list| {
                 let value = 2 * ip.words() + 2;
                 expr::end_to(list, ip, ip.words(), false);
-                expr::find(list, &Map::Frontends(ip).name(), ip.words(), Some(value));
+                expr::find(list, Map::Frontends(ip).name(), ip.words(), Some(value));
                 expr::obey(list, "classes", value);
             }));
         }
@@ -235,7 +225,7 @@ pub(super) fn sources(rules: &Rules) -> Vec<Message> {
         messages.push(rule_of(name, ip, |list| {
             expr::address_to(list, ip, 0, true);
             expr::address_to(list, ip, ip.words(), false);
-            expr::find(list, &Map::Hairpin(ip).name(), 0, None);
+            expr::find(list, Map::Hairpin(ip).name(), 0, None);
             to_own(list);
         }));
         // Replies of this node's pods come through this stack anyway: they see the client.
@@ -254,7 +244,7 @@ pub(super) fn sources(rules: &Rules) -> Vec<Message> {
         messages.push(rule_of(name, ip, |list| expression(list, "masq", |_| {})));
         messages.push(rule_of(MASQUERADE.0, ip, |list| {
             expr::original_to(list, ip, 0);
-            expr::find(list, &Map::Frontends(ip).name(), 0, Some(2 * ip.words() + 2));
+            expr::find(list, Map::Frontends(ip).name(), 0, Some(2 * ip.words() + 2));
             expr::verdict(list, &Verdict::Goto(name));
         }));
     }
@@ -271,12 +261,12 @@ pub(super) fn inside(rules: &Rules) -> Vec<Message> {
         messages.push(plain_chain(name));
         messages.push(rule_of(name, ip, |list| {
             expr::end_to(list, ip, 0, false);
-            expr::find(list, &Map::Frontends(ip).name(), 0, Some(value));
+            expr::find(list, Map::Frontends(ip).name(), 0, Some(value));
             expr::verdict(list, &Verdict::Accept);
         }));
         messages.push(rule_of(name, ip, |list| {
             expr::end_to(list, ip, 0, true);
-            expr::find(list, &Map::Tracked(ip).name(), 0, None);
+            expr::find(list, Map::Tracked(ip).name(), 0, None);
             expr::verdict(list, &Verdict::Accept);
         }));
         // Errors about packets of such connections have to be translated with them.
@@ -303,69 +293,75 @@ pub(super) fn inside_name(ip: Ip) -> &'static str {
     if ip == IPV4 { "inside4" } else { "inside6" }
 }
 
-/// Messages that store (or delete) elements, grouped by map.
-fn elements<'a>(
-    kind: u16,
-    all: impl Iterator<Item = (&'a (Map, Vec<u8>), Option<&'a Value>)>,
-) -> Vec<Message> {
-    let all: Vec<_> = all.collect();
+/// Messages that store (or delete) elements, which are ordered by map.
+fn elements(kind: u16, all: impl Iterator<Item = (Place, Option<Value>)>) -> Vec<Message> {
     let flags = if kind == NFT_MSG_NEWSETELEM { NLM_F_CREATE } else { 0 };
+    let mut all = all.peekable();
     let mut messages = Vec::new();
-    for of_map in all.chunk_by(|a, b| a.0.0 == b.0.0) {
-        for chunk in of_map.chunks(ELEMENTS_MAX) {
-            let mut m = message(kind, NFPROTO_INET, flags | NLM_F_ACK);
-            m.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE)
-                .attr_str(NFTA_SET_ELEM_LIST_SET, &chunk[0].0.0.name())
-                .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-                    for ((_, key), value) in chunk {
-                        list.nest(NFTA_LIST_ELEM, |e| element(e, key, *value));
-                    }
-                });
-            messages.push(m);
-        }
+    while let Some(((map, _), _)) = all.peek().copied() {
+        let mut m = message(kind, NFPROTO_INET, flags);
+        m.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE)
+            .attr_str(NFTA_SET_ELEM_LIST_SET, map.name())
+            .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                for _ in 0..ELEMENTS_MAX {
+                    let Some(((_, key), value)) = all.next_if(|((m, _), _)| *m == map) else {
+                        break;
+                    };
+                    list.nest(NFTA_LIST_ELEM, |e| element(e, &key, value));
+                }
+            });
+        messages.push(m);
     }
     messages
 }
 
-fn element(e: &mut Message, key: &[u8], value: Option<&Value>) {
+fn element(e: &mut Message, key: &Bytes, value: Option<Value>) {
     e.nest(NFTA_SET_ELEM_KEY, |k| {
-        k.attr(NFTA_DATA_VALUE, key);
+        k.attr(NFTA_DATA_VALUE, key.get());
     });
     match value {
         None | Some(Value::None) => {}
         Some(Value::Bytes(bytes)) => {
             e.nest(NFTA_SET_ELEM_DATA, |d| {
-                d.attr(NFTA_DATA_VALUE, bytes);
+                d.attr(NFTA_DATA_VALUE, bytes.get());
             });
         }
         Some(Value::Drop) => {
             e.nest(NFTA_SET_ELEM_DATA, |d| Verdict::Drop.put(d));
         }
         Some(Value::Goto(chain)) => {
-            e.nest(NFTA_SET_ELEM_DATA, |d| Verdict::Goto(chain).put(d));
+            e.nest(NFTA_SET_ELEM_DATA, |d| Verdict::Goto(&chain.to_string()).put(d));
         }
     }
 }
 
 /// From one content to another: new chains, the elements that differ, and chains that nothing
 /// enters any more. In one transaction, so that a packet sees the one or the other.
-pub(super) fn change(old: &Content, new: &Content, refuge: &[IpAddr]) -> Vec<Message> {
-    let before: std::collections::BTreeMap<String, &Class> = old.chains().collect();
-    let after: std::collections::BTreeMap<String, &Class> = new.chains().collect();
+pub(super) fn change(edits: &Edits, refuge: &[IpAddr]) -> Vec<Message> {
     let mut messages = Vec::new();
-    for (name, class) in after.iter().filter(|(name, _)| !before.contains_key(*name)) {
-        messages.extend(class_chain(name, class, refuge));
+    for (chain, class) in &edits.new_chains {
+        messages.extend(class_chain(*chain, class, refuge));
     }
-    let stale = old.elements.iter().filter(|(k, v)| new.elements.get(k) != Some(v));
-    messages.extend(elements(NFT_MSG_DELSETELEM, stale.map(|(k, _)| (k, None))));
-    let fresh = new.elements.iter().filter(|(k, v)| old.elements.get(k) != Some(v));
-    messages.extend(elements(NFT_MSG_NEWSETELEM, fresh.map(|(k, v)| (k, Some(v)))));
-    for (name, class) in before.iter().filter(|(name, _)| !after.contains_key(*name)) {
-        for name in class_chain_names(name, class) {
-            let mut m = message(NFT_MSG_DELCHAIN, NFPROTO_INET, NLM_F_ACK);
-            m.attr_str(NFTA_CHAIN_TABLE, TABLE).attr_str(NFTA_CHAIN_NAME, &name);
-            messages.push(m);
-        }
+    messages.extend(elements(NFT_MSG_DELSETELEM, edits.stale().map(|place| (place, None))));
+    let fresh = edits.fresh().map(|(place, value)| (place, Some(value)));
+    messages.extend(elements(NFT_MSG_NEWSETELEM, fresh));
+    for chain in &edits.old_chains {
+        let mut m = message(NFT_MSG_DELCHAIN, NFPROTO_INET, 0);
+        m.attr_str(NFTA_CHAIN_TABLE, TABLE).attr_str(NFTA_CHAIN_NAME, &chain.to_string());
+        messages.push(m);
+    }
+    messages
+}
+
+/// All chains and elements, for a table that has none.
+pub(super) fn everything(content: &Content, refuge: &[IpAddr]) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for (chain, class) in content.chains() {
+        messages.extend(class_chain(chain, class, refuge));
+    }
+    for map in Map::ALL {
+        let all = content.elements_of(map).map(|(place, value)| (place, Some(value)));
+        messages.extend(elements(NFT_MSG_NEWSETELEM, all));
     }
     messages
 }

@@ -1,11 +1,6 @@
-//! The table as its owner keeps it: what was written last, and the difference to what shall be.
+//! The table as its owner keeps it: what it shall be, and whether the kernel has that.
 
-use super::{
-    Nat, Rules, conntrack,
-    nat::Content,
-    ruleset::{self, change},
-    *,
-};
+use super::{content::Content, nat::Delta, ruleset, transaction::Link, *};
 use std::collections::BTreeSet;
 
 /// What a change did.
@@ -23,27 +18,32 @@ pub struct Applied {
 }
 
 /// The table of one namespace. All calls must come from threads inside it.
+///
+/// A change sends what it changes, in one transaction. Where that fails, the kernel has what
+/// it had before; then the whole table is written, also in one transaction; and where that
+/// fails too, what works goes on working, the error is told, and the next call tries again.
 #[derive(Debug)]
 pub struct Table {
-    /// What was asked for last.
+    /// What shall be.
     rules: Option<Rules>,
-    nat: Option<Nat>,
+    content: Content,
+    /// Whether the entrances are known.
+    known: bool,
     /// Whether this has written anything, or failed to: a table that is there is no earlier
     /// process's then.
     tried: bool,
-    /// What the kernel has; `None` before the first time, and after a failure.
-    written: Option<(Rules, Content)>,
-    /// The entrances that the connection table was last compared with.
-    compared: Nat,
-    /// Entrances whose flows are still to be compared.
+    /// Whether the kernel has just that; not before the first time, and after a failure.
+    written: bool,
+    /// Entrances whose flows are still to be compared with the connection table.
     suspects: BTreeSet<Entrance>,
     /// How many clients are remembered, for each version.
     sticky_max: u32,
     /// [`conntrack::forget`].
     forget: Forget,
+    link: Link,
 }
 
-type Forget = fn(&BTreeSet<Entrance>, &Nat, &[IpAddr]) -> Result<usize>;
+type Forget = fn(&BTreeSet<Entrance>, &Content, &[IpAddr]) -> Result<usize>;
 
 impl Default for Table {
     fn default() -> Self {
@@ -61,71 +61,90 @@ impl Table {
     pub fn with_sticky_max(sticky_max: u32) -> Self {
         Self {
             rules: None,
-            nat: None,
+            content: Content::default(),
+            known: false,
             tried: false,
-            written: None,
-            compared: Nat::default(),
+            written: false,
             suspects: BTreeSet::new(),
             sticky_max,
             forget: conntrack::forget,
+            link: Link::default(),
         }
     }
 
     /// Sets the rules. Writes the whole table where more of them than the cluster's addresses
-    /// differs from those written, or where the table is gone. One that an earlier process left
-    /// serves on until the entrances are known, too.
+    /// differs from those written, or where the table is not as it was written. One that an
+    /// earlier process left serves on until the entrances are known, too.
     ///
-    /// Where that fails, a table that only refuses takes its place until the next call: a kernel
-    /// without NAT can still refuse.
+    /// Where there is no table and the whole one cannot be written, one that only refuses takes
+    /// its place until the next call: a kernel without NAT can still refuse.
     pub fn set_rules(&mut self, rules: &Rules) -> Result<Applied> {
-        self.rules = Some(rules.clone());
-        if !self.tried && self.nat.is_none() && exists()? {
+        let old = self.rules.replace(rules.clone());
+        if !self.tried && !self.known && self.link.exists()? {
             return Ok(Applied::default());
         }
-        let result = self.bring_up();
-        if result.is_err() {
-            self.written = None;
-            let services = rules.services.clone();
-            replace(&Rules { services, ..Rules::default() })?;
+        match old {
+            Some(old) if old == *rules => self.check(),
+            Some(old) if old.differs_in_cluster_only(rules) => {
+                let of = |ip: &Ip| change_cluster(*ip, &old.cluster, &rules.cluster);
+                let messages = [IPV4, IPV6].iter().flat_map(of).collect();
+                self.bring_up(messages)
+            }
+            _ => {
+                self.written = false;
+                self.bring_up(Vec::new())
+            }
         }
-        result
     }
 
-    /// Sets the entrances. Before the first rules there is no table: they wait for it.
+    /// Sets the entrances: all of them. What differs is what is sent. Before the first rules
+    /// there is no table: they wait for it.
     pub fn set_nat(&mut self, nat: Nat) -> Result<Applied> {
-        self.nat = Some(nat);
-        self.bring_up()
+        let delta = self.content.until(nat);
+        self.change_nat(delta)
     }
 
-    fn bring_up(&mut self) -> Result<Applied> {
-        let Some(rules) = self.rules.clone() else { return Ok(Applied::default()) };
+    /// Changes some of the entrances. Costs what is changed, whatever the number of all. Where
+    /// nothing is, the table is checked.
+    pub fn change_nat(&mut self, delta: Delta) -> Result<Applied> {
+        self.known = true;
+        if delta.is_empty() {
+            return self.check();
+        }
+        let edits = self.content.apply(delta);
+        self.suspects.extend(&edits.suspects);
+        let messages = match &self.rules {
+            Some(rules) if self.written => ruleset::change(&edits, &refuge(rules)),
+            _ => Vec::new(),
+        };
+        self.bring_up(messages)
+    }
+
+    /// Looks whether the table is as it was written, and writes it where it is not.
+    pub fn check(&mut self) -> Result<Applied> {
+        if self.written && !self.link.is_last()? {
+            self.written = self.link.exists()?;
+        }
+        self.bring_up(Vec::new())
+    }
+
+    /// Makes the kernel have what shall be: by these changes where it has what was before.
+    fn bring_up(&mut self, changes: Vec<Message>) -> Result<Applied> {
+        let Some(rules) = &self.rules else { return Ok(Applied::default()) };
         self.tried = true;
-        let none = Nat::default();
-        let nat = self.nat.as_ref().unwrap_or(&none);
-        // Gone until it is written: whatever fails on the way makes the next call write all.
-        let changed = match self.written.take() {
-            Some(old) if old.0.differs_in_cluster_only(&rules) && exists()? => {
-                alter(&old, &rules, nat)
-            }
-            _ => None,
-        };
-        let whole = changed.is_none();
-        let content = match changed {
-            Some(content) => content,
-            None => {
-                let new = Content::of(nat, &Content::default());
-                write(&rules, &new, self.sticky_max)?;
-                new
-            }
-        };
-        let elements = content.elements.len();
-        let refuge = refuge(&rules);
-        self.written = Some((rules, content));
-        self.suspects.extend(conntrack::suspects(&self.compared, nat));
-        self.compared.clone_from(nat);
-        let mut applied = Applied { whole, elements, ..Applied::default() };
+        // Without masquerade there are neither maps nor sets.
+        let nothing = changes.is_empty() || rules.masquerade.is_empty();
+        if self.written && !nothing {
+            self.written = self.link.commit("change nf_tables table", changes).is_ok();
+        }
+        let whole = !self.written;
+        if whole {
+            self.write()?;
+        }
+        let mut applied = Applied { whole, elements: self.content.len(), ..Applied::default() };
         if !self.suspects.is_empty() {
-            match (self.forget)(&self.suspects, nat, &refuge) {
+            let refuge = self.rules.as_ref().map(refuge).unwrap_or_default();
+            match (self.forget)(&self.suspects, &self.content, &refuge) {
                 Ok(flows) => {
                     applied.flows = flows;
                     self.suspects.clear();
@@ -135,38 +154,34 @@ impl Table {
         }
         Ok(applied)
     }
-}
 
-/// Changes the elements that differ, which leaves alone what the kernel remembers of clients.
-/// `None` where that fails: somebody else changed the table, and it has to be written anew.
-fn alter((old_rules, old): &(Rules, Content), rules: &Rules, nat: &Nat) -> Option<Content> {
-    let new = Content::of(nat, old);
-    let mut messages = Vec::new();
-    // Without masquerade there are neither maps nor sets.
-    if !rules.masquerade.is_empty() {
-        for ip in [IPV4, IPV6] {
-            messages.extend(change_cluster(ip, &old_rules.cluster, &rules.cluster));
+    fn write(&mut self) -> Result<()> {
+        let Some(rules) = &self.rules else { return Ok(()) };
+        let messages = whole(rules, &self.content, self.sticky_max);
+        let result = self.link.commit("replace nf_tables table", messages);
+        self.written = result.is_ok();
+        if result.is_err() && !self.link.exists()? {
+            let services = rules.services.clone();
+            let least = Rules { services, ..Rules::default() };
+            let messages = whole(&least, &Content::default(), self.sticky_max);
+            self.link.commit("replace nf_tables table", messages)?;
         }
-        messages.extend(change(old, &new, &refuge(rules)));
+        result
     }
-    if !messages.is_empty() {
-        commit("change nf_tables table", messages).ok()?;
-    }
-    Some(new)
 }
 
 /// One address of each Service range: refused there.
-pub(super) fn refuge(rules: &Rules) -> Vec<IpAddr> {
+fn refuge(rules: &Rules) -> Vec<IpAddr> {
     rules.services.iter().map(IpNet::network).collect()
 }
 
-/// Writes the whole table, in place of what was there; one atomic transaction.
-pub(super) fn write(rules: &Rules, content: &Content, sticky_max: u32) -> Result<()> {
+/// The whole table, in place of what was there.
+pub(super) fn whole(rules: &Rules, content: &Content, sticky_max: u32) -> Vec<Message> {
     // "Add, delete, add" is the idiom for "replace": the first makes the second succeed.
     let mut messages = vec![
-        table(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK),
-        table(NFT_MSG_DELTABLE, NLM_F_ACK),
-        table(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_ACK),
+        table(NFT_MSG_NEWTABLE, NLM_F_CREATE),
+        table(NFT_MSG_DELTABLE, 0),
+        table(NFT_MSG_NEWTABLE, NLM_F_CREATE),
     ];
     messages.push(chain(&REJECT));
     for net in &rules.services {
@@ -178,7 +193,7 @@ pub(super) fn write(rules: &Rules, content: &Content, sticky_max: u32) -> Result
         let versions = [IPV4, IPV6];
         messages.extend(versions.iter().flat_map(|ip| cluster_set(*ip, &rules.cluster)));
         messages.extend(ruleset::sets(sticky_max));
-        messages.extend(change(&Content::default(), content, &refuge(rules)));
+        messages.extend(ruleset::everything(content, &refuge(rules)));
         messages.extend(ruleset::entrances());
         messages.push(chain(&MASQUERADE));
         messages.extend(ruleset::sources(rules));
@@ -190,7 +205,7 @@ pub(super) fn write(rules: &Rules, content: &Content, sticky_max: u32) -> Result
             messages.extend(versions.iter().map(|ip| untracked(base, *ip)));
         }
     }
-    commit("replace nf_tables table", messages)
+    messages
 }
 
 #[cfg(test)]

@@ -35,7 +35,8 @@ fn nat() -> Nat {
     let mut nat = Nat::default();
     let at = Entrance { addr: IpAddr::from([192, 0, 2, 1]), port: 53, protocol: 17 };
     nat.entrances.insert(at, Fate::Forward { group: 1, timeout_s: None, sources: None });
-    nat.groups.insert(1, vec![(IpAddr::from([10, 7, 1, 2]), 53)]);
+    let target = Target { addr: IpAddr::from([10, 7, 1, 2]), port: 53, here: true };
+    nat.groups.insert(1, Targets { protocol: 17, all: vec![target] });
     nat
 }
 
@@ -77,7 +78,7 @@ fn a_connection_table_that_cannot_be_asked_stops_nothing() {
 fn what_took_the_place_of_the_table_is_replaced() {
     const HOOKS_MAX: usize = 1024;
     let others = |kind: u16| {
-        let mut m = message(kind, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+        let mut m = message(kind, NFPROTO_INET, NLM_F_CREATE);
         m.attr_str(NFTA_TABLE_NAME, "others");
         m
     };
@@ -93,7 +94,7 @@ fn what_took_the_place_of_the_table_is_replaced() {
             delete().expect("deleted");
             let mut messages = vec![others(NFT_MSG_NEWTABLE)];
             messages.extend((0..HOOKS_MAX).map(|n| {
-                let mut m = message(NFT_MSG_NEWCHAIN, NFPROTO_INET, NLM_F_CREATE | NLM_F_ACK);
+                let mut m = message(NFT_MSG_NEWCHAIN, NFPROTO_INET, NLM_F_CREATE);
                 m.attr_str(NFTA_CHAIN_TABLE, "others")
                     .attr_str(NFTA_CHAIN_NAME, &format!("c{n}"))
                     .nest(NFTA_CHAIN_HOOK, |h| {
@@ -103,12 +104,13 @@ fn what_took_the_place_of_the_table_is_replaced() {
                     .attr_str(NFTA_CHAIN_TYPE, "filter");
                 m
             }));
-            commit("fill the hooks", messages).expect("room");
+            Link::default().commit("fill the hooks", messages).expect("room");
             for _ in 0..2 {
                 table.set_rules(&rules()).expect_err("no room");
                 assert_eq!(has(), (false, true));
             }
-            commit("make room", vec![others(NFT_MSG_DELTABLE)]).expect("room");
+            let room = vec![others(NFT_MSG_DELTABLE)];
+            Link::default().commit("make room", room).expect("room");
             assert!(table.set_rules(&rules()).expect("room").whole);
             assert_eq!(has(), (true, true));
             assert!(!table.set_nat(nat()).expect("change").whole);
