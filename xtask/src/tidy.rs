@@ -22,9 +22,10 @@ const UNSAFE: [&str; 9] = [
 ];
 
 /// What a crate must not depend on: the arrows of the plan. Lower knows nothing of higher.
-const FORBIDDEN_EDGES: [(&str, &[&str]); 10] = [
+const FORBIDDEN_EDGES: [(&str, &[&str]); 11] = [
     ("weft-model", &["weft-", "kube", "k8s-openapi", "tokio"]),
     ("weft-services", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
+    ("weft-policy", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
     ("weft-fabric", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
     ("weft-dns", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
     ("weft-cel", &["weft-", "kube", "k8s-openapi", "tokio"]),

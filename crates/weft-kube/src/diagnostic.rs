@@ -3,7 +3,7 @@
 use std::fmt;
 use weft_model::NamespacedName;
 
-/// The kinds that are watched.
+/// The kinds that are lowered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `v1` Namespace.
@@ -14,10 +14,16 @@ pub enum Kind {
     Service,
     /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice,
+    /// `v1` Pod.
+    Pod,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
 }
 
 impl Kind {
-    /// All of them, in the order of their lists.
+    /// Those that are watched, in the order of their lists.
     pub const ALL: [Self; 4] = [Self::Namespace, Self::Node, Self::Service, Self::EndpointSlice];
 }
 
@@ -28,6 +34,9 @@ impl fmt::Display for Kind {
             Self::Node => "Node",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         })
     }
 }

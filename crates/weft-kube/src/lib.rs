@@ -20,6 +20,7 @@
 //! nothing of them but what the model has room for (no managed fields, no annotations).
 #![forbid(unsafe_code)]
 
+pub mod cluster_policy;
 mod diagnostic;
 pub mod index;
 pub mod lower;

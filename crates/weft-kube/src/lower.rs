@@ -10,6 +10,10 @@ use weft_model::{
     Port, Protocol, Service, ServiceKind, ServicePort, TrafficPolicy,
 };
 
+mod policy;
+
+pub use policy::{cluster_network_policy, labelled_namespace, network_policy, node_peer, pod};
+
 /// Label of an EndpointSlice that names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Label of a Service that another proxy serves.

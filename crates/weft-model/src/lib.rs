@@ -15,18 +15,27 @@
 
 mod endpoint;
 mod family;
+mod label;
 mod map;
 mod name;
 mod node;
+mod pod;
+mod policy;
 mod port;
 mod service;
 mod snapshot;
 
 pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
 pub use family::{IpFamilies, IpFamily};
+pub use label::{LabelTest, Labels, Selector, SelectorError};
 pub use map::{Diff, Difference, Iter, Map, Set};
 pub use name::{LabName, NameError, NamespacedName, NodeName};
 pub use node::Node;
+pub use pod::{NamedPort, Namespace, NodePeer, Pod, PodPhase};
+pub use policy::{
+    Action, ClusterNetworkPolicy, ClusterRule, Direction, DomainPattern, IpBlock, NamespaceSet,
+    NetworkPolicy, NetworkRule, Peer, PodSet, PortMatch, Tier,
+};
 pub use port::{Port, PortError, Protocol};
 pub use service::{External, Service, ServiceKind, ServicePort, TrafficPolicy};
 pub use snapshot::{Slices, Snapshot};

@@ -65,6 +65,7 @@ impl Cluster {
             Kind::Node => events(self.nodes.iter().map(|(n, v)| node(*n, *v))),
             Kind::Service => events(self.services.iter().map(|(n, v)| service(*n, *v))),
             Kind::EndpointSlice => events(self.slices.iter().map(|(n, v)| slice(*n, *v))),
+            other => unreachable!("{other} is not watched"),
         }
     }
 
@@ -99,6 +100,7 @@ impl Cluster {
             Kind::Node => step(&mut self.nodes, node, name, version),
             Kind::Service => step(&mut self.services, service, name, version),
             Kind::EndpointSlice => step(&mut self.slices, slice, name, version),
+            other => unreachable!("{other} is not watched"),
         }
     }
 
