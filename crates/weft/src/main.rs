@@ -2,6 +2,7 @@
 
 mod apiserver;
 mod cni;
+mod explain;
 mod log;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +26,10 @@ enum Command {
     Agent(weft_agent::Args),
     /// The CNI plugin (also when called as weft-cni); on a real node: its installation
     Cni(cni::Args),
+    /// What happens to this traffic and which object decides it
+    Why(explain::WhyArgs),
+    /// Tables of what Weft makes of the cluster's objects
+    Get(explain::GetArgs),
     #[command(hide = true)]
     LabSupervisor(weft_lab::supervisor::Args),
     #[command(hide = true)]
@@ -65,6 +70,8 @@ fn run(command: Command) -> anyhow::Result<i32> {
         Command::Apiserver(args) => logged(|| apiserver::run(args)),
         Command::Agent(args) => logged(|| weft_agent::run(args)),
         Command::Cni(args) => cni::run(args),
+        Command::Why(args) => explain::why(args),
+        Command::Get(args) => explain::get(args),
         Command::LabSupervisor(args) => logged(|| weft_lab::supervisor::run(&args)),
         Command::LabKubelet(args) => logged(|| weft_kubelet::run(args)),
         Command::LabProbe => weft_lab::probe::main().map(|()| 0),

@@ -16,3 +16,4 @@ mod model;
 mod nodeport;
 mod policies;
 mod services;
+mod why;
