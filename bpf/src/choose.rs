@@ -11,10 +11,7 @@
 //! look-up starts again.
 
 use crate::maps::{AFFINITY, MEMBERS, SERVICES, SLOTS, count};
-use aya_ebpf::{
-    EbpfContext,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_ns},
-};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use core::ptr::{addr_of, read_volatile};
 use weft_bpf_abi::{Addr, AffinityValue, ClientKey, Counter, MemberKey, ServiceValue, SlotKey};
 
@@ -50,14 +47,24 @@ pub fn is_member(frontend: &Addr, backend: &Addr, service: &ServiceValue) -> boo
     }
 }
 
-/// Chooses a backend for a new connection of `frontend`.
+/// A backend, and the generation of the set that it was found in.
+pub struct Chosen {
+    pub backend: Addr,
+    pub generation: u32,
+}
+
+/// Chooses a backend for a new connection of `frontend`. `client` is asked once there is one
+/// to choose: who it is for session affinity, or `None` for somebody who shall not be
+/// translated.
 #[inline(always)]
-pub fn choose<C: EbpfContext>(ctx: &C, frontend: &Addr) -> Option<Addr> {
+pub fn choose(frontend: &Addr, client: impl Fn() -> Option<u64>) -> Option<Chosen> {
     for _ in 0..ATTEMPTS {
         let service = service(frontend)?;
+        let client = client()?;
+        let chosen = |backend| Some(Chosen { backend, generation: service.generation() });
         if service.affinity_timeout_s != 0 {
-            if let Some(backend) = sticky_backend(ctx, frontend, &service) {
-                return Some(backend);
+            if let Some(backend) = sticky_backend(client, frontend, &service) {
+                return chosen(backend);
             }
         }
         // SAFETY: the helper has no preconditions.
@@ -67,9 +74,9 @@ pub fn choose<C: EbpfContext>(ctx: &C, frontend: &Addr) -> Option<Addr> {
         // generation, so the value stays whole while this program reads it.
         if let Some(&backend) = unsafe { SLOTS.get(&key) } {
             if service.affinity_timeout_s != 0 {
-                remember(ctx, frontend, &backend);
+                remember(client, frontend, &backend);
             }
-            return Some(backend);
+            return chosen(backend);
         }
     }
     count(Counter::Races);
@@ -77,22 +84,16 @@ pub fn choose<C: EbpfContext>(ctx: &C, frontend: &Addr) -> Option<Addr> {
 }
 
 #[inline(always)]
-fn client<C: EbpfContext>(ctx: &C, frontend: &Addr) -> ClientKey {
-    // SAFETY: the context is the one that the kernel gave to this program.
-    let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+fn key(netns_cookie: u64, frontend: &Addr) -> ClientKey {
     ClientKey { netns_cookie, frontend: *frontend, pad: 0 }
 }
 
 /// The backend of an earlier connection of this client, if it is still in the set and the
 /// last use is not longer ago than the time-out.
 #[inline(always)]
-fn sticky_backend<C: EbpfContext>(
-    ctx: &C,
-    frontend: &Addr,
-    service: &ServiceValue,
-) -> Option<Addr> {
+fn sticky_backend(client: u64, frontend: &Addr, service: &ServiceValue) -> Option<Addr> {
     // SAFETY: if the entry is evicted meanwhile, the backend read is refused by `is_member`.
-    let last = *unsafe { AFFINITY.get(&client(ctx, frontend)) }?;
+    let last = *unsafe { AFFINITY.get(&key(client, frontend)) }?;
     // SAFETY: the helper has no preconditions.
     let age_ns = unsafe { bpf_ktime_get_ns() }.wrapping_sub(last.last_ns);
     if age_ns > service.affinity_timeout_s as u64 * NS_PER_S
@@ -100,16 +101,16 @@ fn sticky_backend<C: EbpfContext>(
     {
         return None;
     }
-    remember(ctx, frontend, &last.backend);
+    remember(client, frontend, &last.backend);
     Some(last.backend)
 }
 
 #[inline(always)]
-fn remember<C: EbpfContext>(ctx: &C, frontend: &Addr, backend: &Addr) {
+fn remember(client: u64, frontend: &Addr, backend: &Addr) {
     // SAFETY: the helper has no preconditions.
     let last_ns = unsafe { bpf_ktime_get_ns() };
     let value = AffinityValue { last_ns, backend: *backend, pad: 0 };
-    if AFFINITY.insert(&client(ctx, frontend), &value, 0).is_err() {
+    if AFFINITY.insert(&key(client, frontend), &value, 0).is_err() {
         count(Counter::RecordFailures);
     }
 }

@@ -1,4 +1,5 @@
-//! Services translated at socket level: the programs of one node's cgroup.
+//! Services translated at socket level: the programs of one node's cgroup; and, for what passes
+//! no socket hook, at the pods' links (`tc`).
 //!
 //! `connect` and `sendmsg` replace a frontend by one of its backends; `recvmsg` and
 //! `getpeername` show the frontend again. Nothing runs per packet.
@@ -21,6 +22,7 @@ mod choose;
 mod hooks;
 mod maps;
 mod socket;
+mod tc;
 
 /// The kernel grants GPL-only helpers by this string; the sources are MIT OR GPL-2.0.
 #[unsafe(no_mangle)]

@@ -6,8 +6,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use weft_bpf_abi::{
-    Addr, AffinityValue, ClientKey, Counter, MemberKey, NodeValue, Record, ServiceValue, SlotKey,
-    SocketKey,
+    Addr, AffinityValue, ClientKey, Counter, FlowKey, FlowValue, FragmentKey, FragmentValue,
+    MemberKey, NodeValue, PodValue, Record, ServiceValue, SlotKey, SocketKey, TcConfig, TcCounter,
+    TcWork,
 };
 
 // Elements are allocated as they come: most nodes use a small part of the size, and memory
@@ -44,6 +45,39 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.l
 #[inline(always)]
 pub fn count(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the element is this CPU's own, and the program does not migrate.
+        unsafe { *value += 1 };
+    }
+}
+
+// What the programs at the pods' links have beside the Services.
+
+#[map(name = "WEFT_OPT_OUT")]
+pub static OPT_OUT: HashMap<u64, u32> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+#[map(name = "WEFT_TC_CONFIG")]
+pub static TC_CONFIG: Array<TcConfig> = Array::with_max_entries(1, 0);
+
+#[map(name = "WEFT_PODS")]
+pub static PODS: HashMap<u32, PodValue> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+#[map(name = "WEFT_FLOWS")]
+pub static FLOWS: LruHashMap<FlowKey, FlowValue> = LruHashMap::with_max_entries(1, 0);
+
+#[map(name = "WEFT_FRAGMENTS")]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_entries(1, 0);
+
+#[map(name = "WEFT_TC_WORK")]
+pub static TC_WORK: PerCpuArray<TcWork> = PerCpuArray::with_max_entries(1, 0);
+
+#[map(name = "WEFT_TC_COUNT")]
+static TC_COUNTERS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(TcCounter::ALL.len() as u32, 0);
+
+/// Adds one to a counter of this CPU.
+#[inline(always)]
+pub fn tc_count(counter: TcCounter) {
+    if let Some(value) = TC_COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: the element is this CPU's own, and the program does not migrate.
         unsafe { *value += 1 };
     }

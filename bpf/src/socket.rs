@@ -2,7 +2,7 @@
 
 use crate::{
     choose::{choose, is_member, service},
-    maps::{NODE, REVERSE, UDP_STICKY, count},
+    maps::{NODE, OPT_OUT, REVERSE, UDP_STICKY, count},
 };
 use aya_ebpf::{
     EbpfContext,
@@ -25,6 +25,14 @@ pub fn cookie<C: EbpfContext>(ctx: &C) -> u64 {
 fn netns(ctx: &SockAddrContext) -> u64 {
     // SAFETY: the context is the one that the kernel gave to this program.
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// The client that the call is of, for session affinity; `None` for one whose namespace opted
+/// out of translation at its sockets.
+#[inline(always)]
+fn client(ctx: &SockAddrContext) -> Option<u64> {
+    let netns = netns(ctx);
+    if OPT_OUT.get_ptr(&netns).is_some() { None } else { Some(netns) }
 }
 
 /// Whether `to` is a loopback address that this socket must reach as it is: a pod's loopback is
@@ -89,8 +97,8 @@ pub fn peer_port(sock: *const bpf_sock) -> u16 {
 /// `connect`: the address to connect to instead of `to`.
 #[inline(always)]
 pub fn connect(ctx: &SockAddrContext, to: &Addr) -> Option<Addr> {
-    let backend = if is_private(ctx, to) { None } else { choose(ctx, to) };
-    let Some(backend) = backend else {
+    let chosen = if is_private(ctx, to) { None } else { choose(to, || client(ctx)) };
+    let Some(backend) = chosen.map(|c| c.backend) else {
         forget(cookie(ctx), to);
         return None;
     };
@@ -115,13 +123,15 @@ pub fn sendmsg(ctx: &SockAddrContext, to: &Addr) -> Option<Addr> {
         }
         return None;
     };
+    // One that opted out sends to the frontend itself: its answers show that as they are.
+    let client = client(ctx)?;
     let key = SocketKey::new(cookie, *to);
     // SAFETY: if the entry is evicted meanwhile, the backend read is refused by `is_member`.
     let known = unsafe { UDP_STICKY.get(&key) }.copied();
     let backend = match known {
         Some(backend) if is_member(to, &backend, &service) => backend,
         _ => {
-            let backend = choose(ctx, to)?;
+            let backend = choose(to, || Some(client))?.backend;
             if UDP_STICKY.insert(&key, &backend, 0).is_err() {
                 count(Counter::RecordFailures);
             }

@@ -12,7 +12,7 @@ pub struct Addr {
     pub ip: [u32; 4],
     /// Port, network byte order.
     pub port: u16,
-    /// [`crate::PROTO_TCP`] or [`crate::PROTO_UDP`].
+    /// [`crate::PROTO_TCP`], [`crate::PROTO_UDP`] or [`crate::PROTO_SCTP`].
     pub protocol: u8,
     /// Zero.
     pub pad: u8,

@@ -20,9 +20,15 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod crc32c;
+mod flow;
 mod layout;
 mod maps;
 
+pub use flow::{
+    FROM_POD, FlowKey, FlowValue, FragmentKey, FragmentValue, PodValue, RANGES_MAX, TO_POD,
+    TcConfig, TcCounter, TcWork,
+};
 pub use layout::{
     Addr, AffinityValue, ClientKey, Counter, MemberKey, NodeValue, Record, ServiceValue, SlotKey,
     SocketKey,
@@ -33,7 +39,9 @@ pub use maps::{MapKind, MapName};
 /// of a field needs a new number: pins of an older number are never reinterpreted.
 pub const LAYOUT_VERSION: u32 = 2;
 
-/// TCP's protocol number (IANA), the only ones that the socket hooks translate.
+/// TCP's protocol number (IANA). The socket hooks translate this one and UDP's only.
 pub const PROTO_TCP: u8 = 6;
 /// UDP's protocol number (IANA).
 pub const PROTO_UDP: u8 = 17;
+/// SCTP's protocol number (IANA).
+pub const PROTO_SCTP: u8 = 132;

@@ -13,7 +13,7 @@ pub enum MapKind {
     Array,
 }
 
-/// The maps of the socket load balancer.
+/// The maps of the socket load balancer and of the programs at the pods' links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MapName {
     /// Frontend [`crate::Addr`] → [`crate::ServiceValue`].
@@ -32,11 +32,25 @@ pub enum MapName {
     Counters,
     /// 0 → [`crate::NodeValue`].
     Node,
+    /// Cookie of a network namespace (`u64`) whose sockets are left alone → `u32`, of no meaning.
+    OptOut,
+    /// One [`crate::TcConfig`].
+    TcConfig,
+    /// Index of a pod's link (`u32`) → [`crate::PodValue`].
+    Pods,
+    /// [`crate::FlowKey`] → [`crate::FlowValue`].
+    Flows,
+    /// [`crate::FragmentKey`] → [`crate::FragmentValue`].
+    Fragments,
+    /// One [`crate::TcWork`] per CPU; of no meaning between two packets.
+    TcWork,
+    /// [`crate::TcCounter`] → `u64` per CPU.
+    TcCounters,
 }
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::Services,
         Self::Slots,
         Self::Members,
@@ -45,6 +59,13 @@ impl MapName {
         Self::Affinity,
         Self::Counters,
         Self::Node,
+        Self::OptOut,
+        Self::TcConfig,
+        Self::Pods,
+        Self::Flows,
+        Self::Fragments,
+        Self::TcWork,
+        Self::TcCounters,
     ];
 
     /// Name in the object, in the kernel (at most 15 characters: `BPF_OBJ_NAME_LEN` is 16)
@@ -59,16 +80,27 @@ impl MapName {
             Self::Affinity => "WEFT_AFFINITY",
             Self::Counters => "WEFT_COUNTERS",
             Self::Node => "WEFT_NODE",
+            Self::OptOut => "WEFT_OPT_OUT",
+            Self::TcConfig => "WEFT_TC_CONFIG",
+            Self::Pods => "WEFT_PODS",
+            Self::Flows => "WEFT_FLOWS",
+            Self::Fragments => "WEFT_FRAGMENTS",
+            Self::TcWork => "WEFT_TC_WORK",
+            Self::TcCounters => "WEFT_TC_COUNT",
         }
     }
 
     /// How it is allocated.
     pub const fn kind(self) -> MapKind {
         match self {
-            Self::Services | Self::Slots | Self::Members => MapKind::Hash,
-            Self::UdpSticky | Self::Reverse | Self::Affinity => MapKind::LruHash,
-            Self::Counters => MapKind::PerCpuArray,
-            Self::Node => MapKind::Array,
+            Self::Services | Self::Slots | Self::Members | Self::OptOut | Self::Pods => {
+                MapKind::Hash
+            }
+            Self::UdpSticky | Self::Reverse | Self::Affinity | Self::Flows | Self::Fragments => {
+                MapKind::LruHash
+            }
+            Self::Node | Self::TcConfig => MapKind::Array,
+            Self::Counters | Self::TcWork | Self::TcCounters => MapKind::PerCpuArray,
         }
     }
 }

@@ -5,9 +5,8 @@
 //! tables; the result is carried out in the order of [`Change`]'s fields.
 
 use std::collections::{BTreeMap, BTreeSet};
-use weft_bpf_abi::{Addr, MemberKey, PROTO_TCP, PROTO_UDP, ServiceValue, SlotKey};
-use weft_model::Protocol;
-use weft_services::{Frontend, ServiceTables};
+use weft_bpf_abi::{Addr, MemberKey, PROTO_UDP, ServiceValue, SlotKey};
+use weft_services::ServiceTables;
 
 /// What the maps hold, element by element.
 #[derive(Clone, Debug, Default)]
@@ -82,7 +81,7 @@ pub(crate) fn lower(tables: &ServiceTables) -> BTreeMap<Addr, Wanted> {
         .frontends
         .iter()
         .filter_map(|(frontend, lb)| {
-            let protocol = protocol_of(frontend)?;
+            let protocol = frontend.protocol.number();
             let backends = lb.backends.iter().map(|b| addr(b.addr, b.port.get(), protocol));
             let wanted = Wanted {
                 backends: backends.collect(),
@@ -92,14 +91,6 @@ pub(crate) fn lower(tables: &ServiceTables) -> BTreeMap<Addr, Wanted> {
             (!wanted.backends.is_empty()).then_some((key, wanted))
         })
         .collect()
-}
-
-fn protocol_of(frontend: &Frontend) -> Option<u8> {
-    match frontend.protocol {
-        Protocol::Tcp => Some(PROTO_TCP),
-        Protocol::Udp => Some(PROTO_UDP),
-        Protocol::Sctp => None,
-    }
 }
 
 fn addr(ip: std::net::IpAddr, port: u16, protocol: u8) -> Addr {

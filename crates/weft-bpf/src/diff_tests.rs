@@ -3,6 +3,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use weft_bpf_abi::PROTO_TCP;
 
 type Desired = BTreeMap<Addr, Wanted>;
 

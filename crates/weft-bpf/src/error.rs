@@ -70,6 +70,15 @@ pub enum BpfError {
         /// The directory of pins.
         path: PathBuf,
     },
+    /// A program could not be attached to a link by netlink.
+    #[error("cannot attach to the link {link}")]
+    Link {
+        /// Its name.
+        link: String,
+        /// Why.
+        #[source]
+        source: weft_netlink::Error,
+    },
     /// Clean-up went on to its end, but some of it failed.
     #[error("clean-up left something behind: {0}")]
     Teardown(Failures),

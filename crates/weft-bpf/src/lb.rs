@@ -1,7 +1,7 @@
 //! The socket load balancer of one node.
 
 use crate::{
-    Attached, BpfError, LeftOut, Result,
+    Attached, BpfError, LeftOut, LinkAttach, PodLinks, Result,
     attach::attach,
     diff::{self, Change, Mirror, Observed},
     map::Map,
@@ -11,7 +11,7 @@ use crate::{
 };
 use std::{
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     time::Duration,
 };
@@ -35,13 +35,20 @@ pub struct OpenOptions {
     pub node_netns: u64,
     /// Sizes of the maps that are not there yet.
     pub sizes: MapSizes,
+    /// How programs are attached to the pods' links; `None` for the best that the kernel has.
+    pub link_attach: Option<LinkAttach>,
 }
 
 impl OpenOptions {
     /// With default sizes, and without frontends on loopback addresses.
     pub fn new(bpf_dir: impl Into<PathBuf>, cgroup: impl Into<PathBuf>) -> Self {
-        let sizes = MapSizes::default();
-        Self { bpf_dir: bpf_dir.into(), cgroup: cgroup.into(), node_netns: 0, sizes }
+        Self {
+            bpf_dir: bpf_dir.into(),
+            cgroup: cgroup.into(),
+            node_netns: 0,
+            sizes: MapSizes::default(),
+            link_attach: None,
+        }
     }
 }
 
@@ -58,15 +65,28 @@ pub struct MapSizes {
     pub sockets: u32,
     /// Clients × frontends with session affinity.
     pub clients: u32,
+    /// Pods of the node.
+    pub pods: u32,
+    /// Directions of flows that are translated at the pods' links; two a flow.
+    pub flows: u32,
 }
 
 impl Default for MapSizes {
     /// 10,000 dual-stack Services with 10 endpoints each, all node ports (2,768) at an address of
     /// each version, and as many addresses of load balancers (31,072 frontends, 310,720 slots),
     /// and room for growth and one step of a change, in about 19 MB: hash maps take 16 bytes for
-    /// an entry that is not there, those that evict about 104.
+    /// an entry that is not there, those that evict about 104. And 16,384 flows at the pods'
+    /// links, in 5 MB.
     fn default() -> Self {
-        Self { services: 65_536, slots: 524_288, members: 131_072, sockets: 32_768, clients: 4_096 }
+        Self {
+            services: 65_536,
+            slots: 524_288,
+            members: 131_072,
+            sockets: 32_768,
+            clients: 4_096,
+            pods: 4_096,
+            flows: 32_768,
+        }
     }
 }
 
@@ -113,6 +133,7 @@ pub struct SocketLb {
     slots: Map<SlotKey, Addr>,
     members: Map<MemberKey, u32>,
     counters: OwnedFd,
+    pod_links: PodLinks,
     /// What the maps hold; `None` after a failure, until they have been read again.
     mirror: Option<Mirror>,
     /// Whether an agent of another layout version may have left programs.
@@ -128,6 +149,7 @@ impl SocketLb {
         let node: Map<u32, NodeValue> = Map::new(MapName::Node, loaded.map(MapName::Node)?);
         node.put(&[(0, NodeValue { netns_cookie: options.node_netns })])?;
         let attached = attach(&loaded, &pins, &options.cgroup)?;
+        let pod_links = PodLinks::open(&mut loaded, &pins, options.link_attach)?;
         let mut map = |name| loaded.map(name);
         let mut lb = Self {
             services: Map::new(MapName::Services, map(MapName::Services)?),
@@ -136,6 +158,7 @@ impl SocketLb {
             counters: map(MapName::Counters)?,
             pins,
             attached,
+            pod_links,
             mirror: None,
             others_left: true,
         };
@@ -148,9 +171,14 @@ impl SocketLb {
         self.attached
     }
 
+    /// The programs at the pods' links, which use the same maps. They may be used by other
+    /// threads, and as long as this process lives.
+    pub fn pod_links(&self) -> &PodLinks {
+        &self.pod_links
+    }
+
     /// Makes the kernel hold `tables`, changing only what differs; calling it again with the
-    /// same tables changes nothing. Frontends of protocols other than TCP and UDP are left
-    /// out.
+    /// same tables changes nothing. Frontends of SCTP are for the pods' links.
     ///
     /// What is gone goes first; then sets change in small steps, each of which frees its old
     /// slots before the next one takes new ones. Where a map is full, the frontends that do
@@ -294,11 +322,7 @@ impl SocketLb {
 
     /// Sum over all CPUs.
     fn counter(&self, counter: Counter) -> Result<u64> {
-        let mut values = vec![0u8; possible_cpus()? * size_of::<u64>()];
-        sys::lookup(self.counters.as_fd(), &(counter as u32).to_ne_bytes(), &mut values)
-            .map_err(BpfError::call("MAP_LOOKUP_ELEM", MapName::Counters.as_str()))?;
-        let words = values.as_chunks::<8>().0.iter();
-        Ok(words.map(|w| u64::from_ne_bytes(*w)).fold(0, u64::wrapping_add))
+        sum(self.counters.as_fd(), MapName::Counters, counter as u32)
     }
 
     /// Detaches the programs and removes all pins: translation ends. Goes on over failures
@@ -306,6 +330,15 @@ impl SocketLb {
     pub fn close_and_unpin(self) -> Result<()> {
         self.pins.remove()
     }
+}
+
+/// Sum over all CPUs of one element of a map of counters.
+pub(crate) fn sum(counters: BorrowedFd<'_>, map: MapName, index: u32) -> Result<u64> {
+    let mut values = vec![0u8; possible_cpus()? * size_of::<u64>()];
+    sys::lookup(counters, &index.to_ne_bytes(), &mut values)
+        .map_err(BpfError::call("MAP_LOOKUP_ELEM", map.as_str()))?;
+    let words = values.as_chunks::<8>().0.iter();
+    Ok(words.map(|w| u64::from_ne_bytes(*w)).fold(0, u64::wrapping_add))
 }
 
 /// How many values a per-CPU map has: one for each CPU that could ever be plugged in.

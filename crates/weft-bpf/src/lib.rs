@@ -1,5 +1,6 @@
 //! Loader, pins and maps of the eBPF programs: [`SocketLb`] translates Services when a
-//! socket connects or sends, nothing per packet.
+//! socket connects or sends, nothing per packet; [`PodLinks`] are the programs at the pods'
+//! links, for packets that passed no socket hook.
 //!
 //! Flow: [`SocketLb::open`] loads the committed object (or adopts what an earlier agent
 //! pinned), attaches it to a node's cgroup, and reads the maps; [`SocketLb::apply`] compares
@@ -24,6 +25,7 @@ mod lb;
 mod map;
 mod object;
 mod pins;
+mod pod_links;
 mod probe;
 mod records;
 mod sys;
@@ -31,5 +33,6 @@ mod sys;
 pub use attach::Attached;
 pub use error::{BpfError, Failures, LeftOut, Result};
 pub use lb::{ApplyStats, MapSizes, OpenOptions, SocketLb, Stats};
+pub use pod_links::{LinkAttach, PodLinkSpec, PodLinks, TcStats};
 pub use probe::{Feature, probe};
 pub use records::{Records, SocketRecord};

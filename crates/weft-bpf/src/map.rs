@@ -6,7 +6,10 @@ use std::{
     marker::PhantomData,
     os::fd::{AsFd, OwnedFd},
 };
-use weft_bpf_abi::{Addr, MapName, MemberKey, NodeValue, Record, ServiceValue, SlotKey, SocketKey};
+use weft_bpf_abi::{
+    Addr, MapName, MemberKey, NodeValue, PodValue, Record, ServiceValue, SlotKey, SocketKey,
+    TcConfig,
+};
 
 /// Elements a call: enough to make the call itself cheap, small enough that the kernel's
 /// buffers stay in the page allocator's comfortable range.
@@ -32,8 +35,14 @@ unsafe impl Plain for SocketKey {}
 unsafe impl Plain for Record {}
 // SAFETY: as above.
 unsafe impl Plain for NodeValue {}
+// SAFETY: as above.
+unsafe impl Plain for PodValue {}
+// SAFETY: as above.
+unsafe impl Plain for TcConfig {}
 // SAFETY: an integer.
 unsafe impl Plain for u32 {}
+// SAFETY: an integer.
+unsafe impl Plain for u64 {}
 
 fn bytes<T: Plain>(items: &[T]) -> &[u8] {
     // SAFETY: `Plain` has no padding, so all bytes are initialised.
@@ -58,6 +67,16 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// Takes a map whose layout was checked.
     pub(crate) fn new(name: MapName, fd: OwnedFd) -> Self {
         Self { name, fd, types: PhantomData }
+    }
+
+    /// Reads one element.
+    pub(crate) fn get(&self, key: K) -> Result<Option<V>> {
+        let mut value = vec![0u8; size_of::<V>()];
+        match sys::lookup(self.fd.as_fd(), bytes(&[key]), &mut value) {
+            Ok(()) => Ok(from_bytes(&value).next()),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(e) => Err(BpfError::call("MAP_LOOKUP_ELEM", self.name.as_str())(e)),
+        }
     }
 
     /// Stores all elements, replacing those that are there.

@@ -13,8 +13,9 @@ use std::{
     path::PathBuf,
 };
 use weft_bpf_abi::{
-    Addr, AffinityValue, ClientKey, Counter, MapKind, MapName, MemberKey, NodeValue, Record,
-    ServiceValue, SlotKey, SocketKey,
+    Addr, AffinityValue, ClientKey, Counter, FlowKey, FlowValue, FragmentKey, FragmentValue,
+    MapKind, MapName, MemberKey, NodeValue, PodValue, Record, ServiceValue, SlotKey, SocketKey,
+    TcConfig, TcCounter, TcWork,
 };
 
 /// Built by `cargo xtask bpf`; `weft.bpf.lock` beside it says from what.
@@ -71,6 +72,18 @@ pub(crate) const HOOKS: [Hook; 9] = [
     hook("weft_connect4", "connect4", 10),
     hook("weft_connect6", "connect6", 11),
 ];
+
+/// `BPF_PROG_TYPE_SCHED_CLS`.
+const SCHED_CLS: u32 = 3;
+
+const fn link_hook(program: &'static str, pin: &'static str) -> Hook {
+    // Where it is attached is no matter of loading: tcx links and filters take it alike.
+    Hook { program, pin, program_type: SCHED_CLS, attach_type: 0, required: true }
+}
+
+/// The programs at each pod's link: what comes from the pod, what goes to it.
+pub(crate) const LINK_HOOKS: [Hook; 2] =
+    [link_hook("weft_from_pod", "from_pod"), link_hook("weft_to_pod", "to_pod")];
 
 /// The loaded object.
 pub(crate) struct Loaded {
@@ -209,9 +222,19 @@ fn entries(map: MapName, sizes: &MapSizes) -> Option<u32> {
         MapName::Members => Some(sizes.members),
         MapName::UdpSticky | MapName::Reverse => Some(sizes.sockets),
         MapName::Affinity => Some(sizes.clients),
-        MapName::Counters | MapName::Node => None,
+        MapName::OptOut | MapName::Pods => Some(sizes.pods),
+        MapName::Flows => Some(sizes.flows),
+        MapName::Fragments => Some(FRAGMENTS),
+        MapName::Counters
+        | MapName::Node
+        | MapName::TcConfig
+        | MapName::TcWork
+        | MapName::TcCounters => None,
     }
 }
+
+/// Packets whose fragments are on their way at a time.
+const FRAGMENTS: u32 = 1024;
 
 /// Sizes of key and value.
 fn shape(map: MapName) -> (usize, usize) {
@@ -222,8 +245,14 @@ fn shape(map: MapName) -> (usize, usize) {
         MapName::UdpSticky => (size_of::<SocketKey>(), size_of::<Addr>()),
         MapName::Reverse => (size_of::<SocketKey>(), size_of::<Record>()),
         MapName::Affinity => (size_of::<ClientKey>(), size_of::<AffinityValue>()),
-        MapName::Counters => (size_of::<u32>(), size_of::<u64>()),
         MapName::Node => (size_of::<u32>(), size_of::<NodeValue>()),
+        MapName::Counters | MapName::TcCounters => (size_of::<u32>(), size_of::<u64>()),
+        MapName::OptOut => (size_of::<u64>(), size_of::<u32>()),
+        MapName::TcConfig => (size_of::<u32>(), size_of::<TcConfig>()),
+        MapName::Pods => (size_of::<u32>(), size_of::<PodValue>()),
+        MapName::Flows => (size_of::<FlowKey>(), size_of::<FlowValue>()),
+        MapName::Fragments => (size_of::<FragmentKey>(), size_of::<FragmentValue>()),
+        MapName::TcWork => (size_of::<u32>(), size_of::<TcWork>()),
     }
 }
 
@@ -242,7 +271,12 @@ pub(crate) fn check_shape(info: &MapInfo, map: MapName, path: impl Fn() -> PathB
     let (key, value) = shape(map);
     let expected = (kind(map), key, value);
     let found = (info.kind, info.key_size as usize, info.value_size as usize);
-    let too_short = map == MapName::Counters && (info.max_entries as usize) < Counter::ALL.len();
+    let least = match map {
+        MapName::Counters => Counter::ALL.len(),
+        MapName::TcCounters => TcCounter::ALL.len(),
+        _ => 0,
+    };
+    let too_short = (info.max_entries as usize) < least;
     if found != expected || too_short {
         let text = |(kind, key, value)| format!("type {kind} with {key} → {value} bytes");
         return Err(BpfError::Layout {

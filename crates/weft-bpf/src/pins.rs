@@ -27,7 +27,15 @@ pub(crate) struct Pins {
 impl Pins {
     /// Makes the directories and takes the lock.
     pub(crate) fn open(bpf_dir: &Path) -> Result<Self> {
-        for dir in [bpf_dir.to_owned(), layout(bpf_dir), maps(bpf_dir), links(bpf_dir)] {
+        let all = [
+            bpf_dir.to_owned(),
+            layout(bpf_dir),
+            maps(bpf_dir),
+            links(bpf_dir),
+            pods(bpf_dir),
+            programs(bpf_dir),
+        ];
+        for dir in all {
             match DirBuilder::new().mode(0o700).create(&dir) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(BpfError::file("create", dir)(e));
@@ -80,11 +88,24 @@ impl Pins {
         if failures.is_empty() { Ok(()) } else { Err(BpfError::Teardown(Failures(failures))) }
     }
 
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        programs(&self.bpf_dir).join(name)
+    }
+
+    /// Where the links at the pods' links are pinned.
+    pub(crate) fn pods(&self) -> PathBuf {
+        pods(&self.bpf_dir)
+    }
+
     /// Removes all pins and directories, of every layout version.
     pub(crate) fn remove(self) -> Result<()> {
         let mut failures = Vec::new();
         for hook in HOOKS.iter().rev() {
             let pin = self.link(hook.pin);
+            let detached = sys::obj_get(&pin).and_then(|link| sys::link_detach(link.as_fd()));
+            keep_failure("detach", &pin, detached, &mut failures);
+        }
+        for pin in fs::read_dir(self.pods()).into_iter().flatten().flatten().map(|e| e.path()) {
             let detached = sys::obj_get(&pin).and_then(|link| sys::link_detach(link.as_fd()));
             keep_failure("detach", &pin, detached, &mut failures);
         }
@@ -144,4 +165,12 @@ fn maps(bpf_dir: &Path) -> PathBuf {
 
 fn links(bpf_dir: &Path) -> PathBuf {
     layout(bpf_dir).join("links")
+}
+
+fn pods(bpf_dir: &Path) -> PathBuf {
+    layout(bpf_dir).join("pods")
+}
+
+fn programs(bpf_dir: &Path) -> PathBuf {
+    layout(bpf_dir).join("programs")
 }

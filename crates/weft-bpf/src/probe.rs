@@ -2,7 +2,7 @@
 
 use crate::{
     MapSizes,
-    object::{HOOKS, Loaded},
+    object::{HOOKS, LINK_HOOKS, Loaded},
     sys,
 };
 use std::{error::Error, fs, os::fd::AsFd};
@@ -21,8 +21,15 @@ pub struct Feature {
 }
 
 /// Sizes of the maps that are made only to load the programs.
-const PROBE_SIZES: MapSizes =
-    MapSizes { services: 64, slots: 64, members: 64, sockets: 64, clients: 64 };
+const PROBE_SIZES: MapSizes = MapSizes {
+    services: 64,
+    slots: 64,
+    members: 64,
+    sockets: 64,
+    clients: 64,
+    pods: 64,
+    flows: 64,
+};
 
 /// Tries the features that the socket load balancer needs: reads `/proc`, and passes the very
 /// programs through the verifier. Attaches and leaves nothing.
@@ -42,6 +49,18 @@ pub fn probe() -> Vec<Feature> {
                 let name = format!("socket-{}", hook.pin);
                 features.push(feature(&name, !hook.required, result, &purpose));
                 any = any.or(program.ok().map(|p| (p, hook.attach_type)));
+            }
+            for hook in &LINK_HOOKS {
+                let program = loaded.program(hook);
+                let purpose = format!("program {} at the pods' links", hook.pin);
+                let name = format!("link-{}", hook.pin.replace('_', "-"));
+                let result = program.as_ref().map(drop).map_err(reasons);
+                features.push(feature(&name, false, result, &purpose));
+                if let (Ok(program), "from_pod") = (&program, hook.pin) {
+                    let known = sys::tcx_is_known(program.as_fd());
+                    let result = known.map_err(|e| format!("filters of clsact do instead ({e})"));
+                    features.push(feature("tcx", true, result, "keeps those attached"));
+                }
             }
             if let Some((program, attach_type)) = any {
                 let known = sys::link_create_is_known(program.as_fd(), attach_type);

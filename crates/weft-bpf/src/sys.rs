@@ -252,6 +252,33 @@ pub(crate) fn link_create_is_known(prog: BorrowedFd<'_>, attach_type: u32) -> io
     }
 }
 
+/// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS`.
+pub(crate) const TCX: [u32; 2] = [46, 47];
+
+/// Attaches a program to a link of the calling thread's network namespace (Linux 6.6), behind
+/// those that are there.
+pub(crate) fn tcx_create(
+    prog: BorrowedFd<'_>,
+    ifindex: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let prog_fd = prog.as_raw_fd() as u32;
+    let mut attr = LinkCreateAttr { prog_fd, target_fd: ifindex, attach_type, flags: 0 };
+    bpf(LINK_CREATE, &mut attr).map(fd_of)
+}
+
+/// Whether the kernel has tcx: asks for a link that cannot be.
+pub(crate) fn tcx_is_known(prog: BorrowedFd<'_>) -> io::Result<()> {
+    match tcx_create(prog, i32::MAX as u32, TCX[0]) {
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        Err(e) => Err(e),
+        Ok(link) => {
+            drop(link);
+            Ok(())
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct LinkUpdateAttr {
@@ -310,6 +337,23 @@ pub(crate) struct LinkInfo {
     pad2: u32,
 }
 
+/// Start of `struct bpf_link_info`, for tcx.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TcxInfo {
+    kind: u32,
+    id: u32,
+    pub(crate) prog_id: u32,
+    pad: u32,
+    /// 0 after the link of the network went or somebody detached the program.
+    pub(crate) ifindex: u32,
+    pub(crate) attach_type: u32,
+}
+
+pub(crate) fn tcx_info(link: BorrowedFd<'_>) -> io::Result<TcxInfo> {
+    info(link)
+}
+
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     info(link)
 }
@@ -337,6 +381,11 @@ struct ProgInfo {
     kind: u32,
     id: u32,
     tag: [u8; 8],
+}
+
+/// The kernel's number of a program.
+pub(crate) fn prog_id(prog: BorrowedFd<'_>) -> io::Result<u32> {
+    info::<ProgInfo>(prog).map(|i| i.id)
 }
 
 /// The kernel's hash over the instructions of a program.

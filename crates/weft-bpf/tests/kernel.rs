@@ -1,12 +1,19 @@
-//! The socket load balancer in a real kernel, with real sockets.
+//! The socket load balancer and the programs at pods' links in a real kernel, with real
+//! sockets and packets.
 #![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
 
 #[path = "kernel/closing.rs"]
 mod closing;
 #[path = "kernel/lifecycle.rs"]
 mod lifecycle;
+#[path = "kernel/links.rs"]
+mod links;
+#[path = "kernel/sctp.rs"]
+mod sctp;
 #[path = "kernel/sockets.rs"]
 mod sockets;
+#[path = "kernel/tc.rs"]
+mod tc;
 #[path = "kernel/traffic.rs"]
 mod traffic;
 #[path = "kernel/world.rs"]
@@ -55,4 +62,15 @@ scenarios! {
     lifecycle::a_foreign_layout_is_refused,
     lifecycle::ten_thousand_services,
     lifecycle::everything_is_probed,
+    tc::tcp_and_udp_of_a_pod_that_opted_out,
+    tc::flows_keep_their_backend,
+    tc::two_flows_to_one_backend_from_one_port,
+    tc::a_pod_reaches_itself,
+    tc::errors_tell_of_the_service,
+    tc::fragments_follow_their_flow,
+    tc::what_has_no_backend_is_left_alone,
+    tc::session_affinity_at_the_link,
+    tc::foreign_sources_are_dropped,
+    tc::a_restarted_agent_adopts_links,
+    sctp::checksums_stay_right,
 }

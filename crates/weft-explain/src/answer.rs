@@ -101,6 +101,8 @@ pub enum Outcome {
 pub enum Place {
     /// At the socket.
     Socket,
+    /// At the link of the client's pod, packet by packet.
+    PodLink,
     /// In the netfilter table of a node.
     Netfilter,
 }

@@ -118,6 +118,9 @@ impl Path {
             (Outcome::Forwarded, Some(Place::Socket)) => {
                 format!("translated at the client's socket{at}, to one of:")
             }
+            (Outcome::Forwarded, Some(Place::PodLink)) => {
+                format!("translated at the pod's link{at}, to one of:")
+            }
             (Outcome::Forwarded, _) => {
                 format!("translated in the netfilter table{at}, to one of:")
             }

@@ -217,11 +217,19 @@ impl<'a> Tracer<'a> {
         }
         let mut used = &Vec::new();
         match &said.outcome {
+            weft_services::Outcome::Forwarded { at: weft_services::Place::PodLink, .. }
+                if self.source.on_host() =>
+            {
+                path.outcome = Outcome::Refused;
+                path.reason = Some(Reason::NotTranslated.to_string());
+                return path;
+            }
             weft_services::Outcome::Forwarded { at, backends } => {
                 used = backends;
                 path.outcome = Outcome::Forwarded;
                 path.translated_at = Some(match at {
                     weft_services::Place::SocketHook => Place::Socket,
+                    weft_services::Place::PodLink => Place::PodLink,
                     weft_services::Place::Netfilter => Place::Netfilter,
                 });
             }

@@ -30,6 +30,7 @@ mod route;
 pub mod sock_diag;
 mod socket;
 pub mod sysctl;
+mod tc;
 mod wire;
 
 pub use address::Address;
@@ -38,6 +39,7 @@ pub use link::{Link, LinkChange, Mac, VethSpec, VxlanInfo, VxlanSpec};
 pub use neighbour::{FdbEntry, Neighbour};
 pub use route::{Encap, Route, RouteKind};
 pub use socket::Netlink;
+pub use tc::TcHook;
 
 /// Protocol number of every route and address that Weft owns (`ip route show proto 77`).
 pub const PROTOCOL: u8 = 77;

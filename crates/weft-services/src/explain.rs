@@ -47,6 +47,8 @@ impl Client {
 pub enum Place {
     /// At the socket, when the process connects: nothing is done per packet.
     SocketHook,
+    /// At the link of the pod that the packets come from. Clients that are no pods are refused.
+    PodLink,
     /// In the node's netfilter table.
     Netfilter,
 }
@@ -169,7 +171,9 @@ pub fn explain(
 ) -> Option<Explanation> {
     let (service, kind, port) = owner(snapshot, node, tables, frontend)?;
     let outside = tables.outside.get(&frontend);
-    let socket = matches!(client, Client::OnNode { .. }) && frontend.protocol != Protocol::Sctp;
+    let sctp = frontend.protocol == Protocol::Sctp;
+    let here = !sctp || kind == FrontendKind::ClusterIp;
+    let socket = matches!(client, Client::OnNode { .. }) && here;
     let at_socket = tables.frontends.get(&frontend).filter(|_| socket);
     let refused_at_socket = socket && tables.without_backends.contains(&frontend);
     // At the socket, policies about traffic from outside do not hold.
@@ -185,7 +189,8 @@ pub fn explain(
         _ => true,
     };
     let outcome = if let Some(lb) = at_socket {
-        Outcome::Forwarded { at: Place::SocketHook, backends: lb.backends.to_vec() }
+        let at = if sctp { Place::PodLink } else { Place::SocketHook };
+        Outcome::Forwarded { at, backends: lb.backends.to_vec() }
     } else if refused_at_socket {
         Outcome::Refused(nothing_here(kind, policy))
     } else if kind == FrontendKind::ClusterIp {

@@ -51,7 +51,6 @@ pub fn plan(snapshot: &Snapshot, node: &NodeName, input: &PlanInput) -> ServiceT
             if owner == *id {
                 tables.grant(claim);
                 groups.extend(claim.group());
-                claim.complaint().into_iter().for_each(&mut complain);
             } else {
                 complain(DiagnosticKind::Conflict { frontend, owner: owner.clone() });
             }
@@ -90,7 +89,7 @@ impl ServiceTables {
         } else {
             self.without_backends.remove(&frontend);
         }
-        set(&mut self.outside, frontend, claim.outside.as_ref());
+        set(&mut self.outside, frontend, Some(&claim.outside));
     }
 }
 

@@ -183,7 +183,6 @@ impl Planner {
                 None => {
                     self.tables.grant(claim);
                     groups.extend(claim.group());
-                    complaints.extend(claim.complaint());
                 }
             }
         }

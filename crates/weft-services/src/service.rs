@@ -43,22 +43,16 @@ pub(crate) struct Claim {
     pub(crate) frontend: Frontend,
     pub(crate) kind: FrontendKind,
     pub(crate) inside: Inside,
-    /// `None` where nobody can serve it.
-    pub(crate) outside: Option<Arc<Outside>>,
+    pub(crate) outside: Arc<Outside>,
 }
 
 impl Claim {
     /// The group that it leads to.
     pub(crate) fn group(&self) -> Option<&Group> {
-        match &self.outside.as_ref()?.answer {
+        match &self.outside.answer {
             Answer::Forward(group) => Some(group),
             Answer::Refuse | Answer::Drop => None,
         }
-    }
-
-    /// What is wrong with it although the Service got it.
-    pub(crate) fn complaint(&self) -> Option<DiagnosticKind> {
-        self.outside.is_none().then_some(DiagnosticKind::NotTranslatable(self.frontend))
     }
 }
 
@@ -154,12 +148,10 @@ impl<'a> OfService<'a> {
             FrontendKind::ClusterIp => (service.internal_policy, service.internal_policy),
             _ => (TrafficPolicy::Cluster, service.external.policy),
         };
-        let inside = if frontend.protocol == Protocol::Sctp {
-            if kind == FrontendKind::ClusterIp {
-                return Claim { frontend, kind, inside: Inside::LeftToStack, outside: None };
-            }
-            Inside::LeftToStack
-        } else if self.admits_own_clients(sources.as_deref(), family) {
+        // SCTP passes no socket hook: pods' packets to a cluster address are translated at their
+        // links, all others in the stack.
+        let here = frontend.protocol != Protocol::Sctp || kind == FrontendKind::ClusterIp;
+        let inside = if here && self.admits_own_clients(sources.as_deref(), family) {
             self.balancer(judged, inside).map_or(Inside::WithoutBackends, Inside::Translated)
         } else {
             Inside::LeftToStack
@@ -171,7 +163,7 @@ impl<'a> OfService<'a> {
             affinity_timeout_s: service.affinity_timeout_s,
             sources,
         });
-        Claim { frontend, kind, inside, outside: Some(outside) }
+        Claim { frontend, kind, inside, outside }
     }
 
     /// The backends of clients on this node, if there is one.

@@ -160,9 +160,6 @@ impl fmt::Display for Diagnostic {
 /// What is wrong with a part of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiagnosticKind {
-    /// The socket hooks see TCP and UDP only.
-    #[error("{0} is not translated: SCTP passes no socket hook")]
-    NotTranslatable(Frontend),
     /// Two Services claim one frontend; the first in the order of namespace and name has it.
     #[error("{frontend} already belongs to Service {owner}")]
     Conflict {

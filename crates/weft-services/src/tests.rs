@@ -209,18 +209,13 @@ fn what_cannot_be_served_hides_nothing() {
     let tables = run(&snapshot(vec![first, second], slices));
     let at = |protocol, n| frontend("10.96.0.5", protocol, n);
     assert_eq!(backends(&tables, at(Protocol::Tcp, 80)), ["10.244.1.2:8080"]);
-    assert_eq!(tables.without_backends, Set::from_iter([at(Protocol::Tcp, 81)]));
+    let lonely = [at(Protocol::Tcp, 81), at(Protocol::Sctp, 9)];
+    assert_eq!(tables.without_backends, Set::from_iter(lonely));
     let kinds: Vec<_> = tables.diagnostics.iter().map(|d| &d.kind).collect();
     let owner = NamespacedName::new("default", "a");
+    assert_eq!(kinds, [&DiagnosticKind::Conflict { frontend: at(Protocol::Tcp, 80), owner }]);
     assert_eq!(
-        kinds,
-        [
-            &DiagnosticKind::NotTranslatable(at(Protocol::Sctp, 9)),
-            &DiagnosticKind::Conflict { frontend: at(Protocol::Tcp, 80), owner },
-        ]
-    );
-    assert_eq!(
-        tables.diagnostics[1].to_string(),
+        tables.diagnostics[0].to_string(),
         "Service default/b: 10.96.0.5:80/TCP already belongs to Service default/a"
     );
 }

@@ -246,7 +246,7 @@ pub fn teardown_leaves_nothing(world: &World) {
     let mut lb = world.open();
     lb.apply(&tables(&[(Tcp, "127.96.0.1:80", &BACKENDS[..1])])).unwrap();
     tcp_ask(addr("127.96.0.1:80")).unwrap();
-    assert_eq!(world.pins().len(), 9 + 8, "{:?}", world.pins());
+    assert_eq!(world.pins().len(), 9 + 15 + 2, "{:?}", world.pins());
     lb.close_and_unpin().unwrap();
     assert!(!world.bpf_dir.exists(), "{:?}", world.pins());
     let error = tcp_ask(addr("127.96.0.1:80")).unwrap_err();

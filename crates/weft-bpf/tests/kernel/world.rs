@@ -95,8 +95,15 @@ impl World {
     }
 
     pub fn options(&self) -> OpenOptions {
-        let sizes =
-            MapSizes { services: 256, slots: 4096, members: 4096, sockets: 4096, clients: 256 };
+        let sizes = MapSizes {
+            services: 256,
+            slots: 4096,
+            members: 4096,
+            sockets: 4096,
+            clients: 256,
+            pods: 16,
+            flows: 1024,
+        };
         let node_netns = weft_netlink::sock_diag::netns_cookie().expect("cookie");
         OpenOptions { sizes, node_netns, ..OpenOptions::new(&self.bpf_dir, &self.cgroup) }
     }

@@ -44,10 +44,13 @@ proptest! {
                     let said = explain(&snapshot, on, &tables, *at, client);
                     let said = said.expect("every frontend is explained");
                     prop_assert_eq!((&said.service, said.kind), (&outside.service, outside.kind));
-                    let socket = at.protocol != Protocol::Sctp && client == Client::OnNode { source: None };
+                    let cluster = said.kind == crate::FrontendKind::ClusterIp;
+                    let here = at.protocol != Protocol::Sctp || cluster;
+                    let socket = here && client == Client::OnNode { source: None };
                     match &said.outcome {
-                        Outcome::Forwarded { at: Place::SocketHook, backends } => {
-                            prop_assert!(socket);
+                        Outcome::Forwarded { at: to @ (Place::SocketHook | Place::PodLink), backends } => {
+                            let sctp = at.protocol == Protocol::Sctp;
+                            prop_assert!(socket && (*to == Place::PodLink) == sctp);
                             prop_assert_eq!(backends, &tables.frontends[at].backends.to_vec());
                             prop_assert_eq!(eligible(&said), backends.iter().copied().collect());
                         }
