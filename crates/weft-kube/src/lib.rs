@@ -1,6 +1,6 @@
 //! Watches, indexes, and lowering of Kubernetes objects to the model.
 //!
-//! Flow: one watch per kind ([`SnapshotSource`]) → lowering of each object ([`lower`]) → one
+//! Flow: the client ([`access`]) → one watch per kind ([`SnapshotSource`]) → lowering of each object ([`lower`]) → one
 //! index with a single writer ([`index`]) → an immutable [`weft_model::Snapshot`] on a
 //! `watch` channel, where the latest value wins.
 //!
@@ -14,17 +14,24 @@
 //! - An equal result wakes nobody; a burst of events becomes one snapshot.
 //! - A bad object is data, not an error: it is left out, and a [`Diagnostic`] names object
 //!   and field. It never holds up another object.
+//! - Whatever the API answers, the number of requests in a time is bounded ([`pace`]).
 //!
 //! This crate knows no planner, no kernel and no node: every agent of a cluster publishes the
-//! same snapshots. It watches Namespaces, Nodes, Services and EndpointSlices only, and keeps
-//! nothing of them but what the model has room for (no managed fields, no annotations).
+//! same snapshots. It watches Namespaces, Nodes, Services, EndpointSlices and ServiceCIDRs only,
+//! and keeps nothing of them but what the model has room for (no managed fields, no annotations).
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod cluster_policy;
 mod diagnostic;
 pub mod index;
 pub mod lower;
+pub mod pace;
+pub mod ranges;
 mod source;
+mod watch;
 
+pub use access::{AccessError, Endpoints, Place};
 pub use diagnostic::{Diagnostic, Kind};
+pub use ranges::{Ranges, ServiceRanges};
 pub use source::{KindStatus, Options, SnapshotSource, SourceError, Status};

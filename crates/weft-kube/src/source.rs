@@ -3,19 +3,18 @@
 use crate::{
     Diagnostic, Kind,
     index::{Change, Index, Indexed},
+    pace::Delays,
+    watch::{WatchError, watch},
 };
 use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::{
-    Api, Client, Resource,
-    runtime::{WatchStreamExt, utils::Backoff, watcher},
-};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{sync::watch as channel, task::JoinSet, time::Instant};
 use weft_model::Snapshot;
 
 /// Events taken in before the clock is looked at again.
@@ -27,11 +26,13 @@ pub struct Options {
     /// The least time between two snapshots. The first change after a quiet time is published
     /// at once; those of a burst wait until this much has passed and become one snapshot.
     pub publish_interval: Duration,
+    /// How long to wait after failures.
+    pub delays: Delays,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { publish_interval: Duration::from_millis(5) }
+        Self { publish_interval: Duration::from_millis(5), delays: Delays::default() }
     }
 }
 
@@ -60,11 +61,11 @@ pub type Status = BTreeMap<Kind, KindStatus>;
 #[derive(Debug)]
 pub struct SnapshotSource {
     /// The latest snapshot; `None` until every kind was listed. Closed when the task ended.
-    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub snapshots: channel::Receiver<Option<Arc<Snapshot>>>,
     /// What is wrong with objects now.
-    pub diagnostics: watch::Receiver<Arc<[Diagnostic]>>,
+    pub diagnostics: channel::Receiver<Arc<[Diagnostic]>>,
     /// How the watches fare.
-    pub status: watch::Receiver<Status>,
+    pub status: channel::Receiver<Status>,
     _task: JoinSet<()>,
 }
 
@@ -72,14 +73,14 @@ impl SnapshotSource {
     /// Starts to watch. Must be called inside a tokio runtime; returns at once. An API that
     /// does not answer is tried again for ever: see [`Self::status`].
     pub fn start(client: Client, options: Options) -> Self {
-        Self::from_events(events(&client), options)
+        Self::from_events(events(&client, options.delays), options)
     }
 
     /// As [`Self::start`], with the events given.
     fn from_events(events: Events, options: Options) -> Self {
-        let (snapshots_tx, snapshots) = watch::channel(None);
-        let (diagnostics_tx, diagnostics) = watch::channel(Arc::from([]));
-        let (status_tx, status) = watch::channel(Status::default());
+        let (snapshots_tx, snapshots) = channel::channel(None);
+        let (diagnostics_tx, diagnostics) = channel::channel(Arc::from([]));
+        let (status_tx, status) = channel::channel(Status::default());
         let publisher = Publisher {
             index: Index::default(),
             errors: BTreeMap::new(),
@@ -100,60 +101,36 @@ impl SnapshotSource {
     }
 }
 
-type Item = (Kind, Result<Change, watcher::Error>);
+type Item = (Kind, Result<Change, WatchError>);
 type Events = BoxStream<'static, Item>;
 
 /// The events of all kinds.
-fn events(client: &Client) -> Events {
+fn events(client: &Client, delays: Delays) -> Events {
     futures::stream::select_all([
-        watch_kind::<Namespace>(client),
-        watch_kind::<Node>(client),
-        watch_kind::<Service>(client),
-        watch_kind::<EndpointSlice>(client),
+        watch_kind::<Namespace>(client, delays),
+        watch_kind::<Node>(client, delays),
+        watch_kind::<Service>(client, delays),
+        watch_kind::<EndpointSlice>(client, delays),
     ])
     .boxed()
 }
 
-/// The events of one kind: a paged list, then a watch with bookmarks that resumes where it
-/// broke off, and a new list after 410 Gone.
-///
-/// Not a streaming list (`sendInitialEvents`): kube-runtime 4.2 does not say when it begins
-/// one again, so an object that vanished between a broken attempt and the next would stay.
-fn watch_kind<K>(client: &Client) -> Events
+/// The events of one kind.
+fn watch_kind<K>(client: &Client, delays: Delays) -> Events
 where
     K: Indexed + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(Api::<K>::all(client.clone()), watcher::Config::default())
-        .backoff(Delays::default())
+    watch(Api::<K>::all(client.clone()), delays)
         .map(|event| (K::KIND, event.map(Change::of)))
         .boxed()
-}
-
-/// kube's own delays (with jitter, so that the nodes of a cluster do not come back all at
-/// once), an eighth as long: 0.1 s to 4 s. An agent that sees no changes misroutes traffic,
-/// and four watches a node are a small load.
-#[derive(Default)]
-struct Delays(watcher::DefaultBackoff);
-
-impl Iterator for Delays {
-    type Item = Duration;
-    fn next(&mut self) -> Option<Duration> {
-        self.0.next().map(|d| d / 8)
-    }
-}
-
-impl Backoff for Delays {
-    fn reset(&mut self) {
-        self.0.reset();
-    }
 }
 
 struct Publisher {
     index: Index,
     errors: BTreeMap<Kind, String>,
-    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
-    diagnostics: watch::Sender<Arc<[Diagnostic]>>,
-    status: watch::Sender<Status>,
+    snapshots: channel::Sender<Option<Arc<Snapshot>>>,
+    diagnostics: channel::Sender<Arc<[Diagnostic]>>,
+    status: channel::Sender<Status>,
 }
 
 impl Publisher {
@@ -215,7 +192,7 @@ impl Publisher {
 }
 
 /// Sends a value unless it equals the current one.
-fn replace<T: PartialEq>(tx: &watch::Sender<T>, value: T) {
+fn replace<T: PartialEq>(tx: &channel::Sender<T>, value: T) {
     tx.send_if_modified(|current| {
         let changed = *current != value;
         if changed {
@@ -226,7 +203,7 @@ fn replace<T: PartialEq>(tx: &watch::Sender<T>, value: T) {
 }
 
 /// An error with its causes in one line.
-fn error_chain(e: &dyn std::error::Error) -> String {
+pub(crate) fn error_chain(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
     let mut source = e.source();
     while let Some(s) = source {
@@ -242,5 +219,7 @@ fn error_chain(e: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod embedded_tests;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;

@@ -177,7 +177,7 @@ fn write(n: u32) -> Item {
     let s: Service =
         serde_json::from_value(service(&format!("s{n}"), &format!("10.1.{}.{}", n / 250, n % 250)))
             .expect("a Service");
-    item(Kind::Service, Change::of(watcher::Event::Apply(s)))
+    item(Kind::Service, Change::of(kube::runtime::watcher::Event::Apply(s)))
 }
 
 fn first_lists() -> Vec<Item> {
