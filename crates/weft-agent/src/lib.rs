@@ -12,6 +12,7 @@
 //! It does not know whether the node is a real one or one of the lab's.
 #![forbid(unsafe_code)]
 
+mod api;
 mod args;
 mod cleanup;
 pub mod cni;
@@ -19,13 +20,14 @@ pub mod dns;
 mod entrance;
 pub mod fabric;
 mod health;
+mod host;
 pub mod pod;
 mod reconcile;
 mod run;
 mod socket;
 pub mod state;
 
-pub use args::{Args, Network};
-pub use cleanup::cleanup;
+pub use args::{Args, ClusterDns, Network};
+pub use cleanup::{CleanupArgs, cleanup, run as run_cleanup};
 pub use reconcile::{FabricStage, Outcome};
 pub use run::run;

@@ -81,7 +81,7 @@ pub struct FabricStage {
     /// Mode.
     pub network: Network,
     /// Service ranges.
-    pub service_cidrs: Vec<IpNet>,
+    pub service_cidrs: weft_kube::Ranges,
     /// Handle in the node's namespace.
     pub netlink: Netlink,
     /// The netfilter table, shared with the service stage.
@@ -157,14 +157,18 @@ impl FabricStage {
             Network::Vxlan => Mode::Vxlan,
             Network::Native => Mode::Native,
         };
-        let config = FabricConfig { mode, underlay, service_cidrs: self.service_cidrs.clone() };
+        let config = FabricConfig { mode, underlay, service_cidrs: self.ranges() };
         Ok(weft_fabric::plan(snapshot, &self.node, &config))
+    }
+
+    fn ranges(&self) -> Vec<IpNet> {
+        self.service_cidrs.borrow().as_deref().map(<[_]>::to_vec).unwrap_or_default()
     }
 
     /// Writes the netfilter table where it shall be different, or is gone.
     fn write_rules(&mut self, tables: &FabricTables) -> weft_netlink::Result<()> {
         let rules = netfilter::Rules {
-            services: self.service_cidrs.clone(),
+            services: self.ranges(),
             masquerade: tables.pod_cidrs.clone(),
             cluster: tables.cluster.clone(),
             tunnel_port: tables.tunnel.as_ref().map(|t| t.port),
@@ -183,6 +187,8 @@ pub struct ServiceStage {
     pub state: Arc<State>,
     /// This node.
     pub node: NodeName,
+    /// Whether the node answers at the address of the cluster's DNS Service.
+    pub node_dns: bool,
     /// Which of the node's addresses answer on node ports; all where empty.
     pub node_port_ranges: Vec<IpNet>,
     /// Goes from one snapshot to the next.
@@ -206,7 +212,10 @@ impl ServiceStage {
         // elsewhere for a moment.
         let routers: Option<Vec<IpAddr>> =
             self.state.fabric.borrow().as_ref().map(|f| f.routers.clone());
-        let Some(node_dns) = routers else { return Outcome::Failed };
+        let Some(mut node_dns) = routers else { return Outcome::Failed };
+        if !self.node_dns {
+            node_dns.clear();
+        }
         let input =
             weft_services::PlanInput { node_dns, node_port_ranges: self.node_port_ranges.clone() };
         let tables = self.planner.plan(snapshot, &input).clone();

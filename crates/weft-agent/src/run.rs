@@ -1,9 +1,10 @@
 //! The composition: runtime, watches, stages, CNI service, DNS, signals.
 
 use crate::{
-    Args, Network,
+    Args, ClusterDns, Network,
+    api::{self, Known},
     cni::CniService,
-    dns,
+    dns, host,
     reconcile::{FabricStage, ServiceStage, Snapshots, follow},
     socket::{self, Service},
     state::State,
@@ -13,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use std::{
     fs::{self, File},
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 use tokio::{
@@ -24,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use weft_kube::SnapshotSource;
+use weft_kube::{Endpoints, Ranges, ServiceRanges, SnapshotSource};
 use weft_netlink::Netlink;
 
 /// Port of DNS (RFC 1035).
@@ -47,8 +48,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 async fn serve(args: Args) -> anyhow::Result<()> {
     let journal_dir = args.state_dir.join("state");
-    fs::create_dir_all(&journal_dir)
-        .with_context(|| format!("cannot create {}", journal_dir.display()))?;
+    for dir in [&journal_dir, &args.data_dir()] {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
     let _lock = lock(&args.state_dir.join("agent.lock"))?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to signals")?;
@@ -58,8 +60,18 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         Network::Native => "native",
     };
     let state = Arc::new(State::new(args.node.to_string(), network));
-    let client = client(&args.kubeconfig).await?;
-    let source = SnapshotSource::start(client, weft_kube::Options::default());
+    let cgroup = args.cgroup.clone().map_or_else(host::cgroup2_root, Ok)?;
+    host::pins(&args.bpf_dir)?;
+    let server = weft_kube::access::server_host(&args.kubeconfig)?;
+    let given = (args.api_endpoints.clone(), args.service_cidr.clone());
+    let places = move |known: &Known| known.places(&given.0, &server, &given.1);
+    let known = args.data_dir().join("api.json");
+    let endpoints = Endpoints::new(places(&Known::read(&known)));
+    let client = weft_kube::access::client(&args.kubeconfig, endpoints.clone()).await?;
+    let source = SnapshotSource::start(client.clone(), weft_kube::Options::default());
+    let follows = args.service_cidr.is_empty().then(|| ServiceRanges::follow(client));
+    let ranges = follows.as_ref().map(|f| f.ranges.clone());
+    let ranges = ranges.unwrap_or_else(|| weft_kube::ranges::fixed(args.service_cidr.clone()));
     let cni = CniService::open(Netlink::open()?, &journal_dir.join("ipam.journal"))?;
     let socket_path = args.state_dir.join("agent.sock");
     let listener = socket::bind(&socket_path)
@@ -73,8 +85,16 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         socket::serve(listener, Arc::new(service)).await;
         Ok(())
     });
-    spawn_stages(&mut tasks, &args, &state, &source, &cancel)?;
-    tasks.spawn(serve_dns(args.cluster_domain.clone(), state.clone(), source.snapshots.clone()));
+    tasks.spawn(tell_failures(state.clone(), source.status.clone(), follows));
+    tasks.spawn(api::follow(source.snapshots.clone(), endpoints, known, places));
+    let place = Place { cgroup, ranges };
+    spawn_stages(&mut tasks, &args, place, &state, &source, &cancel)?;
+    let (domain, snapshots) = (args.cluster_domain.clone(), source.snapshots.clone());
+    match args.cluster_dns {
+        ClusterDns::Node => drop(tasks.spawn(serve_dns(domain, state.clone(), snapshots))),
+        // Nothing to serve, so it is served.
+        ClusterDns::Service => state.record("dns", |stage| stage.generation = 1),
+    }
 
     let result = tokio::select! {
         _ = terminate.recv() => Ok(()),
@@ -96,7 +116,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
 }
 
 /// Only one agent may serve a node's folder.
-fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
+pub(crate) fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
     let file = File::options()
         .write(true)
         .create(true)
@@ -107,14 +127,37 @@ fn lock(path: &Path) -> anyhow::Result<Flock<File>> {
         .map_err(|(_, e)| anyhow!("another agent holds {}: {e}", path.display()))
 }
 
-async fn client(path: &Path) -> anyhow::Result<kube::Client> {
-    let kubeconfig = kube::config::Kubeconfig::read_from(path)
-        .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
-    let options = kube::config::KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-        .await
-        .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?;
-    kube::Client::try_from(config).context("cannot build the client of the Kubernetes API")
+/// Where the stages work.
+struct Place {
+    /// Where the socket hooks are attached.
+    cgroup: PathBuf,
+    /// Service ranges.
+    ranges: Ranges,
+}
+
+/// What goes wrong with the API becomes part of the status.
+async fn tell_failures(
+    state: Arc<State>,
+    mut status: watch::Receiver<weft_kube::Status>,
+    ranges: Option<ServiceRanges>,
+) -> anyhow::Result<()> {
+    let (_held, none) = watch::channel(None);
+    let mut other = ranges.as_ref().map_or(none, |r| r.error.clone());
+    loop {
+        let kinds = status.borrow_and_update().clone();
+        let failed =
+            |(kind, s): (_, &weft_kube::KindStatus)| Some(format!("{kind}: {}", s.error.clone()?));
+        let mut errors: Vec<String> = kinds.iter().filter_map(failed).collect();
+        errors.extend(other.borrow_and_update().clone());
+        state.record("api", |stage| {
+            stage.errors = errors;
+            stage.generation = u64::from(kinds.values().all(|k| k.listed));
+        });
+        tokio::select! {
+            changed = status.changed() => changed.context("the watches ended")?,
+            Ok(()) = other.changed() => {}
+        }
+    }
 }
 
 /// Starts the fabric and service stages, each on a thread of its own; the task of a thread
@@ -122,6 +165,7 @@ async fn client(path: &Path) -> anyhow::Result<kube::Client> {
 fn spawn_stages(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     args: &Args,
+    place: Place,
     state: &Arc<State>,
     source: &SnapshotSource,
     cancel: &CancellationToken,
@@ -131,16 +175,17 @@ fn spawn_stages(
         state: state.clone(),
         node: args.node.clone(),
         network: args.network,
-        service_cidrs: args.service_cidr.clone(),
+        service_cidrs: place.ranges.clone(),
         netlink: Netlink::open()?,
         table: table.clone(),
     };
     let mut services = ServiceStage {
         state: state.clone(),
         node: args.node.clone(),
+        node_dns: args.cluster_dns == ClusterDns::Node,
         node_port_ranges: args.nodeport_addresses.clone(),
         planner: weft_services::Planner::new(args.node.clone()),
-        options: weft_bpf::OpenOptions::new(&args.bpf_dir, &args.cgroup),
+        options: weft_bpf::OpenOptions::new(&args.bpf_dir, &place.cgroup),
         lb: None,
         table,
         health: watch::Sender::default(),
@@ -148,7 +193,15 @@ fn spawn_stages(
     };
     tasks.spawn(crate::health::serve(args.healthz_bind_address, services.health.subscribe()));
     let (snapshots, token) = (source.snapshots.clone(), cancel.clone());
+    let mut ranges = place.ranges;
     spawn_thread(tasks, "fabric", move |runtime| {
+        // The rules name the ranges.
+        runtime.block_on(async {
+            tokio::select! {
+                () = token.cancelled() => {}
+                _ = ranges.wait_for(Option::is_some) => {}
+            }
+        });
         follow(&runtime, &token, snapshots, |s| fabric.step(s));
     })?;
     let (snapshots, token, state) = (source.snapshots.clone(), cancel.clone(), state.clone());

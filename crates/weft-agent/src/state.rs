@@ -95,12 +95,16 @@ impl State {
 
     /// Why the agent is not ready; `None` when it is: every stage was applied once.
     pub fn unready(&self, snapshot_seen: bool) -> Option<String> {
-        if !snapshot_seen {
-            return Some("the Kubernetes API has not been read yet".to_owned());
-        }
         let stages = self.stages();
+        let api = stages.get("api").and_then(|s| s.errors.first());
+        if !snapshot_seen {
+            let why = api.map(|e| format!(": {e}")).unwrap_or_default();
+            return Some(format!("the Kubernetes API has not been read yet{why}"));
+        }
         STAGES.into_iter().find_map(|name| match stages.get(name) {
             Some(stage) if stage.generation > 0 => None,
+            // The first tables wait for the ranges of Services, which come from the API.
+            None if api.is_some() => Some(format!("{name}: {}", api.map_or("", |a| a))),
             Some(stage) => {
                 let why = stage.errors.iter().chain(&stage.diagnostics).next();
                 let why = why.map_or_else(|| "not applied yet".to_owned(), Clone::clone);
@@ -157,6 +161,10 @@ mod tests {
     fn ready_only_when_every_stage_was_applied_once() {
         let state = State::new("n1".to_owned(), "vxlan");
         assert!(state.unready(false).expect("not ready").contains("API"));
+        state.record("api", |s| s.errors = vec!["Node: forbidden".to_owned()]);
+        assert!(state.unready(false).expect("not ready").ends_with("yet: Node: forbidden"));
+        assert_eq!(state.unready(true).expect("not ready"), "fabric: Node: forbidden");
+        state.record("api", |s| s.errors.clear());
         state.record("fabric", |s| s.errors = vec!["no uplink".to_owned()]);
         assert_eq!(state.unready(true).expect("not ready"), "fabric: no uplink");
         for stage in STAGES {

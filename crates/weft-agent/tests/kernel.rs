@@ -109,7 +109,10 @@ impl TestNode {
             state: state.clone(),
             node: model.name.clone(),
             network,
-            service_cidrs: vec![net("10.96.0.0/16"), net("fd00:10:96::/112")],
+            service_cidrs: weft_kube::ranges::fixed(vec![
+                net("10.96.0.0/16"),
+                net("fd00:10:96::/112"),
+            ]),
             netlink: ns.netlink(),
             table: Arc::default(),
         };

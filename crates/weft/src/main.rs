@@ -30,6 +30,8 @@ enum Command {
     Why(explain::WhyArgs),
     /// Tables of what Weft makes of the cluster's objects
     Get(explain::GetArgs),
+    /// Take from this node what its agent made: rules, links, routes, programs, files
+    Cleanup(weft_agent::CleanupArgs),
     #[command(hide = true)]
     LabSupervisor(weft_lab::supervisor::Args),
     #[command(hide = true)]
@@ -72,6 +74,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
         Command::Cni(args) => cni::run(args),
         Command::Why(args) => explain::why(args),
         Command::Get(args) => explain::get(args),
+        Command::Cleanup(args) => weft_agent::run_cleanup(&args).map(|()| 0),
         Command::LabSupervisor(args) => logged(|| weft_lab::supervisor::run(&args)),
         Command::LabKubelet(args) => logged(|| weft_kubelet::run(args)),
         Command::LabProbe => weft_lab::probe::main().map(|()| 0),
