@@ -1,12 +1,9 @@
-//! The CNI plugin, and the CNI types that it shares with the runtime side.
+//! The CNI plugin, and the CNI types.
 //!
 //! Flow of the plugin ([`main`]): CNI_* environment and configuration on stdin → checked
 //! call → one line of JSON to the agent's socket (configuration key
 //! `agentSocket`) → its answer, in the result format of the configuration's `cniVersion`,
 //! on stdout.
-//!
-//! Flow of a runtime ([`invoke`]): [`Conflist`] → [`invoke::Invocation`] → the plugin is
-//! executed → [`AddResult`] or [`CniError`].
 //!
 //! [`install`] puts the plugin and its configuration where a node's runtime looks.
 //!
@@ -22,7 +19,6 @@
 mod client;
 mod error;
 pub mod install;
-pub mod invoke;
 pub mod loopback;
 mod plugin;
 mod types;
