@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::sh;
 
 /// Program → Debian package, for the lab's containers and the tests' real clients.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("wget", "wget"),
     ("curl", "curl"),
     ("dig", "dnsutils"),
@@ -17,6 +17,8 @@ const PACKAGES: [(&str, &str); 9] = [
     ("nc", "netcat-openbsd"),
     ("nft", "nftables"),
     ("openssl", "openssl"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
 ];
 
 /// Installs the Debian packages whose programs are missing.
