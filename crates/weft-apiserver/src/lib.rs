@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod alloc;
+mod aside;
 mod auth;
 mod config;
 mod definitions;

@@ -5,6 +5,7 @@ pub(crate) mod body;
 mod options;
 pub(crate) mod params;
 pub(crate) mod reply;
+mod rewound;
 pub(crate) mod route;
 pub(crate) mod serve;
 mod watch;

@@ -11,7 +11,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::io::Write;
+use std::{io::Write, num::NonZero};
 use weft_kinds::{Kind, status, table};
 
 /// Body of every response.
@@ -19,6 +19,9 @@ pub type ApiBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Replies from this size on are compressed, as kube-apiserver does.
 const GZIP_BYTES_MIN: usize = 128 << 10;
+/// Fewer items are not worth a thread of their own.
+const PART_ITEMS_MIN: usize = 500;
+const PARTS_MAX: usize = 8;
 
 pub(crate) fn full(bytes: Bytes) -> ApiBody {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
@@ -167,7 +170,7 @@ fn written(
     mut head: Value,
     member: &str,
     items: &[Bytes],
-    write: impl Fn(&Bytes, &mut Vec<u8>),
+    write: impl Fn(&Bytes, &mut Vec<u8>) + Sync,
 ) -> Bytes {
     if let Some(map) = head.as_object_mut() {
         map.shift_remove(member);
@@ -175,14 +178,44 @@ fn written(
     let mut out = head.to_string().into_bytes();
     out.pop();
     out.extend_from_slice(format!(",\"{member}\":[").as_bytes());
-    for (i, item) in items.iter().enumerate() {
+    for (i, piece) in in_pieces(items, &write).iter().enumerate() {
         if i > 0 {
             out.push(b',');
         }
-        write(item, &mut out);
+        out.extend_from_slice(piece);
     }
     out.extend_from_slice(b"]}");
     out.into()
+}
+
+/// The items with commas between them; many are written by all processors, each its part, since
+/// each has to be decoded.
+fn in_pieces(items: &[Bytes], write: &(impl Fn(&Bytes, &mut Vec<u8>) + Sync)) -> Vec<Vec<u8>> {
+    let one = |items: &[Bytes]| {
+        let mut out = Vec::new();
+        for (i, item) in items.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            write(item, &mut out);
+        }
+        out
+    };
+    let parts = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let parts = parts.min(items.len() / PART_ITEMS_MIN).min(PARTS_MAX);
+    if parts < 2 {
+        return if items.is_empty() { Vec::new() } else { vec![one(items)] };
+    }
+    std::thread::scope(|scope| {
+        let mut chunks = items.chunks(items.len().div_ceil(parts));
+        let first = chunks.next().unwrap_or_default();
+        let others: Vec<_> = chunks.map(|chunk| scope.spawn(move || one(chunk))).collect();
+        let mut all = vec![one(first)];
+        for other in others {
+            all.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        all
+    })
 }
 
 fn write_metadata(object: &[u8], version: &str, out: &mut Vec<u8>) {
@@ -290,6 +323,17 @@ pub(crate) async fn compressed(response: Response<ApiBody>) -> Response<ApiBody>
 mod tests {
     use super::*;
     use std::io::Read;
+
+    #[test]
+    fn every_item_is_written_once_and_in_order() {
+        for count in [0, 1, 2, PART_ITEMS_MIN, 2 * PART_ITEMS_MIN + 1, 7 * PART_ITEMS_MIN + 3] {
+            let items: Vec<Bytes> = (0..count).map(|i| i.to_string().into()).collect();
+            let head = json!({"kind": "L", "items": []});
+            let list = written(head, "items", &items, |item, out| out.extend_from_slice(item));
+            let list: Value = serde_json::from_slice(&list).unwrap();
+            assert_eq!(list, json!({"kind": "L", "items": (0..count).collect::<Vec<_>>()}));
+        }
+    }
 
     #[tokio::test]
     async fn only_large_bodies_are_compressed() {

@@ -1,16 +1,17 @@
 //! Listeners, TLS, connections.
 
-use super::reply;
-use crate::{ApiServer, Error, Limits, auth::Peer, http::ApiBody, tls::Tls};
+use super::{reply, rewound::Rewound};
+use crate::{ApiServer, Error, Limits, aside::Aside, auth::Peer, http::ApiBody, tls::Tls};
 use http::{HeaderValue, Request, Response, header};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
 };
-use std::{convert::Infallible, io::Cursor, sync::Arc, time::Duration};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, join, split},
+    io::{AsyncRead, AsyncReadExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -121,15 +122,13 @@ async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, admission: A
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => return tracing::debug!("TLS handshake timed out"),
     };
-    // The builder would wait for the first bytes, which tell HTTP/2 from HTTP/1, for ever.
+    // hyper would wait for the preface of HTTP/2 for ever.
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let Some(first) = first_bytes(&mut stream, h2, limits.first_timeout).await else {
         return tracing::debug!("nothing came after the TLS handshake");
     };
     let peer = Peer::Network(tls.client(stream.get_ref().1).map(Arc::new));
-    let (rest, out) = split(stream);
-    let io = TokioIo::new(join(Cursor::new(first).chain(rest), out));
-    let builder = builder(h2, &limits);
+    let io = TokioIo::new(Rewound::new(first, stream));
     let shutdown = server.0.shutdown.clone();
     let served = admission.served;
     let service = service_fn(move |req: Request<Incoming>| {
@@ -140,30 +139,56 @@ async fn connection(server: ApiServer, stream: TcpStream, tls: Tls, admission: A
             Ok::<_, Infallible>(response)
         }
     });
-    let serving = builder.serve_connection_with_upgrades(io, service);
-    tokio::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = tokio::time::sleep(limits.first_timeout), if !served => return,
-        () = shutdown.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    let stop = Aside::new(async move {
+        tokio::select! {
+            () = shutdown.cancelled() => true,
+            () = tokio::time::sleep(limits.first_timeout), if !served => false,
         }
+    });
+    let ended = if h2 {
+        let serving = builder_h2().serve_connection(io, service);
+        until(serving, stop, http2::Connection::graceful_shutdown).await
+    } else {
+        let serving = builder_h1(&limits).serve_connection(io, service).with_upgrades();
+        until(serving, stop, http1::UpgradeableConnection::graceful_shutdown).await
     };
     if let Err(error) = ended {
-        tracing::debug!(error, "connection ended");
+        tracing::debug!(%error, "connection ended");
     }
 }
 
-fn builder(h2: bool, limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let builder = auto::Builder::new(TokioExecutor::new());
-    let mut builder = if h2 { builder.http2_only() } else { builder.http1_only() };
+/// Serves until the connection ends, or `stop` says that it shall: gracefully or at once.
+async fn until<C: Future<Output = hyper::Result<()>>>(
+    serving: C,
+    stop: impl Future<Output = bool> + Unpin,
+    gracefully: impl FnOnce(Pin<&mut C>),
+) -> hyper::Result<()> {
+    tokio::pin!(serving);
+    tokio::select! {
+        biased;
+        ended = serving.as_mut() => ended,
+        graceful = stop => {
+            if !graceful {
+                return Ok(());
+            }
+            gracefully(serving.as_mut());
+            serving.await
+        }
+    }
+}
+
+fn builder_h1(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .http2()
+        .max_buf_size(HEADER_BYTES_MAX);
+    builder
+}
+
+fn builder_h2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_header_list_size(HEADER_BYTES_MAX as u32)
         .max_concurrent_streams(H2_STREAMS_MAX)

@@ -4,18 +4,20 @@ use super::{accept::Format, body::BoxError, reply};
 use super::{params::Params, reply::ApiBody};
 use crate::{
     ApiServer,
+    aside::Aside,
     error::ApiError,
     store::{Change, Entry, Event, Expired, Key, Scope, Watch, ring_line},
     verbs::{self, read},
 };
 use bytes::Bytes;
-use futures::stream;
+use futures::{FutureExt, future::BoxFuture, stream};
 use http::{HeaderValue, Response, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 use weft_kinds::Kind;
 
 /// kube-apiserver ends a watch without a time-out after 30 to 60 minutes.
@@ -108,13 +110,49 @@ struct Initial {
     bookmark: Option<u64>,
 }
 
+/// What comes between events.
+enum Pause {
+    /// It is time to tell the client how far it has come.
+    Bookmark,
+    /// The server ends, or the time that the client asked for is over.
+    End,
+}
+
+/// When there are pauses.
+struct Pauses {
+    bookmark_every: Option<Duration>,
+    until: Instant,
+    shutdown: CancellationToken,
+}
+
+impl Pauses {
+    fn next(&self) -> Aside<BoxFuture<'static, Pause>> {
+        let (every, until, shutdown) = (self.bookmark_every, self.until, self.shutdown.clone());
+        let pause = async move {
+            let bookmark = async {
+                match every {
+                    Some(every) => sleep(every).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Pause::End,
+                () = sleep_until(until) => Pause::End,
+                () = bookmark => Pause::Bookmark,
+            }
+        };
+        Aside::new(pause.boxed())
+    }
+}
+
 struct Stream {
     server: ApiServer,
     form: Form,
     initial: Option<Initial>,
     watch: Watch,
-    bookmarks: Option<Interval>,
-    until: Instant,
+    pauses: Pauses,
+    pause: Aside<BoxFuture<'static, Pause>>,
     /// The newest version that the client knows.
     rv: u64,
     /// The last piece is out.
@@ -138,21 +176,19 @@ impl Stream {
         if !first.is_empty() {
             return Some(first.into());
         }
-        let bookmark = async {
-            match &mut self.bookmarks {
-                Some(i) => drop(i.tick().await),
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
-            () = self.server.0.shutdown.cancelled() => self.last(),
+            pause = &mut self.pause => match pause {
+                Pause::Bookmark => {
+                    self.pause = self.pauses.next();
+                    self.bookmark()
+                }
+                Pause::End => self.last(),
+            },
             event = self.watch.next() => {
                 let (change, event) = event?;
                 Some(self.batch(change, &event))
             }
-            () = tokio::time::sleep_until(self.until) => self.last(),
-            () = bookmark => self.bookmark(),
         }
     }
 
@@ -194,7 +230,7 @@ impl Stream {
     /// At the end the client learns once more how far it has come, if it wants to.
     fn last(&mut self) -> Option<Bytes> {
         self.ended = true;
-        self.bookmarks.is_some().then(|| self.bookmark()).flatten()
+        self.pauses.bookmark_every.is_some().then(|| self.bookmark()).flatten()
     }
 
     /// The event, and those that wait behind it.
@@ -254,15 +290,13 @@ pub(crate) fn start(
         .and_then(|t| t.parse::<u64>().ok())
         .filter(|t| *t > 0)
         .map_or(TIMEOUT_DEFAULT, |t| Duration::from_secs(t.min(24 * 3600)));
-    let bookmarks = bookmarks.then(|| {
-        let every = state.config.limits.bookmark_every;
-        let mut i = tokio::time::interval_at(Instant::now() + every, every);
-        i.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        i
-    });
-    let until = Instant::now() + timeout;
-    let server = server.clone();
-    let stream = Stream { server, form, initial, watch, bookmarks, until, rv: known, ended: false };
+    let pauses = Pauses {
+        bookmark_every: bookmarks.then_some(state.config.limits.bookmark_every),
+        until: Instant::now() + timeout,
+        shutdown: state.shutdown.clone(),
+    };
+    let (pause, server, rv) = (pauses.next(), server.clone(), known);
+    let stream = Stream { server, form, initial, watch, pauses, pause, rv, ended: false };
     let frames = stream::unfold(stream, |mut s| async move {
         let bytes = s.next().await?;
         Some((Ok::<_, BoxError>(Frame::data(bytes)), s))

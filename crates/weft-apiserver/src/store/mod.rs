@@ -10,6 +10,7 @@
 mod background;
 mod crc;
 mod journal;
+mod queue;
 mod reform;
 mod ring;
 #[cfg(test)]

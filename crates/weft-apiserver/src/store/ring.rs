@@ -1,24 +1,20 @@
 //! Events: the ring that late watchers read, and the channels of live ones.
 
-use super::{Attrs, Entry, Key};
+use super::{
+    Attrs, Entry, Key,
+    queue::{Receiver, Sender, queue},
+};
 use crate::selector::Selector;
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    future::poll_fn,
+    sync::{Arc, Mutex, OnceLock},
 };
-use tokio::sync::mpsc;
 
 /// Bytes of objects that one ring keeps, whatever their number.
 const RING_BYTES_MAX: usize = 64 << 20;
 
-/// Events a watcher may lag behind before it is cut off; it then watches again from its version.
-pub(super) const BACKLOG_EVENTS: usize = 1024;
-/// Bytes of objects that a watcher may lag behind, likewise.
-pub(super) const BACKLOG_BYTES: usize = 16 << 20;
 /// Forms of one event, besides the plain ones, that are kept for further watchers.
 const FORMS_MAX: usize = 8;
 
@@ -207,35 +203,28 @@ impl Ring {
 /// The sending end of one watch.
 pub(super) struct Watcher {
     scope: Scope,
-    tx: mpsc::Sender<(Change, Arc<Event>)>,
-    /// Bytes of the objects in the channel.
-    queued: Arc<AtomicUsize>,
+    live: Sender,
 }
 
 impl Watcher {
     pub(super) fn new(scope: Scope, missed: Vec<(Change, Arc<Event>)>) -> (Self, Watch) {
-        let (tx, live) = mpsc::channel(BACKLOG_EVENTS);
-        let queued = Arc::new(AtomicUsize::new(0));
-        let watch = Watch { missed: missed.into(), live, queued: queued.clone() };
-        (Self { scope, tx, queued }, watch)
+        let (tx, live) = queue();
+        (Self { scope, live: tx }, Watch { missed: missed.into(), live })
     }
 
     /// Hands the event over; false when the watcher is gone or too slow, and is cut off.
     pub(super) fn offer(&self, event: &Arc<Event>) -> bool {
-        let Some(change) = self.scope.change(event) else { return !self.tx.is_closed() };
-        let len = event.object.len();
-        // One event is always taken, whatever its size.
-        let before = self.queued.fetch_add(len, Ordering::Relaxed);
-        (before == 0 || before + len <= BACKLOG_BYTES)
-            && self.tx.try_send((change, event.clone())).is_ok()
+        match self.scope.change(event) {
+            Some(change) => self.live.offer(change, event),
+            None => !self.live.is_closed(),
+        }
     }
 }
 
 /// The receiving end: what was missed, then what comes.
 pub(crate) struct Watch {
     missed: VecDeque<(Change, Arc<Event>)>,
-    pub(super) live: mpsc::Receiver<(Change, Arc<Event>)>,
-    queued: Arc<AtomicUsize>,
+    pub(super) live: Receiver,
 }
 
 impl Watch {
@@ -243,27 +232,18 @@ impl Watch {
     pub(crate) async fn next(&mut self) -> Option<(Change, Arc<Event>)> {
         match self.missed.pop_front() {
             Some(e) => Some(e),
-            None => {
-                let taken = self.live.recv().await?;
-                self.queued.fetch_sub(taken.1.object.len(), Ordering::Relaxed);
-                Some(taken)
-            }
+            None => poll_fn(|context| self.live.poll(context)).await,
         }
     }
 
     /// The next event that is already there.
     pub(crate) fn try_next(&mut self) -> Option<(Change, Arc<Event>)> {
-        if let Some(e) = self.missed.pop_front() {
-            return Some(e);
-        }
-        let taken = self.live.try_recv().ok()?;
-        self.queued.fetch_sub(taken.1.object.len(), Ordering::Relaxed);
-        Some(taken)
+        self.missed.pop_front().or_else(|| self.live.try_take())
     }
 
     /// Whether the watcher was cut off and everything before that was read: events are missing
     /// from here on.
     pub(crate) fn ended(&self) -> bool {
-        self.missed.is_empty() && self.live.is_closed() && self.live.is_empty()
+        self.missed.is_empty() && self.live.ended()
     }
 }

@@ -75,7 +75,7 @@ fn a_slow_watcher_is_cut_off_and_nobody_else() {
     let t = s.table("t");
     let mut slow = s.watch(t, Scope::default(), s.rv()).unwrap();
     let mut quick = s.watch(t, Scope::default(), s.rv()).unwrap();
-    for i in 0..ring::BACKLOG_EVENTS as u32 + 5 {
+    for i in 0..queue::BACKLOG_EVENTS as u32 + 5 {
         put(&s, t, "a", i);
         assert!(quick.try_next().is_some());
     }
@@ -83,7 +83,7 @@ fn a_slow_watcher_is_cut_off_and_nobody_else() {
     while slow.try_next().is_some() {
         got += 1;
     }
-    assert_eq!(got, ring::BACKLOG_EVENTS);
+    assert_eq!(got, queue::BACKLOG_EVENTS);
     assert!(slow.live.is_closed(), "after the backlog the stream ends");
     assert!(slow.ended(), "and says so");
     assert!(!quick.live.is_closed() && !quick.ended());
@@ -108,7 +108,7 @@ fn a_watcher_that_holds_too_many_bytes_is_cut_off() {
         bytes += event.object.len();
     }
     assert!(slow.ended() && !quick.ended());
-    assert!((1..20).contains(&got) && bytes <= ring::BACKLOG_BYTES, "{got} events, {bytes} bytes");
+    assert!((1..20).contains(&got) && bytes <= queue::BACKLOG_BYTES, "{got} events, {bytes} bytes");
 }
 
 #[test]
