@@ -47,7 +47,7 @@ events.v1: Event
 networking.v1: Ingress IngressClass IPAddress NetworkPolicy ServiceCIDR
 rbac.v1: ClusterRole ClusterRoleBinding Role RoleBinding
 policy.v1: PodDisruptionBudget Eviction
-autoscaling.v1: Scale
+autoscaling.v1: HorizontalPodAutoscaler Scale
 autoscaling.v2: HorizontalPodAutoscaler
 storage.v1: StorageClass
 scheduling.v1: PriorityClass

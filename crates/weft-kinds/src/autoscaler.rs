@@ -4,8 +4,6 @@
 
 use serde_json::{Map, Value, json};
 
-/// The kind's name.
-pub(super) const KIND: &str = "HorizontalPodAutoscaler";
 /// The other metrics, as JSON of `v2`.
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 /// The behavior, as JSON of `v2`.
@@ -36,8 +34,9 @@ fn taken(object: &mut Value, name: &str) -> Option<Value> {
 }
 
 /// From `v1` to `v2`.
-pub(super) fn to_storage(object: &mut Value) {
-    object["apiVersion"] = json!("autoscaling/v2");
+pub fn to_v2(object: &mut Value) {
+    let Some(members) = object.as_object_mut() else { return };
+    members.insert("apiVersion".to_owned(), json!("autoscaling/v2"));
     let others = taken(object, METRICS);
     let behavior = taken(object, BEHAVIOR);
     if let Some(spec) = fields(object, "spec") {
@@ -69,8 +68,9 @@ pub(super) fn to_storage(object: &mut Value) {
 }
 
 /// From `v2` to `v1`.
-pub(super) fn from_storage(object: &mut Value) {
-    object["apiVersion"] = json!("autoscaling/v1");
+pub fn to_v1(object: &mut Value) {
+    let Some(members) = object.as_object_mut() else { return };
+    members.insert("apiVersion".to_owned(), json!("autoscaling/v1"));
     let mut kept: Vec<(&str, String)> = Vec::new();
     if let Some(spec) = fields(object, "spec") {
         let metrics = spec.remove("metrics");
@@ -114,25 +114,25 @@ mod tests {
 
     #[test]
     fn the_old_version_loses_nothing() {
-        let v1 = json!({"apiVersion": "autoscaling/v1", "kind": KIND, "metadata": {"name": "a"},
+        let v1 = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
             "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 70}});
         let mut object = v1.clone();
-        to_storage(&mut object);
+        to_v2(&mut object);
         assert_eq!(object["apiVersion"], "autoscaling/v2");
         assert_eq!(object["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 70);
-        from_storage(&mut object);
+        to_v1(&mut object);
         assert_eq!(object, v1);
 
         let pods = json!({"type": "Pods", "pods": {"metric": {"name": "x"}}});
         let cpu = json!({"type": "Resource", "resource": {"name": "cpu",
             "target": {"type": "Utilization", "averageUtilization": 5}}});
-        let v2 = json!({"apiVersion": "autoscaling/v2", "kind": KIND, "metadata": {"name": "a"},
+        let v2 = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
             "spec": {"maxReplicas": 3, "metrics": [cpu, pods],
                 "behavior": {"scaleUp": {"selectPolicy": "Max"}}}});
         let mut object = v2.clone();
-        from_storage(&mut object);
+        to_v1(&mut object);
         assert_eq!(object["spec"], json!({"maxReplicas": 3, "targetCPUUtilizationPercentage": 5}));
-        to_storage(&mut object);
+        to_v2(&mut object);
         assert_eq!(object, v2);
     }
 
@@ -140,13 +140,14 @@ mod tests {
     fn whatever_a_user_writes_there_is_no_panic() {
         for odd in [
             json!({}),
+            json!([1]),
             json!({"spec": 1, "metadata": [], "status": "x"}),
             json!({"metadata": {"annotations": {METRICS: "{", BEHAVIOR: "[]"}}, "spec": {}}),
             json!({"metadata": {"annotations": {METRICS: "{}"}}, "spec": {"metrics": 1}}),
         ] {
             let mut object = odd.clone();
-            to_storage(&mut object);
-            from_storage(&mut object);
+            to_v2(&mut object);
+            to_v1(&mut object);
         }
     }
 }

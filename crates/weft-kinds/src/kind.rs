@@ -60,7 +60,7 @@ pub struct Kind {
     /// What the objects are made of.
     pub schema: Schema,
     /// The kind that holds this one's objects, when it is a second view of the same objects
-    /// (`events.k8s.io/v1` over core Events).
+    /// (`events.k8s.io/v1` over core Events, `autoscaling/v1` over `v2`).
     pub stored_as: Option<Arc<Kind>>,
 }
 

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod autoscaler;
 mod custom;
 pub mod decode;
 mod defaults;

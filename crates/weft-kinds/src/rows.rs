@@ -422,6 +422,23 @@ static ROWS: &[Row] = &[
         )
     },
     Row {
+        short_names: &["hpa"],
+        categories: ALL,
+        status: true,
+        stored_as: Some(("autoscaling", "v2")),
+        ..row(
+            "autoscaling",
+            "v1",
+            [
+                "HorizontalPodAutoscaler",
+                "HorizontalPodAutoscalerList",
+                "horizontalpodautoscalers",
+                "horizontalpodautoscaler",
+            ],
+            "autoscaling.v1.HorizontalPodAutoscaler",
+        )
+    },
+    Row {
         short_names: &["cj"],
         categories: ALL,
         status: true,

@@ -80,6 +80,7 @@ static PRINTERS: &[(&str, Printer)] = &[
     ("apps.v1.ControllerRevision", workload::CONTROLLER_REVISION),
     ("batch.v1.Job", workload::JOB),
     ("batch.v1.CronJob", workload::CRON_JOB),
+    ("autoscaling.v1.HorizontalPodAutoscaler", workload::AUTOSCALER_V1),
     ("autoscaling.v2.HorizontalPodAutoscaler", workload::AUTOSCALER),
     ("policy.v1.PodDisruptionBudget", workload::DISRUPTION_BUDGET),
     ("discovery.v1.EndpointSlice", network::ENDPOINT_SLICE),

@@ -6,10 +6,11 @@ use serde_json::Value;
 use crate::Kind;
 use crate::address::{cidr_warnings, ip_warning};
 
-/// Warnings for an accepted object. `create` tells creates from updates; `status` is for updates
-/// of the status subresource.
-pub fn warnings(kind: &Kind, object: &Value, create: bool, status: bool) -> Vec<String> {
+/// Warnings for an accepted object. `old` is what an update replaces; `status` is for updates of
+/// the status subresource.
+pub fn warnings(kind: &Kind, object: &Value, old: Option<&Value>, status: bool) -> Vec<String> {
     let mut found = Vec::new();
+    let create = old.is_none();
     match (kind.type_name(), status) {
         ("core.v1.Service" | "networking.v1.Ingress", true) => balancer(&mut found, object),
         (_, true) => {}
@@ -18,6 +19,9 @@ pub fn warnings(kind: &Kind, object: &Value, create: bool, status: bool) -> Vec<
         ("discovery.v1.EndpointSlice", false) => slice(&mut found, object, create),
         ("networking.v1.NetworkPolicy", false) => policy(&mut found, object),
         ("networking.v1.Ingress", false) if create => ingress(&mut found, object),
+        ("apiextensions.v1.CustomResourceDefinition", false) => {
+            found.extend(weft_crd::definition::warnings(object, old));
+        }
         _ => {}
     }
     found

@@ -85,7 +85,7 @@ impl State {
                     return Err(status::invalid(kind, &name, &errors).into());
                 }
             }
-            let doubts = warnings(kind, &attempt, true, false);
+            let doubts = warnings(kind, &attempt, None, false);
             let again = alloc::validates(kind, Part::Main).then(|| attempt.clone());
             match self.commit_new(ctx, kind, attempt) {
                 Err(CommitError::Raced) if generated => continue,

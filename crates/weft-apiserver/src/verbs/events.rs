@@ -1,9 +1,9 @@
-//! Kinds with one storage: `events.k8s.io/v1` is a view of core Events, and the versions of a
-//! custom resource are views of the one that is stored.
+//! Kinds with one storage: `events.k8s.io/v1` is a view of core Events, `autoscaling/v1` one of
+//! `v2`, and the versions of a custom resource are views of the one that is stored.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use weft_kinds::Kind;
+use weft_kinds::{Kind, autoscaler};
 
 /// Names of the same fields in core and in events.k8s.io.
 const RENAMED: &[(&str, &str)] = &[
@@ -19,19 +19,25 @@ const RENAMED: &[(&str, &str)] = &[
 /// Turns the object into the form in which its kind is stored, and says which kind that is.
 pub(crate) fn to_storage<'a>(kind: &'a Kind, object: &mut Value) -> &'a Kind {
     let stored = kind.storage();
+    if std::ptr::eq(stored, kind) {
+        return stored;
+    }
     if kind.custom().is_some() {
-        if !std::ptr::eq(stored, kind) {
-            // With the defaults of the version that the client speaks.
-            weft_kinds::default(kind, object);
-            object["apiVersion"] = stored.api_version().into();
-        }
-    } else if !std::ptr::eq(stored, kind) {
+        // With the defaults of the version that the client speaks.
+        weft_kinds::default(kind, object);
+        object["apiVersion"] = stored.api_version().into();
+    } else if stored.group == AUTOSCALING {
+        autoscaler::to_v2(object);
+    } else {
         rename(object, &stored.api_version(), |new| {
             RENAMED.iter().find(|(_, n)| *n == new).map(|(old, _)| *old)
         });
     }
     stored
 }
+
+/// The group whose `v1` is a view of its `v2`.
+const AUTOSCALING: &str = "autoscaling";
 
 /// The stored name of a field that the view's selectors use.
 pub(crate) fn stored_field(path: &str) -> String {
@@ -44,15 +50,18 @@ pub(crate) fn stored_field(path: &str) -> String {
 
 /// Turns a stored object into the form of the asked kind.
 pub(crate) fn value_from_storage(kind: &Kind, object: &mut Value) {
-    if kind.custom().is_some() {
-        if !std::ptr::eq(kind.storage(), kind) {
-            object["apiVersion"] = kind.api_version().into();
-            kind.prune(object);
-            weft_kinds::default(kind, object);
-        }
+    if std::ptr::eq(kind.storage(), kind) {
         return;
     }
-    if !std::ptr::eq(kind.storage(), kind) {
+    if kind.custom().is_some() {
+        object["apiVersion"] = kind.api_version().into();
+        kind.prune(object);
+        weft_kinds::default(kind, object);
+        return;
+    }
+    if kind.storage().group == AUTOSCALING {
+        autoscaler::to_v1(object);
+    } else {
         rename(object, &kind.api_version(), |old| {
             RENAMED.iter().find(|(o, _)| *o == old).map(|(_, new)| *new)
         });

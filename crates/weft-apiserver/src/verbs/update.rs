@@ -173,7 +173,7 @@ impl State {
                     return Err(status::invalid(kind, &key.name, &errors).into());
                 }
             }
-            let doubts = warnings(kind, &new, false, part == Part::Status);
+            let doubts = warnings(kind, &new, Some(&old), part == Part::Status);
             let mut unchanged = false;
             let write = if finished_deletion(&new) { Write::Delete(new) } else { Write::Put(new) };
             let committed = self.store.commit(

@@ -70,6 +70,7 @@ static TYPES: &[(&str, Add)] = &[
     ("authorization.v1.SelfSubjectAccessReview", add::<authorization::SelfSubjectAccessReview>),
     ("authorization.v1.SelfSubjectRulesReview", add::<authorization::SelfSubjectRulesReview>),
     ("authorization.v1.SubjectAccessReview", add::<authorization::SubjectAccessReview>),
+    ("autoscaling.v1.HorizontalPodAutoscaler", add::<autoscaling_v1::HorizontalPodAutoscaler>),
     ("autoscaling.v1.Scale", add::<autoscaling_v1::Scale>),
     ("autoscaling.v2.HorizontalPodAutoscaler", add::<autoscaling_v2::HorizontalPodAutoscaler>),
     ("batch.v1.CronJob", add::<batch::CronJob>),

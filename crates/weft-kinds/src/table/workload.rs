@@ -265,6 +265,16 @@ pub(super) const AUTOSCALER: Printer = Printer {
     },
 };
 
+/// As of `v2`: kube-apiserver prints the one form that it has inside.
+pub(super) const AUTOSCALER_V1: Printer = Printer {
+    columns: AUTOSCALER.columns,
+    cells: |object, now| {
+        let mut object = object.clone();
+        crate::autoscaler::to_v2(&mut object);
+        (AUTOSCALER.cells)(&object, now)
+    },
+};
+
 /// How many metrics of an autoscaler are shown.
 const METRICS_SHOWN: usize = 2;
 
