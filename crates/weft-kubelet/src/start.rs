@@ -235,6 +235,7 @@ fn container(
         gid: id(own.and_then(|s| s.run_as_group), all.and_then(|s| s.run_as_group)),
         groups: groups(pod),
         stdin: c.stdin.unwrap_or(false),
+        stdin_once: c.stdin_once.unwrap_or(false),
         tty: c.tty.unwrap_or(false),
         privileged,
         log,

@@ -84,6 +84,8 @@ pub struct ContainerSpec {
     pub groups: Vec<u32>,
     /// `stdin: true`: keep a pipe for attach; otherwise /dev/null.
     pub stdin: bool,
+    /// `stdinOnce: true`: the pipe ends with the first one who wrote into it.
+    pub stdin_once: bool,
     /// `tty: true`.
     pub tty: bool,
     /// `privileged`, allowed by `--allow-privileged` only.

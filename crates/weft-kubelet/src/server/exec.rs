@@ -290,8 +290,12 @@ async fn follow(
         && let Some(fifo) = container.stdin_path()
     {
         // Both directions, so that opening does not wait for a reader.
-        let file = std::fs::OpenOptions::new().read(true).write(true).open(fifo)?;
-        stdin = Some(feed(file.into()));
+        match std::fs::OpenOptions::new().read(true).write(true).open(fifo) {
+            Ok(file) => stdin = Some(feed(file.into())),
+            // `stdinOnce`, and that was before: standard input stays closed.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     let mut rest = Vec::new();
     let mut buf = vec![0; BLOCK];

@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// What the child gets for standard streams.
@@ -27,10 +27,22 @@ struct Running {
     pidfd: OwnedFd,
     /// Where its output is read from: stdout and stderr, or the terminal alone.
     output: Vec<File>,
-    /// Standard input of a terminal: the FIFO, to be copied.
-    input: Option<File>,
+    /// Standard input that is copied from the FIFO.
+    input: Option<Input>,
     /// Write end of the FIFO, held so that readers see no end between two attaches.
     _held: Option<File>,
+}
+
+/// A FIFO whose content the shim hands on.
+struct Input {
+    fifo: File,
+    /// The program's pipe, where it has no terminal.
+    pipe: Option<File>,
+    /// Read, and not taken by the pipe yet.
+    pending: Vec<u8>,
+    /// Whether the first writer's end is the program's.
+    once: bool,
+    path: PathBuf,
 }
 
 /// Runs as the shim; returns the exit code.
@@ -39,7 +51,7 @@ pub(crate) fn run(socket: OwnedFd, start: Start) -> i32 {
     let groups = start.groups.clone();
     let share_pid = start.share_pid;
     let name = start.spec.name.clone();
-    let (running, mut log) = match launch(&start) {
+    let (mut running, mut log) = match launch(&start) {
         Ok(launched) => launched,
         Err(failure) => return fail(socket.as_fd(), failure),
     };
@@ -73,7 +85,7 @@ pub(crate) fn run(socket: OwnedFd, start: Start) -> i32 {
     // The caller's standard error may be a pipe that somebody waits for the end of.
     // SAFETY: standard input is /dev/null by now and stays open.
     let _ = replace(unsafe { BorrowedFd::borrow_raw(0) }, 2);
-    copy(&running, &mut log);
+    copy(&mut running, &mut log);
     let (code, signal) = match sys::reap(running.pidfd.as_fd(), true) {
         Ok(Some(end)) => end,
         _ => (255, None),
@@ -116,19 +128,30 @@ fn launch(start: &Start) -> Step<(Running, Log)> {
     } else {
         flags |= libc::CLONE_NEWPID as u64;
     }
-    let fifo = if spec.stdin { Some(make_fifo(&start.dir, &spec.name)?) } else { None };
+    let fifo = match spec.stdin {
+        true => Some(make_fifo(&start.dir, &spec.name, spec.stdin_once)?),
+        false => None,
+    };
+    let input = |fifo, pipe| {
+        let path = stdin_path(&start.dir, &spec.name);
+        Input { fifo, pipe, pending: Vec::new(), once: spec.stdin_once, path }
+    };
     let (streams, mut output, input, held) = if spec.tty {
-        let (input, held) = fifo.unzip();
-        (Streams::Terminal, Vec::new(), input, held)
+        let (read, held) = fifo.unzip();
+        (Streams::Terminal, Vec::new(), read.map(|fifo| input(fifo, None)), held.flatten())
     } else {
-        let (stdin, held) = match fifo {
-            Some((read, write)) => (read, Some(write)),
-            None => (File::open("/dev/null").at(Stage::Stdio, "/dev/null")?, None),
+        let (stdin, input, held): (OwnedFd, _, _) = match fifo {
+            Some((read, None)) => {
+                let (stdin, pipe) = pipe(&start.identity)?;
+                (stdin, Some(input(read, Some(pipe.into()))), None)
+            }
+            Some((read, held)) => (read.into(), None, held),
+            None => (File::open("/dev/null").at(Stage::Stdio, "/dev/null")?.into(), None, None),
         };
         let (out_read, out_write) = pipe(&start.identity)?;
         let (err_read, err_write) = pipe(&start.identity)?;
-        let streams = Streams::Pipes(stdin.into(), out_write, err_write);
-        (streams, vec![out_read.into(), err_read.into()], None, held)
+        let streams = Streams::Pipes(stdin, out_write, err_write);
+        (streams, vec![out_read.into(), err_read.into()], input, held)
     };
     let group = open_group(&start.groups.v2)?;
     let child = spawn(flags, Some(group.as_fd()), |socket| {
@@ -147,7 +170,8 @@ fn launch(start: &Start) -> Step<(Running, Log)> {
             return Err(failure);
         }
     }
-    for file in output.iter().chain(&input) {
+    let copied = input.iter().flat_map(|input| std::iter::once(&input.fifo).chain(&input.pipe));
+    for file in output.iter().chain(copied) {
         set_nonblocking(file).at(Stage::Stdio, "O_NONBLOCK")?;
     }
     Ok((Running { pid: child.pid, pidfd: child.pidfd, output, input, _held: held }, log))
@@ -197,14 +221,22 @@ fn pipe(identity: &Identity) -> Step<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-fn make_fifo(dir: &Path, name: &str) -> Step<(File, File)> {
+/// The FIFO's read end, and a write end to hold unless the first writer's end is to be seen.
+fn make_fifo(dir: &Path, name: &str, once: bool) -> Step<(File, Option<File>)> {
     let path = stdin_path(dir, name);
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600))
         .at(Stage::Stdio, &path)?;
+    if once {
+        // Opened so, and before any writer: poll then says nothing until one has come and gone
+        // (fifo_open and pipe_poll of Linux).
+        let mut options = OpenOptions::new();
+        let read = options.read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        return Ok((read.at(Stage::Stdio, &path)?, None));
+    }
     // Read and write: does not wait for somebody at the other end, and holds it open.
     let held = OpenOptions::new().read(true).write(true).open(&path).at(Stage::Stdio, &path)?;
     let read = File::open(&path).at(Stage::Stdio, &path)?;
-    Ok((read, held))
+    Ok((read, Some(held)))
 }
 
 fn set_nonblocking(file: &File) -> io::Result<()> {
@@ -215,20 +247,22 @@ fn set_nonblocking(file: &File) -> io::Result<()> {
 }
 
 /// Copies output to the log until the program has ended and what it wrote is read.
-fn copy(running: &Running, log: &mut Log) {
+fn copy(running: &mut Running, log: &mut Log) {
     let count = running.output.len();
     let mut open = vec![true; count];
     let mut buffer = vec![0u8; 16 * 1024];
     let mut ended = false;
     while !ended {
-        let mut polls: Vec<libc::pollfd> = Vec::with_capacity(count + 2);
+        let mut polls: Vec<libc::pollfd> = Vec::with_capacity(count + 3);
         let mut add = |fd: i32| polls.push(libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
         add(running.pidfd.as_raw_fd());
         for (file, open) in running.output.iter().zip(&open) {
             // poll skips negative descriptors.
             add(if *open { file.as_raw_fd() } else { -1 });
         }
-        add(running.input.as_ref().map_or(-1, AsRawFd::as_raw_fd));
+        let (from, to) = running.input.as_ref().map_or((-1, -1), Input::waits_for);
+        add(from);
+        polls.push(libc::pollfd { fd: to, events: libc::POLLOUT, revents: 0 });
         // SAFETY: the vector lives through the call, its length is given.
         let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, -1) };
         if ready < 0 {
@@ -241,8 +275,12 @@ fn copy(running: &Running, log: &mut Log) {
                 open[stream] = drain(&running.output[stream], stream, log, &mut buffer, ended);
             }
         }
-        if let Some(input) = running.input.as_ref().filter(|_| polls[count + 1].revents != 0) {
-            feed(input, running.output.first(), &mut buffer);
+        if let Some(input) = &mut running.input
+            && (polls[count + 1].revents != 0 || polls[count + 2].revents != 0)
+            && !input.feed(running.output.first(), &mut buffer)
+        {
+            input.end();
+            running.input = None;
         }
     }
     log.finish();
@@ -265,10 +303,45 @@ fn drain(mut file: &File, stream: usize, log: &mut Log, buffer: &mut [u8], all: 
     }
 }
 
-/// From the FIFO to the terminal.
-fn feed(mut input: &File, terminal: Option<&File>, buffer: &mut [u8]) {
-    if let (Ok(len), Some(mut terminal)) = (input.read(buffer), terminal) {
-        // What a terminal does not take at once is lost, as on a line.
-        let _ = terminal.write(&buffer[..len]);
+impl Input {
+    /// The descriptors that are waited for: to read from, and to write to.
+    fn waits_for(&self) -> (i32, i32) {
+        match &self.pipe {
+            Some(pipe) if !self.pending.is_empty() => (-1, pipe.as_raw_fd()),
+            _ => (self.fifo.as_raw_fd(), -1),
+        }
+    }
+
+    /// One step of copying; `false` when nothing more will come or be taken.
+    fn feed(&mut self, terminal: Option<&File>, buffer: &mut [u8]) -> bool {
+        if self.pending.is_empty() {
+            match (&self.fifo).read(buffer) {
+                // Only now and not before the first writer: until then poll says nothing.
+                Ok(0) => return !self.once,
+                Ok(len) => match (&self.pipe, terminal) {
+                    (Some(_), _) => self.pending.extend_from_slice(&buffer[..len]),
+                    (None, Some(mut terminal)) => {
+                        // What a terminal does not take at once is lost, as on a line.
+                        let _ = terminal.write(&buffer[..len]);
+                    }
+                    (None, None) => {}
+                },
+                Err(_) => return true,
+            }
+        }
+        let Some(mut pipe) = self.pipe.as_ref() else { return true };
+        match pipe.write(&self.pending) {
+            Ok(len) => drop(self.pending.drain(..len)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The program reads no more.
+            Err(_) => return false,
+        }
+        true
+    }
+
+    /// Who attaches from now on finds no standard input.
+    fn end(&self) {
+        let _ = fs::remove_file(&self.path);
     }
 }

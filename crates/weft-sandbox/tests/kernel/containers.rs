@@ -183,6 +183,40 @@ fn container_terminal_and_stdin() {
     }
 }
 
+#[test]
+fn standard_input_ends_with_the_first_who_gave_it() {
+    if skip("standard_input_ends_with_the_first_who_gave_it") {
+        return;
+    }
+    let pod = TestPod::new();
+    // More than a pipe takes at once, and a program that does not read at first.
+    let text = "0123456789abcdef".repeat(20_000);
+    let mut spec = pod.spec("once", &["sh", "-c", "echo ready; sleep 0.2; wc -c; cat"]);
+    (spec.stdin, spec.stdin_once) = (true, true);
+    let container = pod.pod.start(&spec).unwrap();
+    pod.wait_for_log("once", "ready");
+    assert!(container.try_wait().unwrap().is_none(), "before somebody came there is no end");
+    let path = container.stdin_path().unwrap();
+    let mut stdin = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    assert_eq!(container.wait_timeout(PATIENCE).unwrap().unwrap().code, 0);
+    assert_eq!(pod.log("once"), format!("ready\n{}\n", text.len()));
+    assert!(!path.exists(), "it is closed for good");
+
+    // With a terminal the program goes on, and the shim waits for nothing in vain.
+    let mut spec = pod.spec("screen", &["sh", "-c", "read line; echo got $line; read line"]);
+    (spec.stdin, spec.stdin_once, spec.tty) = (true, true, true);
+    let container = pod.pod.start(&spec).unwrap();
+    let path = container.stdin_path().unwrap();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().write_all(b"word\n").unwrap();
+    pod.wait_for_log("screen", "got word");
+    wait_until("the end of the input", || !path.exists());
+    assert!(container.try_wait().unwrap().is_none());
+    container.kill(libc::SIGKILL).unwrap();
+    assert!(container.wait_timeout(PATIENCE).unwrap().is_some());
+}
+
 /// What a killed and restarted kubelet sees: the test's own process stands for the second one,
 /// a child of it for the first.
 #[test]
@@ -237,6 +271,7 @@ fn starter() {
         gid: None,
         groups: Vec::new(),
         stdin: false,
+        stdin_once: false,
         tty: false,
         privileged: false,
         log: std::env::var_os("WEFT_SANDBOX_TEST_LOG").unwrap().into(),

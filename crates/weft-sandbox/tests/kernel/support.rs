@@ -84,6 +84,7 @@ impl TestPod {
             gid: None,
             groups: Vec::new(),
             stdin: false,
+            stdin_once: false,
             tty: false,
             privileged: false,
             log: self.log_path(name),
