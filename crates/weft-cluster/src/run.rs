@@ -10,14 +10,14 @@ use kube::core::Status;
 use kube::core::response::StatusDetails;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::action::{Action, Verb};
 use crate::config::Config;
 use crate::core::{Core, Outcome};
 use crate::error::Error;
-use crate::key::Key;
+use crate::key::{Controller, Key};
 use crate::kinds::{Change, Kind};
 use crate::watch::discover;
 
@@ -47,8 +47,14 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> R
     loop {
         let timer = sleep_until(core.next_timer());
         tokio::select! {
+            // First: a runtime that ends may end the watches before this.
+            biased;
             () = cancel.cancelled() => return Ok(()),
             Some(ended) = watches.join_next() => {
+                if ended.as_ref().is_err_and(JoinError::is_cancelled) {
+                    // Nobody cancels a watch but the runtime at its own end.
+                    return Ok(());
+                }
                 propagate(ended);
                 return Err(Error::Ended { task: "watch" });
             }
@@ -70,7 +76,8 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> R
                 let (requests, key) = (requests.clone(), work.key.clone());
                 writes.spawn(async move {
                     let Ok(_permit) = requests.acquire_owned().await else { return };
-                    let outcome = execute(&client, &action).await;
+                    let caller = Caller { client: &client, agent: agent(&key) };
+                    let outcome = execute(&caller, &action).await;
                     if !action.is_event() {
                         let message = Message::Answer { key, action: Box::new(action), outcome };
                         // A closed queue means that the controllers are stopping.
@@ -98,7 +105,7 @@ fn handle(core: &mut Core, message: Message) {
 }
 
 /// A panic of a task ends the process that runs the controllers, not silently one of them.
-fn propagate(ended: Result<(), tokio::task::JoinError>) {
+fn propagate(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
@@ -112,7 +119,22 @@ async fn sleep_until(at: Option<Timestamp>) {
     tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
 }
 
-async fn execute(client: &Client, action: &Action) -> Outcome {
+/// Who asks, and with what.
+struct Caller<'a> {
+    client: &'a Client,
+    agent: &'static str,
+}
+
+/// The program that does this in Kubernetes, as it calls itself: what is before the slash becomes
+/// the manager of the fields that it writes.
+fn agent(key: &Key) -> &'static str {
+    match key.controller {
+        Controller::Scheduler => "kube-scheduler/v1.35.0",
+        _ => "kube-controller-manager/v1.35.0",
+    }
+}
+
+async fn execute(client: &Caller<'_>, action: &Action) -> Outcome {
     match &action.verb {
         Verb::Sweep => match sweep(client, &action.name).await {
             Ok(true) => Outcome::Done(Value::Null),
@@ -140,9 +162,9 @@ async fn execute(client: &Client, action: &Action) -> Outcome {
 
 /// Deletes everything that a namespace holds, of every kind the API serves, and gives up the
 /// namespace's finalizer once nothing is left. Says whether it did.
-async fn sweep(client: &Client, namespace: &str) -> Result<bool, kube::Error> {
+async fn sweep(client: &Caller<'_>, namespace: &str) -> Result<bool, kube::Error> {
     let mut left = 0;
-    for found in discover(client).await? {
+    for found in discover(client.client).await? {
         let resource = &found.resource;
         if !resource.namespaced || !found.has("list") || !found.has("delete") {
             continue;
@@ -150,7 +172,7 @@ async fn sweep(client: &Client, namespace: &str) -> Result<bool, kube::Error> {
         let version = &resource.api_version;
         let root = if version.contains('/') { "/apis" } else { "/api" };
         let uri = format!("{root}/{version}/namespaces/{namespace}/{}", resource.plural);
-        let list = get(client, &uri).await?;
+        let list = get(client.client, &uri).await?;
         let items = list["items"].as_array().cloned().unwrap_or_default();
         left += items.len();
         for item in &items {
@@ -190,7 +212,7 @@ async fn get(client: &Client, uri: &str) -> Result<Value, kube::Error> {
     client.request(request).await
 }
 
-async fn write(client: &Client, action: &Action) -> Outcome {
+async fn write(client: &Caller<'_>, action: &Action) -> Outcome {
     let (method, uri, content, body) = request(action);
     let of = (action.kind.plural(), action.name.as_str());
     call(client, method, uri, of, content, Some(body)).await
@@ -198,7 +220,7 @@ async fn write(client: &Client, action: &Action) -> Outcome {
 
 /// One request about the object `of` this resource and name.
 async fn call(
-    client: &Client,
+    client: &Caller<'_>,
     method: &str,
     uri: String,
     of: (&str, &str),
@@ -206,13 +228,17 @@ async fn call(
     body: Option<Value>,
 ) -> Outcome {
     let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-    let request =
-        Request::builder().method(method).uri(uri).header("content-type", content).body(body);
+    let request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .header("content-type", content)
+        .header("user-agent", client.agent)
+        .body(body);
     let request = match request {
         Ok(request) => request,
         Err(error) => return Outcome::Failed(error.to_string()),
     };
-    match tokio::time::timeout(REQUEST_TIMEOUT, client.request::<Value>(request)).await {
+    match tokio::time::timeout(REQUEST_TIMEOUT, client.client.request::<Value>(request)).await {
         Err(_) => Outcome::Failed("the API did not answer in time".into()),
         Ok(Ok(answer)) => Outcome::Done(answer),
         Ok(Err(kube::Error::Api(status))) => match status.code {

@@ -96,9 +96,12 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let kubeconfig = kube::config::Kubeconfig::read_from(&args.kubeconfig)
         .with_context(|| format!("read {}", args.kubeconfig.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
         .await
         .context("kubeconfig")?;
+    // What is before the slash becomes the manager of the fields that it writes.
+    let agent = http::HeaderValue::from_static("kubelet/v1.35.0");
+    config.headers.push((http::header::USER_AGENT, agent));
     let client = kube::Client::try_from(config).context("client of the API")?;
     let mut node_ips = args.node_ip.clone();
     if node_ips.is_empty() {

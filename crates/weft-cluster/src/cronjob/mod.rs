@@ -19,6 +19,7 @@ use crate::kinds::{Kind, Meta, World};
 use crate::pods;
 use crate::store::Object;
 
+/// What its own Jobs have, and those that people make of its template have not.
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// Missed times that are looked at one by one.
 const MISSED_MAX: usize = 100;
@@ -56,6 +57,11 @@ fn ended(job: &Job) -> Option<&str> {
         .iter()
         .find(|one| matches!(one.type_.as_str(), "Complete" | "Failed") && one.status == "True")?;
     Some(&end.type_)
+}
+
+/// Whether this controller made it.
+fn is_own(job: &Job) -> bool {
+    job.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(SCHEDULED))
 }
 
 fn reference(job: &Job) -> ObjectReference {
@@ -111,7 +117,17 @@ impl Round<'_> {
             match ended(job) {
                 None => {
                     let held = before.iter().find(|one| one.uid.as_deref() == Some(job.uid()));
-                    active.push(held.cloned().unwrap_or_else(|| reference(job)));
+                    // One that somebody else made of the template (`kubectl create job --from`)
+                    // counts as history when it has ended, but not as running.
+                    if held.is_some() || is_own(job) {
+                        active.push(held.cloned().unwrap_or_else(|| reference(job)));
+                    } else if started(job).is_none() {
+                        let message = format!(
+                            "Saw a job that the controller did not create or forgot: {}",
+                            job.name()
+                        );
+                        self.say(Severity::Warning, "UnexpectedJob", &message, plan);
+                    }
                 }
                 Some(how) => {
                     if was(job) {
@@ -172,7 +188,9 @@ impl Round<'_> {
             }
             return;
         }
-        let running: Vec<_> = self.jobs.iter().filter(|job| ended(job).is_none()).collect();
+        let active = status.active.as_deref().unwrap_or_default();
+        let runs = |job: &&&Arc<Job>| active.iter().any(|a| a.uid.as_deref() == Some(job.uid()));
+        let running: Vec<_> = self.jobs.iter().filter(runs).collect();
         match self.spec.concurrency_policy.as_deref() {
             // The last of its runs ends it, and then this one starts, if it is not too late.
             Some("Forbid") if !running.is_empty() => return,

@@ -87,6 +87,32 @@ fn runs_that_meet() {
     assert_eq!(jobs(&bench), ["c-16670"]);
 }
 
+/// `kubectl create job --from=cronjob/c`: syncCronJob looks at its own list of active Jobs.
+#[test]
+fn a_job_that_somebody_else_made_is_not_active() {
+    for policy in ["Forbid", "Replace"] {
+        let mut bench = play(json!({"concurrencyPolicy": policy}));
+        let uid = bench.api.get(Kind::CronJob, NS, "c").expect("it")["metadata"]["uid"].clone();
+        let manual = json!({"metadata": {"name": "mine",
+            "annotations": {"cronjob.kubernetes.io/instantiate": "manual"},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "c",
+                "uid": uid, "controller": true}]},
+            "spec": {"template": {"spec": {"containers": [{"name": "c"}]}}}});
+        bench.api.create(Kind::Job, NS, manual);
+        bench.relist_all();
+        bench.run();
+        assert_eq!(status(&bench)["active"], Value::Null);
+        // It keeps no other from its time, and none takes its place.
+        bench.wait(200);
+        assert_eq!(jobs(&bench), ["c-16670", "mine"], "{policy}");
+        let active = status(&bench)["active"].clone();
+        assert_eq!(active.as_array().map(Vec::len), Some(1));
+        assert_eq!(active[0]["name"], "c-16670");
+        end(&mut bench, "mine", "Complete");
+        assert!(!status(&bench)["lastSuccessfulTime"].is_null());
+    }
+}
+
 #[test]
 fn history_and_suspension() {
     let mut bench = play(json!({"successfulJobsHistoryLimit": 1, "failedJobsHistoryLimit": 0}));

@@ -20,6 +20,14 @@ fn map(name: &str, owners: Value) -> Value {
     json!({"metadata": {"name": name, "namespace": "default", "ownerReferences": owners}})
 }
 
+/// The definition of widgets.
+fn widgets(versions: Value) -> Value {
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "versions": versions,
+            "names": {"plural": "widgets", "kind": "Widget"}}})
+}
+
 async fn gone<K>(cluster: &Cluster, name: &str)
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
@@ -173,18 +181,9 @@ async fn a_namespace_says_what_holds_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn custom_kinds_have_owners() {
     let cluster = Cluster::new(0).await;
-    let send = async |method: &str, uri: &str, body: Value| -> Result<Value, kube::Error> {
-        let request = http::Request::builder().method(method).uri(uri);
-        let request = request.header("content-type", "application/json");
-        let request = request.body(body.to_string().into_bytes()).expect("a request");
-        cluster.client.request(request).await
-    };
-    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
-        "spec": {"group": "example.com", "scope": "Namespaced",
-            "names": {"plural": "widgets", "kind": "Widget"},
-            "versions": [{"name": "v1", "served": true, "storage": true,
-                "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    let send = async |method: &str, uri: &str, body| cluster.send(method, uri, body).await;
+    let definition = widgets(json!([{"name": "v1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": {"type": "object"}}}]));
     let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     send("POST", definitions, definition).await.expect("a definition");
     let widgets = |namespace: &str| format!("/apis/example.com/v1/namespaces/{namespace}/widgets");
@@ -235,23 +234,13 @@ async fn custom_kinds_have_owners() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn custom_owners_change_their_version() {
     let cluster = Cluster::new(0).await;
-    let send = async |method: &str, uri: &str, body: Value| -> Result<Value, kube::Error> {
-        let content =
-            if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let request = http::Request::builder().method(method).uri(uri);
-        let request = request.header("content-type", content);
-        let request = request.body(body.to_string().into_bytes()).expect("a request");
-        cluster.client.request(request).await
-    };
+    let send = async |method: &str, uri: &str, body| cluster.send(method, uri, body).await;
     let versions = |first: bool| {
         let schema = json!({"openAPIV3Schema": {"type": "object"}});
         json!([{"name": "v1", "served": first, "storage": true, "schema": schema},
             {"name": "v2", "served": !first, "storage": false, "schema": schema}])
     };
-    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
-        "spec": {"group": "example.com", "scope": "Namespaced", "versions": versions(true),
-            "names": {"plural": "widgets", "kind": "Widget"}}});
+    let definition = widgets(versions(true));
     let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     send("POST", definitions, definition).await.expect("a definition");
     let make = async |version: &str, name: &str| {

@@ -104,6 +104,16 @@ impl Cluster {
         self.client.request(request).await.unwrap_or_else(|error| panic!("{error}: {body:#}"))
     }
 
+    /// Any request about any kind.
+    pub async fn send(&self, method: &str, uri: &str, body: Value) -> Result<Value, kube::Error> {
+        let content =
+            if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = http::Request::builder().method(method).uri(uri);
+        let request = request.header("content-type", content);
+        let request = request.body(body.to_string().into_bytes()).expect("a request");
+        self.client.request(request).await
+    }
+
     pub async fn list<K>(&self, namespace: &str, labels: &str) -> Vec<K>
     where
         K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>

@@ -5,6 +5,7 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::json;
 
 use crate::harness::*;
@@ -32,6 +33,28 @@ async fn rolled_out(cluster: &Cluster, name: &str) -> Deployment {
         done.then_some(one)
     });
     done.await.0
+}
+
+/// As `kubectl get --show-managed-fields` shows them in any cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_writes_is_known_by_the_names_of_kubernetes() {
+    let cluster = Cluster::new(0).await;
+    cluster.create::<Deployment>(deployment("web", 1, "a")).await;
+    let managers = |pods: Vec<Pod>| -> Vec<(String, String)> {
+        let entries = pods.into_iter().flat_map(|p| p.metadata.managed_fields.unwrap_or_default());
+        let name = |one: ManagedFieldsEntry| {
+            (one.manager.unwrap_or_default(), one.subresource.unwrap_or_default())
+        };
+        entries.map(name).collect()
+    };
+    let (found, _) = cluster
+        .until("a pod that fits nowhere", || async {
+            let found = managers(cluster.list::<Pod>("default", "app=web").await);
+            (found.len() == 2).then_some(found)
+        })
+        .await;
+    let named = |name: &str, part: &str| (name.to_owned(), part.to_owned());
+    assert_eq!(found, [named("kube-controller-manager", ""), named("kube-scheduler", "status")]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
