@@ -1,6 +1,6 @@
 //! Asking as somebody else: the `Impersonate-…` headers.
 
-use super::{AUTHENTICATED, Identity, service_account_groups};
+use super::{Identity, service_account_groups};
 use crate::{error::ApiError, http::params::decode};
 use http::HeaderMap;
 use weft_kinds::status;
@@ -41,15 +41,15 @@ pub(crate) fn impersonated(headers: &HeaderMap) -> Result<Option<Identity>, ApiE
     let account = user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
     match account {
         Some((namespace, _)) if groups.is_empty() => groups = service_account_groups(namespace),
-        _ if groups.iter().any(|g| g == AUTHENTICATED || g == "system:unauthenticated") => {}
-        _ => groups.push(AUTHENTICATED.to_owned()),
+        _ if groups.iter().any(|g| g == "system:unauthenticated") => {}
+        _ => return Ok(Some(Identity { user, uid, groups, extra }.authenticated())),
     }
     Ok(Some(Identity { user, uid, groups, extra }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::AUTHENTICATED, *};
 
     fn of(pairs: &[(&'static str, &'static str)]) -> Result<Option<Identity>, ApiError> {
         let mut headers = HeaderMap::new();

@@ -43,6 +43,14 @@ impl Identity {
         Self { user: "system:anonymous".to_owned(), groups, ..Self::default() }
     }
 
+    /// One of those who are known, and in their group once, whoever says so besides.
+    fn authenticated(mut self) -> Self {
+        if !self.groups.iter().any(|group| group == AUTHENTICATED) {
+            self.groups.push(AUTHENTICATED.to_owned());
+        }
+        self
+    }
+
     /// `authentication.k8s.io/v1` UserInfo.
     pub(crate) fn user_info(&self) -> Value {
         let mut info = json!({"username": self.user});
@@ -75,6 +83,17 @@ pub(crate) struct Bound<'a> {
 /// Whether the objects still exist.
 pub(crate) type Alive<'a> = &'a dyn Fn(&Bound<'_>) -> bool;
 
+/// A token, and what it is judged by.
+#[derive(Clone, Copy)]
+pub(crate) struct Presented<'a> {
+    pub(crate) token: &'a str,
+    /// In seconds since 1970.
+    pub(crate) now: i64,
+    /// For one of whom it has to be.
+    pub(crate) audiences: &'a [&'a str],
+    pub(crate) alive: Alive<'a>,
+}
+
 pub(crate) struct Authenticator {
     /// SHA-256 of each token and its bearer: equal-length digests compare without telling where
     /// they differ, and the tokens themselves are not kept.
@@ -88,10 +107,9 @@ impl Authenticator {
             .tokens
             .iter()
             .map(|t| {
-                let mut groups = t.groups.clone();
-                groups.push(AUTHENTICATED.to_owned());
-                let user = t.user.clone();
-                (digest(t.token.as_bytes()), Identity { user, groups, ..Identity::default() })
+                let (user, groups) = (t.user.clone(), t.groups.clone());
+                let who = Identity { user, groups, ..Identity::default() };
+                (digest(t.token.as_bytes()), who.authenticated())
             })
             .collect();
         Self { tokens, key: config.token_key.unwrap_or_else(rand::random) }
@@ -118,19 +136,14 @@ impl Authenticator {
         }
         let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;
-        let bearer = || Some(self.bearer(token.trim(), now, &[AUDIENCE], alive)?.0);
+        let given = Presented { token: token.trim(), now, audiences: &[AUDIENCE], alive };
+        let bearer = || Some(self.bearer(given)?.0);
         scheme.eq_ignore_ascii_case("bearer").then(bearer).flatten()
     }
 
     /// The bearer of a token, and for which of the wanted audiences it is; also for TokenReview.
-    pub(crate) fn bearer(
-        &self,
-        token: &str,
-        now: i64,
-        audiences: &[&str],
-        alive: Alive<'_>,
-    ) -> Option<(Identity, Vec<String>)> {
-        let given = digest(token.as_bytes());
+    pub(crate) fn bearer(&self, presented: Presented<'_>) -> Option<(Identity, Vec<String>)> {
+        let given = digest(presented.token.as_bytes());
         let mut found = None;
         for (known, identity) in &self.tokens {
             if equal(known, &given) {
@@ -139,9 +152,11 @@ impl Authenticator {
         }
         match found {
             // These are for this server alone.
-            Some(who) if audiences.contains(&AUDIENCE) => Some((who, vec![AUDIENCE.to_owned()])),
+            Some(who) if presented.audiences.contains(&AUDIENCE) => {
+                Some((who, vec![AUDIENCE.to_owned()]))
+            }
             Some(_) => None,
-            None => self.service_account(token, now, audiences, alive),
+            None => self.service_account(presented),
         }
     }
 
@@ -161,13 +176,8 @@ impl Authenticator {
         format!("{signed}.{mac}")
     }
 
-    fn service_account(
-        &self,
-        token: &str,
-        now: i64,
-        audiences: &[&str],
-        alive: Alive<'_>,
-    ) -> Option<(Identity, Vec<String>)> {
+    fn service_account(&self, presented: Presented<'_>) -> Option<(Identity, Vec<String>)> {
+        let Presented { token, now, audiences, alive } = presented;
         let (signed, mac) = token.rsplit_once('.')?;
         let mac = BASE64_URL_SAFE_NO_PAD.decode(mac).ok()?;
         if !equal(&hmac(&self.key, signed.as_bytes()), mac.as_slice().try_into().ok()?) {
@@ -264,7 +274,8 @@ mod tests {
             tokens: vec![crate::Token {
                 token: "secret".into(),
                 user: "admin".into(),
-                groups: vec!["system:masters".into()],
+                // One group that everybody has anyway.
+                groups: vec![AUTHENTICATED.into(), "system:masters".into()],
             }],
             ..Config::default()
         })
@@ -279,6 +290,7 @@ mod tests {
             a.identify(&Peer::Network(None), &h, 0, &|_| true)
         };
         assert_eq!(ask("Bearer secret").unwrap().user, "admin");
+        assert_eq!(ask("Bearer secret").unwrap().groups, [AUTHENTICATED, "system:masters"]);
         assert_eq!(ask("bearer secret").unwrap().user, "admin");
         for bad in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic secret", "secret"] {
             assert_eq!(ask(bad), None, "{bad}");
@@ -295,8 +307,10 @@ mod tests {
                 "serviceaccount": {"name": "web", "uid": "u1"}, "pod": {"name": "p", "uid": "u2"}}})
         };
         let t = a.issue("ns", "web", claims(AUDIENCE));
-        let ask =
-            |a: &Authenticator, t: &str, now| Some(a.bearer(t, now, &[AUDIENCE], &|_| true)?.0);
+        let given = |token, now, audiences, alive| Presented { token, now, audiences, alive };
+        let ask = |a: &Authenticator, t: &str, now| {
+            Some(a.bearer(Presented { token: t, now, audiences: &[AUDIENCE], alive: &|_| true })?.0)
+        };
         let who = ask(&a, &t, 99).unwrap();
         assert_eq!(who.user, "system:serviceaccount:ns:web");
         assert!(who.groups.contains(&"system:serviceaccounts:ns".to_owned()));
@@ -306,11 +320,12 @@ mod tests {
         assert_eq!(ask(&a, &format!("{t}x"), 99), None);
         let other = a.issue("ns", "web", claims("vault"));
         assert_eq!(ask(&a, &other, 99), None, "for somebody else");
-        assert!(a.bearer(&other, 99, &["vault"], &|_| true).is_some());
+        assert!(a.bearer(given(&other, 99, &["vault"], &|_| true)).is_some());
         let bound =
             Bound { namespace: "ns", account: ("web", "u1"), object: Some(("pods", "p", "u2")) };
-        assert!(a.bearer(&t, 99, &[AUDIENCE], &|b| *b == bound).is_some());
-        assert_eq!(a.bearer(&t, 99, &[AUDIENCE], &|_| false), None);
+        let exactly = |b: &Bound<'_>| *b == bound;
+        assert!(a.bearer(given(&t, 99, &[AUDIENCE], &exactly)).is_some());
+        assert_eq!(a.bearer(given(&t, 99, &[AUDIENCE], &|_| false)), None);
     }
 
     #[test]

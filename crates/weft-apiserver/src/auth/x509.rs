@@ -4,7 +4,7 @@
 //! The chain and the encoding were checked by the TLS library; here only the subject is looked
 //! for, by lengths that are checked all the same.
 
-use super::{AUTHENTICATED, CREDENTIAL, Identity};
+use super::{CREDENTIAL, Identity};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
@@ -33,13 +33,12 @@ pub(crate) fn of_certificate(der: &[u8]) -> Option<Identity> {
     if who.user.is_empty() {
         return None;
     }
-    who.groups.push(AUTHENTICATED.to_owned());
     let mut id = "X509SHA256=".to_owned();
     for byte in Sha256::digest(der) {
         let _ = write!(id, "{byte:02x}");
     }
     who.extra.push((CREDENTIAL.to_owned(), vec![id]));
-    Some(who)
+    Some(who.authenticated())
 }
 
 /// The subject's attributes: object identifier and text.
@@ -86,7 +85,7 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::AUTHENTICATED, *};
     use proptest::prelude::*;
     use rustls::pki_types::{CertificateDer, pem::PemObject};
 

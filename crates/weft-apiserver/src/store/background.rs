@@ -272,7 +272,7 @@ fn piece(inner: &Inner, table: usize, after: &Bound<super::Key>) -> Vec<Record> 
     let t = &inner.tables[table];
     let (mut piece, mut len) = (Vec::new(), 0);
     for (key, e) in t.map.range((after.clone(), Bound::Unbounded)) {
-        let (table, key, object) = (t.ring.name.clone(), key.clone(), e.bytes.clone());
+        let (table, key, object) = (t.ring.name.clone(), key.clone(), e.written().clone());
         len += object.len();
         piece.push(Record { table, key, rv: e.rv, object: Some(object) });
         if len > PIECE_BYTES {

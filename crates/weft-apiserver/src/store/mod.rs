@@ -83,9 +83,20 @@ pub(crate) struct Entry {
     pub(crate) rv: u64,
     pub(crate) bytes: Bytes,
     pub(crate) attrs: Arc<Attrs>,
+    /// What was written, where `bytes` is only how that reads since its definition changed.
+    written: Option<Bytes>,
 }
 
 impl Entry {
+    fn new(rv: u64, bytes: Bytes, attrs: Attrs) -> Self {
+        Self { rv, bytes, attrs: Arc::new(attrs), written: None }
+    }
+
+    /// What the journal keeps.
+    fn written(&self) -> &Bytes {
+        self.written.as_ref().unwrap_or(&self.bytes)
+    }
+
     /// The object, decoded.
     pub(crate) fn value(&self) -> Value {
         serde_json::from_slice(&self.bytes).expect("invariant: stored objects are JSON")
@@ -181,7 +192,7 @@ impl Store {
                     let why = format!("{}: {name} {namespace}/{of}: {error}", dir.display());
                     std::io::Error::new(std::io::ErrorKind::InvalidData, why)
                 })?;
-                let entry = Entry { rv: record.rv, bytes, attrs: Arc::new(attrs(&name, &value)) };
+                let entry = Entry::new(record.rv, bytes, attrs(&name, &value));
                 inner.tables[table.0].map.insert(key, entry);
             }
         }

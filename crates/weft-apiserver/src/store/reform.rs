@@ -5,9 +5,10 @@ use serde_json::Value;
 use std::sync::Arc;
 
 impl Store {
-    /// Brings objects last written before version `before` into the form that `form` gives them.
-    /// Their versions stay, and the journal keeps what it has: they are brought into that form
-    /// again after a restart. `attrs` is asked for every object.
+    /// Shows objects last written before version `before` in the form that `form` gives them.
+    /// Their versions stay, and so does what was written: as in Kubernetes, a field that the
+    /// definition does not have any more is left out where the object is read, and is back with
+    /// the definition's; only a write of the object ends it. `attrs` is asked for every object.
     pub(crate) fn reform(
         &self,
         table: Table,
@@ -21,12 +22,18 @@ impl Store {
         };
         let mut done: Vec<(Key, Entry)> = Vec::with_capacity(all.len());
         for (key, mut entry) in all {
+            if entry.rv < before
+                && let Some(written) = entry.written.take()
+            {
+                entry.bytes = written;
+            }
             let mut value = entry.value();
             if entry.rv < before {
                 let was = value.clone();
                 form(&mut value);
                 if value != was {
-                    entry.bytes = value.to_string().into();
+                    let shown = value.to_string().into();
+                    entry.written = Some(std::mem::replace(&mut entry.bytes, shown));
                 }
             }
             entry.attrs = Arc::new(attrs(&value));

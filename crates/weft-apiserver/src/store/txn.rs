@@ -130,7 +130,7 @@ impl Pending {
         if !delete && bytes.len() > bytes_max(&value) {
             return Err(CommitError::TooLarge);
         }
-        let entry = Entry { rv, bytes, attrs: Arc::new(attrs(&value)) };
+        let entry = Entry::new(rv, bytes, attrs(&value));
         Ok(Self { table, key, entry, delete })
     }
 

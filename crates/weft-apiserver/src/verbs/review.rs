@@ -2,7 +2,7 @@
 
 use super::{Ctx, Outcome};
 use crate::{
-    auth::{AUDIENCE, Bound},
+    auth::{AUDIENCE, Bound, Presented},
     error::ApiError,
     server::State,
 };
@@ -53,7 +53,9 @@ impl State {
             _ => vec![AUDIENCE],
         };
         let alive = |bound: &Bound<'_>| self.alive(bound);
-        Ok(match self.auth.bearer(token, ctx.now.as_second(), &wanted, &alive) {
+        let now = ctx.now.as_second();
+        let given = Presented { token, now, audiences: &wanted, alive: &alive };
+        Ok(match self.auth.bearer(given) {
             Some((who, audiences)) => {
                 json!({"authenticated": true, "audiences": audiences, "user": who.user_info()})
             }

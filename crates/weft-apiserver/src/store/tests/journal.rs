@@ -349,3 +349,32 @@ fn a_closed_journal_is_not_locked_by_a_process_that_is_being_started() {
     drop(open(dir.path(), true).unwrap());
     drop(duplicate);
 }
+
+/// A definition that drops a field and takes it back.
+#[test]
+fn how_an_object_reads_is_not_what_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = u64::MAX;
+    let without = |v: &mut Value| drop(v.as_object_mut().unwrap().shift_remove("n"));
+    let read =
+        |s: &Store| s.get(s.table("g/t"), &Key::new("ns", "a")).unwrap().value()["n"].clone();
+    {
+        let s = open(dir.path(), false).unwrap();
+        let t = s.table("g/t");
+        put(&s, t, "a", 7);
+        put(&s, t, "b", 8);
+        s.reform(t, all, without, attrs);
+        assert_eq!(read(&s), Value::Null);
+        s.reform(t, all, |_| {}, attrs);
+        assert_eq!(read(&s), 7);
+        s.reform(t, all, without, attrs);
+        // Who writes meanwhile writes without it.
+        let b = s.get(t, &Key::new("ns", "b")).unwrap();
+        commit(&s, t, &Key::new("ns", "b"), Expect::At(b.rv), Write::Put(b.value())).unwrap();
+        s.shared.compact().unwrap();
+    }
+    let s = open(dir.path(), false).unwrap();
+    assert_eq!(read(&s), 7);
+    let b = s.get(s.table("g/t"), &Key::new("ns", "b")).unwrap().value();
+    assert_eq!(b["n"], Value::Null);
+}
