@@ -5,6 +5,7 @@
 //! the node's network namespace.
 
 use crate::{
+    host_port::{HostPortError, HostPorts, Mapping, PodPorts},
     pod::{self, PodLink},
     state::AppliedFabric,
 };
@@ -30,6 +31,7 @@ use weft_netlink::{Netlink, netns};
 pub struct CniService {
     netlink: Netlink,
     ipam: Mutex<Ipam>,
+    host_ports: Mutex<HostPorts>,
     /// Requests about one attachment come one after another.
     busy: Mutex<BTreeMap<Key, Arc<Mutex<()>>>>,
 }
@@ -41,6 +43,8 @@ pub struct Attach<'a> {
     pub key: &'a Key,
     /// Path of the pod's network namespace.
     pub netns: &'a str,
+    /// Its host ports.
+    pub host_ports: &'a [Mapping],
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -61,9 +65,13 @@ pub fn key(container_id: &str, ifname: &str) -> Result<Key, CniError> {
 
 impl CniService {
     /// Restores the addresses from the journal at `journal`.
-    pub fn open(netlink: Netlink, journal: &Path) -> Result<Self, IpamError> {
+    pub fn open(
+        netlink: Netlink,
+        journal: &Path,
+        host_ports: HostPorts,
+    ) -> Result<Self, IpamError> {
         let ipam = Mutex::new(Ipam::open(journal)?);
-        Ok(Self { netlink, ipam, busy: Mutex::default() })
+        Ok(Self { netlink, ipam, host_ports: Mutex::new(host_ports), busy: Mutex::default() })
     }
 
     /// Runs `f` while no other request about `key` runs.
@@ -80,8 +88,13 @@ impl CniService {
         result
     }
 
-    /// ADD: idempotent.
-    pub fn add(&self, fabric: &AppliedFabric, attach: &Attach<'_>) -> Result<AddResult, CniError> {
+    /// ADD: idempotent. Beside the result comes the version of
+    /// [`crate::state::State::host_ports`] that has the pod's host ports.
+    pub fn add(
+        &self,
+        fabric: &AppliedFabric,
+        attach: &Attach<'_>,
+    ) -> Result<(AddResult, u64), CniError> {
         self.alone(attach.key, || self.add_alone(fabric, attach))
     }
 
@@ -89,7 +102,7 @@ impl CniService {
         &self,
         fabric: &AppliedFabric,
         attach: &Attach<'_>,
-    ) -> Result<AddResult, CniError> {
+    ) -> Result<(AddResult, u64), CniError> {
         let path = Path::new(attach.netns);
         if !netns::is_netns(path) {
             let msg = format!("CNI_NETNS '{}' is no network namespace", attach.netns);
@@ -101,23 +114,28 @@ impl CniService {
             let had = ipam.get(attach.key).is_some();
             (had, ipam.allocate(attach.key, now_s()).map_err(|e| ipam_error(&e))?)
         };
+        let ports = PodPorts { ips: ips.clone(), mappings: attach.host_ports.to_vec() };
         let link = self.link(fabric, attach, &ips);
-        match pod::attach(&self.netlink, &link) {
-            Ok(mac) => {
-                info!(container = %attach.key.container_id, ?ips, "pod attached");
-                Ok(result(&link, mac.to_string()))
-            }
-            Err(e) => {
-                // What an earlier ADD made stays: only a DEL may take it away.
-                if !had && pod::detach(&self.netlink, link.container_id, link.ifname).is_ok() {
-                    let freed = lock(&self.ipam).release(attach.key, now_s());
-                    if let Err(e) = freed {
-                        warn!("cannot free addresses of a failed ADD: {e}");
-                    }
+        let made = lock(&self.host_ports)
+            .take(attach.key, ports)
+            .map_err(|e| host_port_error(&e))
+            .and_then(|version| {
+                let failed =
+                    |e| CniError::new(code::SETUP_FAILED, "the pod's link could not be made", e);
+                let mac = pod::attach(&self.netlink, &link).map_err(failed)?;
+                Ok((result(&link, mac.to_string()), version))
+            });
+        match &made {
+            Ok(_) => info!(container = %attach.key.container_id, ?ips, "pod attached"),
+            // What an earlier ADD made stays: only a DEL may take it away.
+            Err(_) if had => {}
+            Err(_) => {
+                if let Err(e) = self.del_alone(attach.key) {
+                    warn!("cannot undo a failed ADD: {e}");
                 }
-                Err(CniError::new(code::SETUP_FAILED, "the pod's link could not be made", e))
             }
         }
+        made
     }
 
     fn link<'a>(
@@ -138,17 +156,20 @@ impl CniService {
 
     /// DEL: succeeds when things are gone.
     pub fn del(&self, key: &Key) -> Result<(), CniError> {
-        self.alone(key, || {
-            // First the link: an address that is free must not be in use.
-            pod::detach(&self.netlink, &key.container_id, &key.ifname).map_err(|e| {
-                CniError::new(code::TRY_AGAIN, "the pod's link could not be removed", e)
-            })?;
-            let freed = lock(&self.ipam).release(key, now_s()).map_err(|e| ipam_error(&e))?;
-            if !freed.is_empty() {
-                info!(container = %key.container_id, ips = ?freed, "pod detached");
-            }
-            Ok(())
-        })
+        self.alone(key, || self.del_alone(key))
+    }
+
+    fn del_alone(&self, key: &Key) -> Result<(), CniError> {
+        // First the link: an address that is free must not be in use.
+        pod::detach(&self.netlink, &key.container_id, &key.ifname).map_err(|e| {
+            CniError::new(code::TRY_AGAIN, "the pod's link could not be removed", e)
+        })?;
+        lock(&self.host_ports).release(key).map_err(|e| host_port_error(&e))?;
+        let freed = lock(&self.ipam).release(key, now_s()).map_err(|e| ipam_error(&e))?;
+        if !freed.is_empty() {
+            info!(container = %key.container_id, ips = ?freed, "pod detached");
+        }
+        Ok(())
     }
 
     /// CHECK: compares what is with the result of ADD.
@@ -210,6 +231,14 @@ fn ipam_error(e: &IpamError) -> CniError {
         IpamError::NoPools => (code::TRY_AGAIN, "the node has no pod CIDR yet"),
         IpamError::Exhausted { .. } => (code::NO_ADDRESS, "no free address"),
         IpamError::Journal(_) => (code::IO, "the address journal cannot be written"),
+    };
+    CniError::new(number, msg, e)
+}
+
+fn host_port_error(e: &HostPortError) -> CniError {
+    let (number, msg) = match e {
+        HostPortError::Taken { .. } => (code::PORT_TAKEN, "a host port is taken"),
+        HostPortError::File { .. } => (code::IO, "the host ports cannot be written down"),
     };
     CniError::new(number, msg, e)
 }

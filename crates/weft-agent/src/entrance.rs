@@ -1,8 +1,9 @@
 //! From the planner's table for what reaches the stack to the entrances of the netfilter table.
 
+use crate::host_port::{HostEntrances, PodPorts};
 use ipnet::IpNet;
 use std::{collections::BTreeMap, sync::Arc};
-use weft_model::{Map, Node};
+use weft_model::{Map, Node, Port, Protocol};
 use weft_netlink::netfilter::{Delta, Entrance, Fate, Target, Targets};
 use weft_services::{Answer, Backend, Frontend, FrontendKind, Group, Outside, ServiceTables};
 
@@ -17,6 +18,7 @@ pub struct Entrances {
     /// The node's own addresses: targets there are local.
     own: Vec<IpNet>,
     groups: BTreeMap<Group, Used>,
+    host: HostEntrances,
     last: u32,
     count: usize,
 }
@@ -30,13 +32,18 @@ struct Used {
 impl Entrances {
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.count
+        self.count + self.host.count()
     }
 
     /// From the tables that came last (none at first) to these: what changes, for
-    /// [`weft_netlink::netfilter::Table::change_nat`]. Costs what is different. `node`: this
-    /// node.
-    pub fn change(&mut self, tables: &ServiceTables, node: Option<&Node>) -> Delta {
+    /// [`weft_netlink::netfilter::Table::change_nat`]. Costs what is different, and the number
+    /// of host ports. `node`: this node.
+    pub fn change(
+        &mut self,
+        tables: &ServiceTables,
+        host_ports: &[PodPorts],
+        node: Option<&Node>,
+    ) -> Delta {
         let mut delta = Delta::default();
         // Groups whose targets are to be set, and those that perhaps nothing leads to any more.
         let (mut set, mut left) = (Vec::new(), Vec::new());
@@ -86,6 +93,13 @@ impl Entrances {
             let Some(used) = self.groups.get(&group) else { continue };
             delta.groups.insert(used.number, self.targets(&group));
         }
+        let (outside, last) = (&self.outside, &mut self.last);
+        let claimed = |e: &Entrance| claims(outside, e);
+        let number = || {
+            *last = last.wrapping_add(1);
+            *last
+        };
+        self.host.change(host_ports, node, claimed, number, &mut delta);
         delta
     }
 
@@ -110,6 +124,18 @@ impl Entrances {
         });
         Some(Targets { protocol: group.protocol.number(), all: all.collect() })
     }
+}
+
+/// Whether a Service has an entrance.
+fn claims(outside: &Map<Frontend, Arc<Outside>>, entrance: &Entrance) -> bool {
+    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .find(|p| p.number() == entrance.protocol);
+    let (Some(protocol), Ok(port)) = (protocol, Port::try_from(i32::from(entrance.port))) else {
+        return false;
+    };
+    let frontend = Frontend { addr: entrance.addr, port, protocol };
+    outside.get(&frontend).is_some_and(|o| is_entrance(&frontend, o))
 }
 
 fn leads_to(outside: &Outside) -> Option<&Group> {
@@ -146,7 +172,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::net::IpAddr;
-    use weft_model::{IpFamily, NamespacedName, Port, Protocol, TrafficPolicy};
+    use weft_model::{IpFamily, NamespacedName, TrafficPolicy};
     use weft_netlink::netfilter::Nat;
 
     fn port(number: i32) -> Port {
@@ -232,9 +258,9 @@ mod tests {
             let mut numbers = BTreeMap::new();
             for (tables, here) in history {
                 let node = here.then(node);
-                nat.apply(&entrances.change(&tables, node.as_ref()));
+                nat.apply(&entrances.change(&tables, &[], node.as_ref()));
                 let mut anew = Nat::default();
-                anew.apply(&Entrances::default().change(&tables, node.as_ref()));
+                anew.apply(&Entrances::default().change(&tables, &[], node.as_ref()));
                 prop_assert_eq!(meaning(&nat), meaning(&anew));
                 prop_assert_eq!(nat.groups.len(), anew.groups.len());
                 prop_assert_eq!(nat.entrances.len(), entrances.count());
@@ -242,7 +268,7 @@ mod tests {
                     let known = numbers.entry(used.number).or_insert_with(|| group.clone());
                     prop_assert_eq!(&*known, group, "a number is used again");
                 }
-                prop_assert_eq!(entrances.change(&tables, node.as_ref()), Delta::default());
+                prop_assert_eq!(entrances.change(&tables, &[], node.as_ref()), Delta::default());
             }
         }
     }

@@ -21,6 +21,7 @@ mod entrance;
 pub mod fabric;
 mod health;
 mod host;
+pub mod host_port;
 pub mod pod;
 mod reconcile;
 mod run;

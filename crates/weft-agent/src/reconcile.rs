@@ -4,6 +4,7 @@ use crate::{
     Network,
     fabric::{apply, observe_underlay},
     health::View,
+    host_port::Wanted,
     state::{AppliedFabric, State},
 };
 use ipnet::IpNet;
@@ -37,12 +38,14 @@ pub enum Outcome {
     Failed,
 }
 
-/// Runs `step` on the latest snapshot whenever there is a new one, again after errors, and
-/// at [`DRIFT_INTERVAL`], until `cancel` or the end of the source. Blocks its thread.
+/// Runs `step` on the latest snapshot whenever there is a new one, when `also` changes, again
+/// after errors, and at [`DRIFT_INTERVAL`], until `cancel` or the end of the source. Blocks its
+/// thread.
 pub fn follow(
     runtime: &Handle,
     cancel: &CancellationToken,
     mut snapshots: Snapshots,
+    mut also: Option<watch::Receiver<Wanted>>,
     mut step: impl FnMut(&Snapshot) -> Outcome,
 ) {
     let mut retry = RETRY_MIN;
@@ -63,12 +66,24 @@ pub fn follow(
             tokio::select! {
                 () = cancel.cancelled() => false,
                 changed = snapshots.changed() => changed.is_ok(),
+                () = changed(&mut also) => true,
                 () = tokio::time::sleep(wait) => true,
             }
         });
         if !go_on {
             return;
         }
+    }
+}
+
+/// Returns at the next change; never where there is nothing to watch.
+async fn changed(also: &mut Option<watch::Receiver<Wanted>>) {
+    let news = match also {
+        Some(also) => also.changed().await.is_ok(),
+        None => false,
+    };
+    if !news {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -226,9 +241,13 @@ impl ServiceStage {
         let sockets = self.open().and_then(|lb| lb.apply(&tables));
         // A kernel that cannot do the one may do the other.
         let own = snapshot.nodes.get(&self.node).map(AsRef::as_ref);
-        let delta = self.entrances.change(&tables, own);
+        let host_ports = self.state.host_ports.borrow().clone();
+        let delta = self.entrances.change(&tables, &host_ports.pods, own);
         let entrances = self.entrances.count();
         let nat = self.table.lock().unwrap_or_else(PoisonError::into_inner).change_nat(delta);
+        if nat.is_ok() {
+            self.state.host_ports_applied.send_replace(host_ports.version);
+        }
         let (applied, errors) = judge(sockets.err(), nat);
         let diagnostics: Vec<String> = tables.diagnostics.iter().map(ToString::to_string).collect();
         let fine = errors.is_empty();

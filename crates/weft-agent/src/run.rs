@@ -5,6 +5,7 @@ use crate::{
     api::{self, Known},
     cni::CniService,
     dns, host,
+    host_port::HostPorts,
     reconcile::{FabricStage, ServiceStage, Snapshots, follow},
     socket::{self, Service},
     state::State,
@@ -72,7 +73,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let follows = args.service_cidr.is_empty().then(|| ServiceRanges::follow(client));
     let ranges = follows.as_ref().map(|f| f.ranges.clone());
     let ranges = ranges.unwrap_or_else(|| weft_kube::ranges::fixed(args.service_cidr.clone()));
-    let cni = CniService::open(Netlink::open()?, &journal_dir.join("ipam.journal"))?;
+    let host_ports =
+        HostPorts::open(journal_dir.join("host-ports.json"), state.host_ports.clone())?;
+    let cni = CniService::open(Netlink::open()?, &journal_dir.join("ipam.journal"), host_ports)?;
     let socket_path = args.state_dir.join("agent.sock");
     let listener = socket::bind(&socket_path)
         .with_context(|| format!("cannot listen on {}", socket_path.display()))?;
@@ -202,7 +205,7 @@ fn spawn_stages(
                 _ = ranges.wait_for(Option::is_some) => {}
             }
         });
-        follow(&runtime, &token, snapshots, |s| fabric.step(s));
+        follow(&runtime, &token, snapshots, None, |s| fabric.step(s));
     })?;
     let (snapshots, token, state) = (source.snapshots.clone(), cancel.clone(), state.clone());
     spawn_thread(tasks, "services", move |runtime| {
@@ -216,7 +219,8 @@ fn spawn_stages(
                 _ = applied.wait_for(Option::is_some) => {}
             }
         });
-        follow(&runtime, &token, snapshots, |s| services.step(s));
+        let also = Some(state.host_ports.subscribe());
+        follow(&runtime, &token, snapshots, also, |s| services.step(s));
     })
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     cni::{self, Attach, CniService},
+    host_port,
     reconcile::Snapshots,
     state::State,
 };
@@ -21,6 +22,9 @@ const REQUESTS_MAX: usize = 64;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an ADD waits for the fabric's first time before it says "try again later".
 const FABRIC_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long an ADD waits until the pod's host ports are in the kernel.
+const HOST_PORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What answers the requests.
 pub struct Service {
@@ -154,20 +158,22 @@ async fn run(service: &Arc<Service>, call: Call) -> Result<Answer, CniError> {
     } else {
         None
     };
-    let service = service.clone();
+    let (mut applied, service) = (service.state.host_ports_applied.subscribe(), service.clone());
     // Netlink and fsync block.
     let done = tokio::task::spawn_blocking(move || {
         let cni = &service.cni;
-        let done = |()| Answer { ok: true, ..Answer::default() };
+        let done = |()| (Answer { ok: true, ..Answer::default() }, 0);
         match (call.command.as_str(), &fabric) {
             ("ADD", Some(fabric)) => {
                 let key = cni::key(&call.container_id, &call.ifname)?;
-                let result = cni.add(fabric, &Attach { key: &key, netns: &call.netns })?;
-                Ok(Answer { ok: true, result: Some(result), ..Answer::default() })
+                let host_ports = host_port::parse(&call.config)?;
+                let attach = Attach { key: &key, netns: &call.netns, host_ports: &host_ports };
+                let (result, version) = cni.add(fabric, &attach)?;
+                Ok((Answer { ok: true, result: Some(result), ..Answer::default() }, version))
             }
             ("CHECK", Some(fabric)) => {
                 let key = cni::key(&call.container_id, &call.ifname)?;
-                let attach = Attach { key: &key, netns: &call.netns };
+                let attach = Attach { key: &key, netns: &call.netns, host_ports: &[] };
                 cni.check(fabric, &attach, call.config.get("prevResult")).map(done)
             }
             ("DEL", _) => cni.del(&cni::key(&call.container_id, &call.ifname)?).map(done),
@@ -179,7 +185,19 @@ async fn run(service: &Arc<Service>, call: Call) -> Result<Answer, CniError> {
         }
     });
     match done.await {
-        Ok(answer) => answer,
+        Ok(Ok((answer, version))) => {
+            let there = applied.wait_for(|applied| *applied >= version);
+            match tokio::time::timeout(HOST_PORT_TIMEOUT, there).await {
+                Ok(Ok(_)) => Ok(answer),
+                // The runtime answers an error with DEL, which takes back what was made.
+                _ => Err(CniError::new(
+                    code::TRY_AGAIN,
+                    "the pod's host ports are not in place yet",
+                    "see the stage 'services' in the agent's status",
+                )),
+            }
+        }
+        Ok(Err(e)) => Err(e),
         Err(e) => match e.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(CniError::new(code::TRY_AGAIN, "the weft agent is ending", "")),

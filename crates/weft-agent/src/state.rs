@@ -1,5 +1,6 @@
 //! What the parts of the agent tell one another, and the status that people read.
 
+use crate::host_port::Wanted;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -58,6 +59,10 @@ pub struct State {
     pub network: &'static str,
     /// The applied fabric; none before the first time.
     pub fabric: watch::Sender<Option<AppliedFabric>>,
+    /// The pods' host ports, as the service stage shall have them.
+    pub host_ports: watch::Sender<Wanted>,
+    /// The version of `host_ports` that is in the kernel.
+    pub host_ports_applied: watch::Sender<u64>,
     stages: Mutex<BTreeMap<&'static str, Stage>>,
     features: OnceLock<Vec<Value>>,
 }
@@ -72,6 +77,8 @@ impl State {
             node,
             network,
             fabric: watch::Sender::new(None),
+            host_ports: watch::Sender::default(),
+            host_ports_applied: watch::Sender::default(),
             stages: Mutex::default(),
             features: OnceLock::new(),
         }

@@ -17,6 +17,7 @@ use std::{
 use weft_agent::{
     FabricStage, Network, Outcome, cleanup,
     cni::{self, Attach, CniService},
+    host_port::HostPorts,
     state::State,
 };
 use weft_cni::{AddResult, Attachment};
@@ -116,7 +117,11 @@ impl TestNode {
             netlink: ns.netlink(),
             table: Arc::default(),
         };
-        let cni = CniService::open(ns.netlink(), &dir.join("ipam.journal")).expect("journal");
+        let cni = {
+            let path = dir.join("host-ports.json");
+            let ports = HostPorts::open(path, state.host_ports.clone()).expect("host ports");
+            CniService::open(ns.netlink(), &dir.join("ipam.journal"), ports).expect("journal")
+        };
         (state, stage, cni)
     }
 
@@ -135,7 +140,8 @@ impl TestNode {
     fn add(&self, key: &weft_fabric::ipam::Key, netns: &Path) -> AddResult {
         let fabric = self.state.fabric.borrow().clone().expect("applied");
         let netns = netns.to_str().expect("UTF-8");
-        self.ns.enter(|| self.cni.add(&fabric, &Attach { key, netns })).expect("added")
+        let attach = Attach { key, netns, host_ports: &[] };
+        self.ns.enter(|| self.cni.add(&fabric, &attach)).expect("added").0
     }
 
     fn own_routes(&self) -> usize {
@@ -526,7 +532,7 @@ fn restarts_keep_pods_and_connections() {
     let fabric = node.state.fabric.borrow().clone().expect("applied");
     let check = || {
         let netns = pod.ns.path.to_str().expect("UTF-8");
-        let attach = Attach { key: &pod.key, netns };
+        let attach = Attach { key: &pod.key, netns, host_ports: &[] };
         let previous = serde_json::to_value(&pod.result).expect("JSON");
         node.ns.enter(|| node.cni.check(&fabric, &attach, Some(&previous)))
     };
@@ -627,7 +633,9 @@ fn a_failed_add_is_undone() {
         .expect("veth");
     let key = cni::key("c1", "eth0").expect("key");
     let fabric = node.state.fabric.borrow().clone().expect("applied");
-    let add = |netns: &str| node.ns.enter(|| node.cni.add(&fabric, &Attach { key: &key, netns }));
+    let add = |netns: &str| {
+        node.ns.enter(|| node.cni.add(&fabric, &Attach { key: &key, netns, host_ports: &[] }))
+    };
     let before = node.ns.netlink().links().expect("links").len();
     let e = add(pod.path.to_str().expect("UTF-8")).expect_err("in the way");
     assert_eq!(e.code, weft_cni::code::SETUP_FAILED);

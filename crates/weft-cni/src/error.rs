@@ -28,6 +28,8 @@ pub mod code {
     pub const SETUP_FAILED: u32 = 101;
     /// Weft: CHECK found a difference.
     pub const CHECK_FAILED: u32 = 102;
+    /// Weft: another pod of the node has the host port.
+    pub const PORT_TAKEN: u32 = 103;
 }
 
 /// The error structure of the CNI specification.

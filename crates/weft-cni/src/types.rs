@@ -113,6 +113,7 @@ impl Conflist {
         let mut plugin = Map::new();
         plugin.insert("type".to_owned(), crate::install::PLUGIN.into());
         plugin.insert("agentSocket".to_owned(), agent_socket.into());
+        plugin.insert("capabilities".to_owned(), serde_json::json!({"portMappings": true}));
         Self {
             cni_version: Version::new(1, 0, 0).to_string(),
             cni_versions: SUPPORTED.map(str::to_owned).into(),

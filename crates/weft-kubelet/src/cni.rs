@@ -33,6 +33,8 @@ pub struct Target {
     pub netns: PathBuf,
     /// Namespace, name and UID of the pod.
     pub pod: [String; 3],
+    /// Its host ports, as the CNI conventions write them.
+    pub port_mappings: Vec<Value>,
 }
 
 /// Parses a `.conflist`, or a `.conf` of a single plugin.
@@ -85,9 +87,21 @@ pub async fn load(dir: &Path) -> Result<ConfList> {
     parse(&tokio::fs::read(path).await.map_err(file("read", path))?)
 }
 
-/// The configuration that one plugin of a list gets on standard input.
-pub fn plugin_config(list: &ConfList, index: usize, prev: Option<&Value>) -> Value {
+/// The configuration that one plugin of a list gets on standard input. Host ports are told to
+/// plugins that say that they can do them (CNI conventions, "dynamic plugin specific fields").
+pub fn plugin_config(
+    list: &ConfList,
+    index: usize,
+    prev: Option<&Value>,
+    port_mappings: &[Value],
+) -> Value {
     let mut c = list.plugins[index].clone();
+    if let Some(c) = c.as_object_mut() {
+        let capabilities = c.remove("capabilities").unwrap_or_default();
+        if capabilities["portMappings"] == true && !port_mappings.is_empty() {
+            c.insert("runtimeConfig".to_owned(), json!({"portMappings": port_mappings}));
+        }
+    }
     c["cniVersion"] = json!(list.version);
     c["name"] = json!(list.name);
     if let Some(prev) = prev {
@@ -125,7 +139,7 @@ impl Cni {
     pub async fn add(&self, list: &ConfList, target: &Target) -> Result<Value> {
         let mut prev = None;
         for i in 0..list.plugins.len() {
-            let config = plugin_config(list, i, prev.as_ref());
+            let config = plugin_config(list, i, prev.as_ref(), &target.port_mappings);
             prev = Some(self.call("ADD", list, i, Some(target), &config).await?);
         }
         prev.ok_or_else(|| Error::Cni("empty list".into()))
@@ -135,7 +149,7 @@ impl Cni {
     pub async fn del(&self, list: &ConfList, target: &Target, prev: Option<&Value>) -> Result<()> {
         let mut first = Ok(());
         for i in (0..list.plugins.len()).rev() {
-            let config = plugin_config(list, i, prev);
+            let config = plugin_config(list, i, prev, &target.port_mappings);
             if let Err(e) = self.call("DEL", list, i, Some(target), &config).await {
                 first = first.and(Err(e));
             }
@@ -146,7 +160,7 @@ impl Cni {
     /// STATUS of every plugin (1.1); older configurations have none and count as ready.
     pub async fn status(&self, list: &ConfList) -> Result<()> {
         for i in 0..list.plugins.len() {
-            let config = plugin_config(list, i, None);
+            let config = plugin_config(list, i, None, &[]);
             self.call("STATUS", list, i, None, &config).await?;
         }
         Ok(())
@@ -216,12 +230,26 @@ mod tests {
             br#"{"cniVersion":"1.1.0","name":"weft","plugins":[{"type":"a","x":1},{"type":"b"}]}"#,
         )
         .unwrap();
-        let c = plugin_config(&list, 1, Some(&json!({"ips":[]})));
+        let c = plugin_config(&list, 1, Some(&json!({"ips":[]})), &[]);
         assert_eq!(
             c,
             json!({"type":"b","cniVersion":"1.1.0","name":"weft","prevResult":{"ips":[]}})
         );
         assert_eq!(parse(br#"{"name":"n","type":"t"}"#).unwrap().plugins.len(), 1);
+    }
+
+    #[test]
+    fn host_ports_are_told_to_who_can_map_them() {
+        let list = parse(
+            br#"{"name":"n","plugins":[{"type":"a","capabilities":{"portMappings":true}},{"type":"b"}]}"#,
+        )
+        .unwrap();
+        let ports = [json!({"hostPort": 80, "containerPort": 8080})];
+        let told = |i, ports| plugin_config(&list, i, None, ports)["runtimeConfig"].clone();
+        assert_eq!(told(0, &ports), json!({"portMappings": ports}));
+        assert_eq!(told(1, &ports), Value::Null);
+        assert_eq!(told(0, &[]), Value::Null);
+        assert_eq!(plugin_config(&list, 0, None, &ports)["capabilities"], Value::Null);
     }
 
     #[test]
@@ -269,6 +297,7 @@ mod tests {
             container_id: "c".into(),
             netns: "/x".into(),
             pod: ["ns".into(), "p".into(), "u".into()],
+            port_mappings: Vec::new(),
         };
         let r = cni.add(&list, &target).await.unwrap();
         assert_eq!(addresses(&r, false).unwrap(), ["10.0.0.2".parse::<IpAddr>().unwrap()]);

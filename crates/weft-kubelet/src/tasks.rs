@@ -57,7 +57,28 @@ fn target(ctx: &Ctx, pod: &Pod) -> cni::Target {
         container_id: uid.replace('-', ""),
         netns: ctx.sandbox_dir(&uid).join("netns"),
         pod: [text(&m.namespace), text(&m.name), uid],
+        port_mappings: port_mappings(pod),
     }
+}
+
+/// The host ports of all containers, as runtimes hand them to plugins.
+fn port_mappings(pod: &Pod) -> Vec<serde_json::Value> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    // A sidecar is an init container that goes on; the ports of others end with them, and
+    // runtimes map them all the same.
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let ports = containers.flat_map(|c| c.ports.iter().flatten());
+    let mapped = ports.filter_map(|p| Some((p, p.host_port.filter(|h| *h > 0)?)));
+    mapped
+        .map(|(p, host_port)| {
+            serde_json::json!({
+                "hostPort": host_port,
+                "containerPort": p.container_port,
+                "protocol": p.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
+                "hostIP": p.host_ip.as_deref().unwrap_or_default(),
+            })
+        })
+        .collect()
 }
 
 fn host_network(pod: &Pod) -> bool {

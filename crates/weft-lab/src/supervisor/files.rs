@@ -133,7 +133,11 @@ fn write_cni(dir: &Path) -> Result<()> {
     let conf = serde_json::json!({
         "cniVersion": "1.1.0",
         "name": "weft",
-        "plugins": [{ "type": "weft-cni", "agentSocket": dir.join("agent.sock") }],
+        "plugins": [{
+            "type": "weft-cni",
+            "agentSocket": dir.join("agent.sock"),
+            "capabilities": { "portMappings": true },
+        }],
     });
     let text = serde_json::to_vec_pretty(&conf)?;
     write_atomic(&dir.join("cni/net.d/10-weft.conflist"), &text, 0o644)?;

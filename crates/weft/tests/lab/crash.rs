@@ -22,6 +22,13 @@ fn kill9(pid: i64) {
     assert!(done.success(), "kill -9 {pid}");
 }
 
+/// kill -9 of a node's agent; returns when another one is there.
+pub fn kill_agent(lab: &Lab, node: &str) {
+    let old = pid_of(lab, node, "agent");
+    kill9(old);
+    assert!(poll(|| ![0, old].contains(&pid_of(lab, node, "agent"))), "not started again");
+}
+
 /// Namespace, name, addresses and phase of every pod.
 fn pods(lab: &Lab) -> Vec<String> {
     let status = lab.status();
@@ -43,9 +50,7 @@ fn a_killed_agent_comes_back_and_nothing_changes_meanwhile() {
     lab.apply(crate::model::PODS);
     lab.wait_ready(10);
     let before = pods(&lab);
-    let old = pid_of(&lab, "node1", "agent");
-    kill9(old);
-    assert!(poll(|| ![0, old].contains(&pid_of(&lab, "node1", "agent"))), "not started again");
+    kill_agent(&lab, "node1");
     let ok = || lab.try_run(&["verify"], &[]).status.success();
     assert!(poll(ok), "{}", lab.logs());
     assert_eq!(pods(&lab), before);

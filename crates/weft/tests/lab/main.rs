@@ -11,6 +11,7 @@ mod cells;
 mod crash;
 mod disk;
 mod entrance;
+mod hostport;
 mod kubectl;
 mod model;
 mod nodeport;
