@@ -5,7 +5,7 @@ k8s.io/apiextensions-apiserver.
     generate.py API_DIR APIMACHINERY_DIR APIEXTENSIONS_DIR > types-v1.35.txt
 
 Only facts of the wire formats are taken: field numbers and types (generated.proto), JSON
-names, merge keys and list types (struct tags and markers of types.go). Run it when the
+names, merge keys, list types and values of enums (struct tags and markers of types.go). Run it when the
 Kubernetes version of the workspace moves. The format is described in ../src/schema.rs.
 """
 import re, sys
@@ -89,7 +89,7 @@ def proto_messages(package, folder):
             out[name][int(number)] = (prefix, BUILTIN.get(typ, typ))
     return out
 
-def go_structs(folder):
+def go_structs(folder, package):
     out = {}
     for path in sorted(folder.glob("*.go")):
         if path.name.startswith(("zz_", "generated")) or path.name.endswith("_test.go"):
@@ -133,6 +133,8 @@ def go_structs(folder):
                         attributes.append("omit")
                     if go_type.startswith("*"):
                         attributes.append("pointer")
+                    if values := enum_of(go_type, package):
+                        attributes.append("enum=" + "|".join(values))
                     if not json_name and "inline" in j[1]:
                         attributes.append("inline")
                         json_name = "-"
@@ -141,9 +143,37 @@ def go_structs(folder):
                     comments = []
     return out
 
+def enums(folder):
+    """Values of the string types that are marked +enum, by type."""
+    marked, values = set(), {}
+    for path in sorted(folder.glob("*.go")):
+        if path.name.startswith(("zz_", "generated")) or path.name.endswith("_test.go"):
+            continue
+        comments = []
+        for line in path.read_text().splitlines():
+            text = line.strip()
+            if text.startswith("//"):
+                comments.append(text.lstrip("/ "))
+                continue
+            if (m := re.match(r"type (\w+) string$", line)) and "+enum" in comments:
+                marked.add(m[1])
+            if m := re.match(r'\w+\s+(\w+)\s*=\s*"([^"]*)"', text):
+                values.setdefault(m[1], set()).add(m[2])
+            comments = []
+    return {name: sorted(values.get(name, ())) for name in marked if values.get(name)}
+
+ENUMS = {package: enums(folder) for package, folder in PACKAGES.items()}
+
+def enum_of(go_type, here):
+    name = re.sub(r"^(\*|\[\]|map\[\w+\])*", "", go_type)
+    package, dot, last = name.rpartition(".")
+    if dot:
+        here = {"v1": "core.v1", "corev1": "core.v1", "core": "core.v1", "metav1": "meta.v1"}.get(package)
+    return ENUMS.get(here, {}).get(last, [])
+
 types = {}
 for package, folder in PACKAGES.items():
-    go = go_structs(folder)
+    go = go_structs(folder, package)
     for name, fields in proto_messages(package, folder).items():
         full = f"{package}.{name}"
         if full in BUILTIN or full in LOOSE or name not in go or full == "runtime.Unknown":

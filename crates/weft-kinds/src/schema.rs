@@ -8,7 +8,7 @@
 //! name, with `[]` for a list of it and `{}` for a map from strings. Attributes: `inline` (the
 //! members of the named type stand in this one's JSON), `merge[=key]`, `retainKeys` and
 //! `replace` (strategic merge), `list=atomic|set|map(keys)` and `atomic` (server-side apply),
-//! `omit` (left out of JSON when zero). `schema/generate.py` writes it from the Go modules.
+//! `omit` (left out of JSON when zero), `enum=A|B` (the values of its named type). `schema/generate.py` writes it from the Go modules.
 //!
 //! It is parsed on first use, which takes about a millisecond.
 
@@ -116,6 +116,8 @@ pub struct Field {
     pub value: bool,
     /// Whether something that is no object may stand in the type's place.
     pub loose: bool,
+    /// The values that Kubernetes documents, with `|` between them; empty where any will do.
+    pub values: &'static str,
     /// The type of the value or of the items where it is none of the table.
     pub own: Option<Arc<Type>>,
 }
@@ -265,6 +267,7 @@ impl Field {
             omit_zero: true,
             value: false,
             loose: false,
+            values: "",
             own: None,
         }
     }
@@ -310,7 +313,9 @@ fn parse_field(line: &'static str, names: &HashMap<&'static str, TypeId>) -> Fie
             "loose" => field.loose = true,
             "list=set" => field.list = ListType::Set,
             other => {
-                if let Some(key) = other.strip_prefix("merge=") {
+                if let Some(values) = other.strip_prefix("enum=") {
+                    field.values = values;
+                } else if let Some(key) = other.strip_prefix("merge=") {
                     field.merge = Merge::ByKey(key);
                 } else if let Some(keys) = other.strip_prefix("list=map(") {
                     let keys = keys.trim_end_matches(')').split(',').map(Cow::Borrowed).collect();

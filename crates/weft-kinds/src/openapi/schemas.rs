@@ -230,7 +230,7 @@ fn tidy(value: &mut Value) {
     }
 }
 
-/// Adds merge keys and list types of the type table.
+/// Adds merge keys, list types and values of the type table.
 fn extend(name: &str, schema: &mut Value) {
     match name {
         INT_OR_STRING => {
@@ -264,6 +264,17 @@ fn type_of(name: &str) -> Option<&'static Type> {
 }
 
 fn extensions(field: &Field, property: &mut Map<String, Value>) {
+    if !field.values.is_empty() {
+        let values: Vec<&str> = field.values.split('|').collect();
+        let at = match field.shape {
+            Shape::One => Some(&mut *property),
+            Shape::List => property.get_mut("items").and_then(Value::as_object_mut),
+            Shape::Map => property.get_mut("additionalProperties").and_then(Value::as_object_mut),
+        };
+        if let Some(at) = at {
+            at.insert("enum".into(), json!(values));
+        }
+    }
     let mut strategies = Vec::new();
     match field.merge {
         Merge::Replace => {}

@@ -98,3 +98,21 @@ fn the_index_lists_every_group_version() {
     }
     assert!(v3("apis/nothing/v1").is_none());
 }
+
+/// What `kubectl explain` shows as ENUM.
+#[test]
+fn values_of_named_types_are_told() {
+    let core = document("api/v1");
+    let of = |kind: &str, field: &str| {
+        let properties = format!("/components/schemas/io.k8s.api.core.v1.{kind}/properties");
+        core.pointer(&properties).expect("a schema")[field].clone()
+    };
+    let types = json!(["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
+    assert_eq!(of("ServiceSpec", "type")["enum"], types);
+    let modes = json!(["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]);
+    assert_eq!(of("PersistentVolumeClaimSpec", "accessModes")["items"]["enum"], modes);
+    assert_eq!(of("ServiceSpec", "clusterIP")["enum"], Value::Null);
+    let discovery = document("apis/discovery.k8s.io/v1");
+    let port = "/components/schemas/io.k8s.api.discovery.v1.EndpointPort/properties/protocol/enum";
+    assert_eq!(discovery.pointer(port), Some(&json!(["SCTP", "TCP", "UDP"])));
+}
