@@ -16,6 +16,17 @@ fn at(kind: Kind) -> Expr {
     Expr { pos: 0, depth: 1, kind }
 }
 
+fn over(
+    kind: Macro,
+    range: Expr,
+    (var, var2): (&str, Option<&str>),
+    filter: Option<Expr>,
+    body: Expr,
+) -> Kind {
+    let (var, var2) = (var.to_owned(), var2.map(str::to_owned));
+    Kind::Comprehension(Box::new(Comprehension { kind, range, var, var2, filter, body }))
+}
+
 fn name() -> impl Strategy<Value = String> {
     "[xyz][a-c_]{0,2}"
 }
@@ -101,31 +112,11 @@ fn expression() -> impl Strategy<Value = Expr> {
                 })
                 .boxed(),
             (one, inner.clone(), inner.clone())
-                .prop_map(|(kind, range, body)| {
-                    let var = "v".to_owned();
-                    let var2 = None;
-                    let filter = None;
-                    Kind::Comprehension(Box::new(Comprehension {
-                        kind,
-                        range,
-                        var,
-                        var2,
-                        filter,
-                        body,
-                    }))
-                })
+                .prop_map(|(kind, range, body)| over(kind, range, ("v", None), None, body))
                 .boxed(),
             (two, inner.clone(), prop::option::of(inner.clone()), inner)
                 .prop_map(|(kind, range, filter, body)| {
-                    let (var, var2) = ("k".to_owned(), Some("v".to_owned()));
-                    Kind::Comprehension(Box::new(Comprehension {
-                        kind,
-                        range,
-                        var,
-                        var2,
-                        filter,
-                        body,
-                    }))
+                    over(kind, range, ("k", Some("v")), filter, body)
                 })
                 .boxed(),
         ])

@@ -213,6 +213,19 @@ impl<'a> Past<'a> {
     }
 }
 
+/// A place in the object, and what holds there.
+#[derive(Clone, Copy)]
+struct Here<'a, 'p> {
+    schema: &'a Schema,
+    /// Whether it has `apiVersion`, `kind` and `metadata`.
+    resource: bool,
+    value: &'a Value,
+    /// The old value that rules see.
+    old: Option<&'a Value>,
+    past: Past<'a>,
+    path: &'p Path<'p>,
+}
+
 /// One evaluation of all rules of an object.
 struct Walk<'a, 'o> {
     /// Text before the field paths.
@@ -242,24 +255,17 @@ pub(crate) fn evaluate(
     let marker = std::marker::PhantomData;
     let mut walk = Walk { prefix, budget: Budget::default(), out, warnings, over: false, marker };
     let past = Past { here: old, above: None };
-    walk.node(schema, resource, new, old, past, &Path::ROOT);
+    walk.node(Here { schema, resource, value: new, old, past, path: &Path::ROOT });
 }
 
 impl<'a> Walk<'a, '_> {
-    fn node(
-        &mut self,
-        schema: &'a Schema,
-        resource: bool,
-        value: &'a Value,
-        old: Option<&'a Value>,
-        past: Past<'a>,
-        path: &Path<'_>,
-    ) {
+    fn node(&mut self, here: Here<'a, '_>) {
+        let Here { schema, value, old, past, path, .. } = here;
         if value.is_null() || !schema.any_rule {
             return;
         }
         if !schema.rules.is_empty() {
-            self.rules(schema, resource, value, old, past, path);
+            self.rules(here);
         }
         match value {
             Value::Object(members) => {
@@ -280,7 +286,14 @@ impl<'a> Walk<'a, '_> {
                     let old_below = before.and_then(|members| members.get(name));
                     let ratchet = past.here.and_then(|old| old.get(name));
                     let past = past.below(value, ratchet);
-                    self.node(inner, inner.embedded, value_below, old_below, past, &at);
+                    self.node(Here {
+                        schema: inner,
+                        resource: inner.embedded,
+                        value: value_below,
+                        old: old_below,
+                        past,
+                        path: &at,
+                    });
                 }
             }
             Value::Array(items) => {
@@ -292,7 +305,14 @@ impl<'a> Walk<'a, '_> {
                     }
                     let old_item = olds.find(item);
                     let past = past.below(value, old_item);
-                    self.node(inner, inner.embedded, item, old_item, past, &path.index(i));
+                    self.node(Here {
+                        schema: inner,
+                        resource: inner.embedded,
+                        value: item,
+                        old: old_item,
+                        past,
+                        path: &path.index(i),
+                    });
                 }
             }
             _ => {}
@@ -311,15 +331,8 @@ impl<'a> Walk<'a, '_> {
         text
     }
 
-    fn rules(
-        &mut self,
-        schema: &'a Schema,
-        resource: bool,
-        value: &'a Value,
-        old: Option<&'a Value>,
-        past: Past<'a>,
-        path: &Path<'_>,
-    ) {
+    fn rules(&mut self, here: Here<'a, '_>) {
+        let Here { schema, resource, value, old, past, path } = here;
         let shown = schema.type_name.as_str();
         for (rule, compiled) in schema.rules.iter().zip(compile(schema, resource)) {
             if self.over {
