@@ -7,6 +7,7 @@ use crate::{
     config::Config,
     definitions::{Known, definitions},
     http::{InProcess, serve},
+    metrics::Metrics,
     registry::Registry,
     store::{Attrs, Store},
     tls::Tls,
@@ -35,6 +36,7 @@ pub(crate) struct State {
     pub(crate) registry: RwLock<Arc<Registry>>,
     /// Held by whoever brings kinds in line with the definitions.
     pub(crate) definitions: Mutex<Known>,
+    pub(crate) metrics: Metrics,
 }
 
 impl ApiServer {
@@ -64,6 +66,7 @@ impl ApiServer {
             body_room,
             registry: RwLock::new(Arc::new(registry)),
             definitions: Mutex::default(),
+            metrics: Metrics::default(),
         };
         state.sync_definitions();
         state.restore_pools();

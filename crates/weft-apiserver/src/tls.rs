@@ -40,7 +40,12 @@ pub struct Pki {
     /// The authority's certificate, PEM.
     pub ca_pem: String,
     ca_key: KeyPair,
-    server_cert: CertificateDer<'static>,
+    /// The server's certificate and what is behind it.
+    chain: Vec<CertificateDer<'static>>,
+    /// What clients have to trust, PEM, where that is not the authority.
+    trusted_pem: Option<String>,
+    /// Whose client certificates are accepted besides the authority's.
+    client_cas: Vec<CertificateDer<'static>>,
     server_key: PrivateKeyDer<'static>,
 }
 
@@ -84,8 +89,45 @@ impl Pki {
         let cert = p.signed_by(&key, &issuer)?;
         let server_key = PrivateKeyDer::try_from(key.serialize_der())
             .map_err(|e| Error::Certificate(e.to_owned()))?;
-        let server_cert = cert.der().clone();
-        Ok(Self { ca_pem, ca_key, server_cert, server_key })
+        let chain = vec![cert.der().clone(), one(&ca_pem)?];
+        let (trusted_pem, client_cas) = (None, Vec::new());
+        Ok(Self { ca_pem, ca_key, chain, trusted_pem, client_cas, server_key })
+    }
+
+    /// Serves with this certificate, the chain behind it, and its key, all PEM. Clients trust the
+    /// last certificate of the chain.
+    pub fn serve_with(&mut self, chain_pem: &str, key_pem: &str) -> Result<(), Error> {
+        let (chain, last) = (all(chain_pem)?, chain_pem.rfind(PEM_BEGIN).unwrap_or(0));
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
+            .map_err(|e| Error::Certificate(format!("the key: {e}")))?;
+        (self.chain, self.server_key) = (chain, key);
+        self.trusted_pem = Some(chain_pem[last..].to_owned());
+        // Whether the key is that of the certificate.
+        self.tls().map(drop)
+    }
+
+    /// Accepts client certificates of these authorities (PEM), too.
+    pub fn trust_clients_of(&mut self, authorities_pem: &str) -> Result<(), Error> {
+        self.client_cas.extend(all(authorities_pem)?);
+        self.tls().map(drop)
+    }
+
+    /// The server's certificate with the chain behind it, and its key, both PEM: what
+    /// [`serve_with`](Self::serve_with) takes.
+    pub fn server_pem(&self) -> (String, String) {
+        let pem = |label: &str, der: &[u8]| {
+            let text = BASE64_STANDARD.encode(der);
+            let lines: Vec<&str> =
+                text.as_bytes().chunks(64).filter_map(|l| std::str::from_utf8(l).ok()).collect();
+            format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+        };
+        let chain = self.chain.iter().map(|c| pem("CERTIFICATE", c)).collect();
+        (chain, pem("PRIVATE KEY", self.server_key.secret_der()))
+    }
+
+    /// The certificate that clients have to trust, PEM.
+    pub fn trusted_pem(&self) -> &str {
+        self.trusted_pem.as_deref().unwrap_or(&self.ca_pem)
     }
 
     /// A certificate for a client, and its key, both PEM: the server takes the common name for
@@ -107,10 +149,11 @@ impl Pki {
     /// What [`serve`](crate::ApiServer::serve) needs.
     pub fn tls(&self) -> Result<Tls, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let ca = CertificateDer::from_pem_slice(self.ca_pem.as_bytes())
-            .map_err(|e| Error::Certificate(e.to_string()))?;
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(ca.clone())?;
+        roots.add(one(&self.ca_pem)?)?;
+        for ca in &self.client_cas {
+            roots.add(ca.clone())?;
+        }
         let known = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .allow_unauthenticated()
             .build()
@@ -119,10 +162,26 @@ impl Pki {
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(asked)
-            .with_single_cert(vec![self.server_cert.clone(), ca], self.server_key.clone_key())?;
+            .with_single_cert(self.chain.clone(), self.server_key.clone_key())?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Tls { config: Arc::new(config), clients: known })
     }
+}
+
+const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+
+/// The certificates of a file; at least one.
+fn all(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match found {
+        Ok(all) if !all.is_empty() => Ok(all),
+        Ok(_) => Err(Error::Certificate("there is none".to_owned())),
+        Err(e) => Err(Error::Certificate(e.to_string())),
+    }
+}
+
+fn one(pem: &str) -> Result<CertificateDer<'static>, Error> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| Error::Certificate(e.to_string()))
 }
 
 /// The TLS side of a listener.
@@ -262,7 +321,7 @@ mod tests {
         let a = Pki::load_or_create(dir.path(), &["10.96.0.1".parse().unwrap()]).unwrap();
         let b = Pki::load_or_create(dir.path(), &[]).unwrap();
         assert_eq!(a.ca_pem, b.ca_pem);
-        assert_ne!(a.server_cert, b.server_cert);
+        assert_ne!(a.chain, b.chain);
         a.tls().unwrap();
         #[cfg(unix)]
         {
@@ -270,6 +329,23 @@ mod tests {
             let mode = dir.path().join(CA_KEY).metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn certificates_that_are_given_are_served_and_checked() {
+        let own = |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let (first, second) = (own("one.example"), own("two.example"));
+        let chain = first.cert.pem() + &second.cert.pem();
+        let mut pki = Pki::ephemeral(&[]).unwrap();
+        pki.serve_with(&chain, &first.signing_key.serialize_pem()).unwrap();
+        assert_eq!(pki.chain, [first.cert.der().clone(), second.cert.der().clone()]);
+        assert_eq!(pki.trusted_pem(), second.cert.pem());
+        let other = Pki::ephemeral(&[]).unwrap();
+        pki.trust_clients_of(&other.ca_pem).unwrap();
+        pki.tls().unwrap();
+        assert!(pki.serve_with(&chain, &second.signing_key.serialize_pem()).is_err(), "its key");
+        assert!(Pki::ephemeral(&[]).unwrap().serve_with("", "").is_err());
+        assert!(Pki::ephemeral(&[]).unwrap().trust_clients_of("nothing").is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `weft apiserver`: the embedded API and its controllers as a command of their own.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use ipnet::IpNet;
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use weft_apiserver::{Pki, kubeconfig};
+use weft_apiserver::{Pki, kubeconfig, lock_directory};
 use weft_controlplane::{ControlPlane, Credentials, write_atomic};
 
 /// Arguments of `weft apiserver`.
@@ -49,6 +49,22 @@ pub struct Args {
     /// namespaces
     #[arg(long)]
     no_controllers: bool,
+    /// Serve with this certificate and the chain behind it (PEM) instead of one of the server's
+    /// own authority; the kubeconfig trusts the last certificate of the file
+    #[arg(long, value_name = "FILE", visible_alias = "tls-cert-file", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        visible_alias = "tls-private-key-file",
+        requires = "tls_cert"
+    )]
+    tls_key: Option<PathBuf>,
+    /// Let in whoever has a client certificate of these authorities (PEM), too: the common name
+    /// is the user, the organisations are the groups
+    #[arg(long, value_name = "FILE", visible_alias = "client-ca-file")]
+    client_ca: Option<PathBuf>,
     /// Acknowledge a write once the disk has it (fdatasync), not only the operating system
     #[arg(long, visible_alias = "sync", requires = "data_dir")]
     durable: bool,
@@ -73,7 +89,8 @@ async fn serve(args: Args) -> Result<()> {
     let state = State::open(args.data_dir.as_deref())?;
     let (listeners, bound) = listen(&args.listen)?;
     let advertise = advertised(&args, &bound);
-    let pki = state.pki(&certified(&args, &bound, &advertise))?;
+    let mut pki = state.pki(&certified(&args, &bound, &advertise))?;
+    take_files(&mut pki, &args)?;
     let url = format!("https://{}", reachable(bound[0]));
     let api = weft_apiserver::Config {
         service_cidrs: args.service_cidr.clone(),
@@ -89,7 +106,7 @@ async fn serve(args: Args) -> Result<()> {
         ..weft_apiserver::Config::default()
     };
     let controllers = (!args.no_controllers).then(|| weft_cluster::Config {
-        ca_pem: pki.ca_pem.clone(),
+        ca_pem: pki.trusted_pem().to_owned(),
         ..weft_cluster::Config::default()
     });
     // The API's errors name their cause themselves.
@@ -101,7 +118,7 @@ async fn serve(args: Args) -> Result<()> {
     // Last, so that whoever waits for the file finds a server behind it.
     let file = args.kubeconfig.or_else(|| state.dir.as_ref().map(|d| d.join("kubeconfig")));
     let file = file.context("invariant: one of --kubeconfig and --data-dir is there")?;
-    let text = kubeconfig(&url, &pki.ca_pem, state.credentials.admin());
+    let text = kubeconfig(&url, pki.trusted_pem(), state.credentials.admin());
     write_atomic(&file, text.as_bytes(), 0o600)?;
     tracing::info!(
         %url,
@@ -116,6 +133,22 @@ async fn serve(args: Args) -> Result<()> {
     }
     stop.cancel();
     Ok(running.await.context("the control plane panicked")??)
+}
+
+/// Certificates that are given rather than made.
+fn take_files(pki: &mut Pki, args: &Args) -> Result<()> {
+    let read = |flag: &str, path: &Path| {
+        fs::read_to_string(path).with_context(|| format!("{flag}: cannot read {}", path.display()))
+    };
+    if let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) {
+        pki.serve_with(&read("--tls-cert", certificate)?, &read("--tls-key", key)?)
+            .map_err(|e| anyhow!("--tls-cert {}: {e}", certificate.display()))?;
+    }
+    if let Some(path) = &args.client_ca {
+        pki.trust_clients_of(&read("--client-ca", path)?)
+            .map_err(|e| anyhow!("--client-ca {}: {e}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// What outlives the process, where a directory was given.
@@ -136,22 +169,11 @@ impl State {
             .mode(0o700)
             .create(dir)
             .with_context(|| format!("--data-dir: cannot make {}", dir.display()))?;
-        let path = dir.join("lock");
-        let lock = File::options()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
-            .with_context(|| format!("--data-dir: cannot write into {}", dir.display()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                bail!("--data-dir: another server is running on {}", dir.display())
-            }
-            Err(fs::TryLockError::Error(e)) => {
-                return Err(e).with_context(|| format!("lock {}", path.display()));
-            }
-        }
+        let lock = lock_directory(dir).map_err(|e| match e.kind() {
+            // It says where.
+            std::io::ErrorKind::ResourceBusy => anyhow!("--data-dir: {e}"),
+            _ => anyhow!("--data-dir: cannot write into {}: {e}", dir.display()),
+        })?;
         let credentials =
             Credentials::load_or_create(&dir.join("tokens.json"), Credentials::random)?;
         Ok(Self { dir: Some(dir.to_owned()), credentials, _lock: Some(lock) })

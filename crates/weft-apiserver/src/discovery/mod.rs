@@ -30,7 +30,6 @@ pub(crate) fn answer(
     match route {
         Route::Root => Ok(reply::json(200, &json!({"paths": route::paths(kinds)}))),
         Route::Version => Ok(reply::json(200, &version())),
-        Route::Health => Ok(reply::bytes(200, "text/plain; charset=utf-8", "ok".into())),
         Route::CoreVersions => discovery(headers, &registry.documents().core, || {
             json!({
                 "kind": "APIVersions",
@@ -79,7 +78,9 @@ pub(crate) fn answer(
                 reply::bytes(200, "application/json", document.to_vec().into())
             }))
         }
-        Route::Resource(_) | Route::NotFound => Err(status::unknown_resource().into()),
+        Route::Resource(_) | Route::Health(_) | Route::Metrics | Route::NotFound => {
+            Err(status::unknown_resource().into())
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod body;
+pub(crate) mod health;
 mod options;
 pub(crate) mod params;
 pub(crate) mod reply;
@@ -16,6 +17,7 @@ use crate::{
     auth::{self, Bound, Identity, Peer},
     definitions, discovery,
     error::ApiError,
+    metrics::{self, Asked},
     proxy,
     store::Key,
     verbs::{self, Ctx, from_storage, read},
@@ -33,6 +35,7 @@ use route::{Route, Target, route};
 use std::{
     convert::Infallible,
     task::{Context, Poll},
+    time::Instant,
 };
 use weft_kinds::{Kind, status};
 
@@ -80,20 +83,26 @@ where
 {
     let gzip = peer != Peer::InProcess && accept::gzip(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = match dispatch(server, request, peer).await {
+    let (mut asked, started) = (Asked::path(&method), Instant::now());
+    let response = match dispatch(server, request, peer, &mut asked).await {
         Ok(r) => r,
         Err(e) => {
             tracing::debug!(%method, path, code = e.code(), message = e.message(), "refused");
             reply::error(&e)
         }
     };
-    if gzip { reply::compressed(response).await } else { response }
+    let response = if gzip { reply::compressed(response).await } else { response };
+    let whole = response.body().size_hint().exact().is_some();
+    let took = whole.then(|| started.elapsed());
+    server.0.metrics.answered(asked, response.status().as_u16(), took);
+    response
 }
 
 async fn dispatch<B>(
     server: &ApiServer,
     request: Request<B>,
     peer: Peer,
+    asked: &mut Asked,
 ) -> Result<Response<ApiBody>, ApiError>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -107,7 +116,7 @@ where
         server.0.auth.identify(&peer, request.headers(), now.as_second(), &alive)
     };
     // As in kube-apiserver, health and version are for everybody.
-    if identity.is_none() && !matches!(route, Route::Health | Route::Version) {
+    if identity.is_none() && !matches!(route, Route::Health(_) | Route::Version) {
         return Err(status::unauthorized().into());
     }
     let target = match route {
@@ -117,12 +126,21 @@ where
             if request.method() != Method::GET && request.method() != Method::HEAD {
                 return Err(status::method_not_allowed().into());
             }
-            return discovery::answer(&registry, &other, request.headers());
+            let query = request.uri().query().unwrap_or("");
+            return match other {
+                Route::Health(health) => health.answer(&server.0, &Params::parse(query)),
+                Route::Metrics => {
+                    let page = metrics::page(&server.0);
+                    Ok(reply::bytes(200, metrics::CONTENT_TYPE, page.into()))
+                }
+                other => discovery::answer(&registry, &other, request.headers()),
+            };
         }
     };
     let asked_for = auth::impersonated(request.headers())?;
     let identity = asked_for.or(identity).unwrap_or_else(Identity::anonymous);
     let params = Params::parse(request.uri().query().unwrap_or(""));
+    *asked = Asked::resource(request.method(), &target, params.flag("watch") == Some(true));
     let ctx = context(identity, request.method(), &params, request.headers(), now)?;
     if proxy::is_stream(&target) {
         return proxy::stream(server, request, &target, &params).await;

@@ -1,6 +1,6 @@
 //! What a path means.
 
-use super::params::decode;
+use super::{health::Health, params::decode};
 use crate::registry::Registry;
 use std::sync::Arc;
 use weft_kinds::Kind;
@@ -19,7 +19,8 @@ pub(crate) struct Target {
 pub(crate) enum Route {
     Root,
     Version,
-    Health,
+    Health(Health),
+    Metrics,
     /// `/api`
     CoreVersions,
     /// `/apis`
@@ -42,7 +43,10 @@ pub(crate) fn route(registry: &Registry, path: &str) -> Route {
     match segments.as_slice() {
         [] => Route::Root,
         ["version"] => Route::Version,
-        ["healthz" | "livez" | "readyz", ..] => Route::Health,
+        ["metrics"] => Route::Metrics,
+        ["healthz" | "livez" | "readyz", ..] => {
+            Health::of(&segments).map_or(Route::NotFound, Route::Health)
+        }
         ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiV3Index,
         ["openapi", "v3", rest @ ..] => Route::OpenApiV3(rest.join("/")),
@@ -99,6 +103,7 @@ pub(crate) fn paths(kinds: &[Arc<Kind>]) -> Vec<String> {
             "/apis",
             "/healthz",
             "/livez",
+            "/metrics",
             "/openapi/v2",
             "/openapi/v3",
             "/readyz",

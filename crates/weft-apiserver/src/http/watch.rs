@@ -6,6 +6,7 @@ use crate::{
     ApiServer,
     aside::Aside,
     error::ApiError,
+    metrics::Open,
     store::{Change, Entry, Event, Expired, Key, Scope, Watch, ring_line},
     verbs::{self, read},
 };
@@ -157,6 +158,8 @@ struct Stream {
     rv: u64,
     /// The last piece is out.
     ended: bool,
+    /// Counted as long as it is there.
+    _open: Open,
 }
 
 impl Stream {
@@ -267,6 +270,7 @@ pub(crate) fn start(
     let initial = params.flag("sendInitialEvents").unwrap_or(rv.is_none());
     let bookmarks = params.flag("allowWatchBookmarks") == Some(true);
     let include = params.get("includeObject").unwrap_or("Metadata").to_owned();
+    let open = Open::watch(state, kind, &scope);
     let form = Form { kind: kind.clone(), format, include, defined: false };
     let (initial, watch, known) = if initial {
         read::reached(rv.unwrap_or(0), state.store.rv())?;
@@ -296,7 +300,8 @@ pub(crate) fn start(
         shutdown: state.shutdown.clone(),
     };
     let (pause, server, rv) = (pauses.next(), server.clone(), known);
-    let stream = Stream { server, form, initial, watch, pauses, pause, rv, ended: false };
+    let stream =
+        Stream { server, form, initial, watch, pauses, pause, rv, ended: false, _open: open };
     let frames = stream::unfold(stream, |mut s| async move {
         let bytes = s.next().await?;
         Some((Ok::<_, BoxError>(Frame::data(bytes)), s))

@@ -27,6 +27,7 @@ use std::{
 };
 
 use background::Background;
+pub use journal::lock_directory;
 pub(crate) use journal::{Journal, Record};
 pub(crate) use ring::{Change, Event, Expired, Scope, Watch, line as ring_line};
 use ring::{Ring, Watcher};
@@ -239,6 +240,21 @@ impl Store {
         inner.tables.push(objects);
         names.insert(name.to_owned(), table);
         table
+    }
+
+    /// How many objects each table has, by its name.
+    pub(crate) fn counts(&self) -> Vec<(Arc<str>, usize)> {
+        let inner = self.read();
+        let mut all: Vec<_> =
+            inner.tables.iter().map(|t| (t.ring.name.clone(), t.map.len())).collect();
+        all.sort();
+        all
+    }
+
+    /// Whether writes are taken: not where the disk has failed, nor at the end.
+    pub(crate) fn is_sound(&self) -> bool {
+        let inner = self.read();
+        !inner.closed && !inner.journal.as_ref().is_some_and(Journal::is_broken)
     }
 
     /// The newest version.

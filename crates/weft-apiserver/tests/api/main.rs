@@ -12,6 +12,7 @@ mod durable;
 mod flood;
 mod kubectl;
 mod managed_fields;
+mod observe;
 mod streams;
 mod verbs;
 mod watch;

@@ -4,6 +4,7 @@ use crate::harness::*;
 use futures::StreamExt;
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    authentication::v1::SelfSubjectReview,
     core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount},
 };
 use kube::{
@@ -162,4 +163,59 @@ fn what_cannot_be_is_refused_with_the_flag_and_the_reason() {
         }
     }
     assert!(!std::path::Path::new(&config).exists(), "a refused server leaves no kubeconfig");
+}
+
+/// `--tls-cert`, `--tls-key` and `--client-ca`: certificates from elsewhere, for both sides.
+#[tokio::test]
+async fn certificates_may_come_from_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (authority, key) = weft_apiserver::Pki::ephemeral(&[]).unwrap().server_pem();
+    let clients = weft_apiserver::Pki::ephemeral(&[]).unwrap();
+    let flags = [
+        "--tls-cert",
+        &file("server.crt", &authority),
+        "--tls-key",
+        &file("server.key", &key),
+        "--client-ca",
+        &file("clients.crt", &clients.ca_pem),
+    ];
+    let api = Api::with(&flags);
+    // The kubeconfig's client trusts the chain that was given.
+    assert_eq!(api.client().await.apiserver_version().await.unwrap().minor, "35");
+    let written = std::fs::read_to_string(api.kubeconfig()).unwrap();
+    let line = |key: &str| {
+        let found = written.lines().find_map(|l| l.trim().strip_prefix(key));
+        found.unwrap().trim().to_owned()
+    };
+    let (certificate, key) = clients.client("jane", "devs").unwrap();
+    let jane = weft_apiserver::kubeconfig_with_certificate(
+        &line("server:"),
+        &authority[authority.rfind("-----BEGIN").unwrap()..],
+        &certificate,
+        &key,
+    );
+    let jane = client(file("jane.kubeconfig", &jane).as_ref()).await;
+    let who = Objects::<SelfSubjectReview>::all(jane);
+    let who = who.create(&PostParams::default(), &SelfSubjectReview::default()).await.unwrap();
+    let user = who.status.unwrap().user_info.unwrap();
+    assert_eq!(user.username.as_deref(), Some("jane"));
+    let out = refused(&["--tls-cert", flags[1], "--listen", "127.0.0.1:0"]);
+    assert!(text(&out.stderr).contains("--tls-key"), "{out:?}");
+    let wrong = file("wrong.key", &clients.server_pem().1);
+    let out = refused(&[
+        "--kubeconfig",
+        "k",
+        "--listen",
+        "127.0.0.1:0",
+        "--tls-cert",
+        flags[1],
+        "--tls-key",
+        &wrong,
+    ]);
+    assert!(text(&out.stderr).contains("--tls-cert"), "{out:?}");
 }

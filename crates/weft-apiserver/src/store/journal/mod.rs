@@ -91,7 +91,7 @@ impl Journal {
         mut each: impl FnMut(Record) -> Result<(), String>,
     ) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let lock = lock(dir)?;
+        let lock = lock_directory(dir)?;
         let Found { snapshot, segments } = look(dir)?;
         let mut older_len = 0;
         if let Some(number) = snapshot {
@@ -202,8 +202,9 @@ impl Drop for Journal {
     }
 }
 
-/// Refuses a second server on one directory: each would write over the other.
-fn lock(dir: &Path) -> io::Result<File> {
+/// Keeps a second server away from a directory as long as the file is held: each would write over
+/// the other.
+pub fn lock_directory(dir: &Path) -> io::Result<File> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
     // A server that was told to end may not be gone yet; one that was killed leaves its lock to a
