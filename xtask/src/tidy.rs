@@ -22,10 +22,11 @@ const UNSAFE: [&str; 9] = [
 ];
 
 /// What a crate must not depend on: the arrows of the plan. Lower knows nothing of higher.
-const FORBIDDEN_EDGES: [(&str, &[&str]); 11] = [
+const FORBIDDEN_EDGES: [(&str, &[&str]); 12] = [
     ("weft-model", &["weft-", "kube", "k8s-openapi", "tokio"]),
     ("weft-services", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
     ("weft-policy", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
+    ("weft-policy-cli", &["weft-agent", "weft-lab", "weft-bpf", "weft-netlink", "kube", "tokio"]),
     ("weft-fabric", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
     ("weft-dns", &["weft-kube", "weft-agent", "weft-lab", "kube", "k8s-openapi", "tokio"]),
     ("weft-cel", &["weft-", "kube", "k8s-openapi", "tokio"]),

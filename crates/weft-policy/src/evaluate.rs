@@ -1,7 +1,7 @@
 //! The answer for one flow.
 
 use crate::{
-    Decision, Owner, PolicyInput, Program, Reason, Step, World, program::Rest,
+    Decision, Owner, PolicyInput, Program, Reason, RuleId, Step, World, program::Rest,
     world::has_own_network,
 };
 use std::{
@@ -222,8 +222,21 @@ impl<'a> Evaluator<'a> {
         })
     }
 
+    /// Which items of a rule that decided about `flow` matched it: for explanations.
+    pub fn why(&self, rule: &RuleId, flow: &Flow) -> Option<Matched<'_>> {
+        let subject = match rule.direction {
+            Direction::Egress => flow.source,
+            Direction::Ingress => flow.destination,
+        };
+        let Owner::Pod(pod) = self.world.owner(subject) else { return None };
+        let program = self.program(pod, rule.direction)?;
+        let (Rest::Network { steps, .. } | Rest::Baseline(steps)) = &program.rest;
+        let step = program.admin.iter().chain(steps).find(|s| s.rule == *rule)?;
+        Some(self.matched(step, flow))
+    }
+
     /// Which items of the rule `step` are the reason why it matches `flow`: for explanations.
-    pub fn matched(&self, step: &Step<'a>, flow: &Flow) -> Matched<'a> {
+    fn matched<'s>(&self, step: &Step<'s>, flow: &Flow) -> Matched<'s> {
         let end = |address| End { address, owner: self.world.owner(address) };
         let peer = match step.rule.direction {
             Direction::Egress => end(flow.destination),
@@ -237,7 +250,7 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-fn decided(step: &Step<'_>, passed: Vec<crate::RuleId>) -> Decision {
+fn decided(step: &Step<'_>, passed: Vec<RuleId>) -> Decision {
     let allowed = step.action == Action::Accept;
     Decision { allowed, reason: Reason::Rule(step.rule.clone()), passed }
 }

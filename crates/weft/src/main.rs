@@ -4,6 +4,7 @@ mod apiserver;
 mod cni;
 mod explain;
 mod log;
+mod policy;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Command {
     Get(explain::GetArgs),
     /// Take from this node what its agent made: rules, links, routes, programs, files
     Cleanup(weft_agent::CleanupArgs),
+    /// Network policies as code: test, compare, draw and lint them without a cluster
+    Policy(policy::Args),
     #[command(hide = true)]
     LabSupervisor(weft_lab::supervisor::Args),
     #[command(hide = true)]
@@ -71,6 +74,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
         Command::Lab(args) => weft_lab::run(args),
         Command::Apiserver(args) => logged(|| apiserver::run(args)),
         Command::Agent(args) => logged(|| weft_agent::run(args)),
+        Command::Policy(args) => policy::run_command(args),
         Command::Cni(args) => cni::run(args),
         Command::Why(args) => explain::why(args),
         Command::Get(args) => explain::get(args),
