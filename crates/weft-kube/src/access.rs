@@ -330,6 +330,9 @@ impl Service<Request<Body>> for Reloading {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let this = self.clone();
+        let uri = request.uri();
+        let query = uri.query().unwrap_or_default();
+        tracing::debug!(method = %request.method(), path = uri.path(), query, "request");
         Box::pin(async move {
             let answer = this.stack().await.oneshot(request).await;
             match &answer {

@@ -66,17 +66,20 @@ impl Pace {
         self.opened = Some(now);
     }
 
-    /// The watch that began last ended; `fine` where it ended as watches do.
-    pub fn ended(&mut self, now: Instant, fine: bool, random: f64) {
+    /// The watch that began last ended; `fine` where it ended as watches do. Whether it may
+    /// be followed by another one at once.
+    pub fn ended(&mut self, now: Instant, fine: bool, random: f64) -> bool {
         let lived = self.opened.take().map_or(Duration::ZERO, |o| now.saturating_duration_since(o));
         if lived >= self.delays.healthy_after {
             self.failures = 0;
         }
-        if fine && lived >= self.delays.short {
+        let good = fine && lived >= self.delays.short;
+        if good {
             self.not_before = None;
         } else {
             self.failed(now, random);
         }
+        good
     }
 }
 

@@ -62,6 +62,7 @@ async fn run(
             }
         };
         error.send_if_modified(|e| e.take().is_some());
+        let Some(event) = event else { continue };
         match event {
             Event::Init => incoming = BTreeMap::new(),
             Event::InitApply(cidr) => drop(put(&mut incoming, cidr)),

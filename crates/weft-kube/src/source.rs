@@ -49,7 +49,7 @@ pub enum SourceError {
 pub struct KindStatus {
     /// Whether it was listed completely at least once.
     pub listed: bool,
-    /// The last failure, until the next event of this kind. A watch that fails is tried again
+    /// The last failure, until the API answers as it should. A watch that fails is tried again
     /// with growing delays; what was known before stays published.
     pub error: Option<String>,
 }
@@ -101,7 +101,7 @@ impl SnapshotSource {
     }
 }
 
-type Item = (Kind, Result<Change, WatchError>);
+type Item = (Kind, Result<Option<Change>, WatchError>);
 type Events = BoxStream<'static, Item>;
 
 /// The events of all kinds.
@@ -121,7 +121,7 @@ where
     K: Indexed + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     watch(Api::<K>::all(client.clone()), delays)
-        .map(|event| (K::KIND, event.map(Change::of)))
+        .map(|event| (K::KIND, event.map(|e| e.map(Change::of))))
         .boxed()
 }
 
@@ -163,7 +163,9 @@ impl Publisher {
         match item {
             Ok(change) => {
                 self.errors.remove(&kind);
-                self.index.apply(kind, change);
+                if let Some(change) = change {
+                    self.index.apply(kind, change);
+                }
             }
             Err(e) => {
                 let text = error_chain(&e);

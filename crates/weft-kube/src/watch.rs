@@ -72,8 +72,8 @@ impl WatchError {
     }
 }
 
-/// An event, or why none came.
-pub type Item<K> = Result<Event<K>, WatchError>;
+/// An event, or why none came. `None` after an error: the watch goes on, with nothing to tell.
+pub type Item<K> = Result<Option<Event<K>>, WatchError>;
 
 /// Watches everything that `api` selects. The stream never ends. After an error it goes on by
 /// itself.
@@ -88,7 +88,9 @@ where
         events: None,
         queue: VecDeque::new(),
         nonsense: 0,
+        next_page: None,
         paged: true,
+        failed: false,
     };
     futures::stream::unfold(watch, |mut watch| async move {
         loop {
@@ -109,8 +111,12 @@ struct Watch<K> {
     queue: VecDeque<Item<K>>,
     /// Answers that were no events, in a row.
     nonsense: u32,
-    /// Off for one list after a token for a further page expired.
+    /// The token for the next page of the list that is under way.
+    next_page: Option<String>,
+    /// Off for one list after such a token expired.
     paged: bool,
+    /// Whether an error was the last thing told.
+    failed: bool,
 }
 
 impl<K> Watch<K>
@@ -129,31 +135,47 @@ where
         };
         if let Err(e) = outcome {
             self.pace.failed(Instant::now(), random());
-            self.queue.push_back(Err(e));
+            self.tell(Err(e));
         }
     }
 
-    async fn list(&mut self) -> Result<(), WatchError> {
-        self.queue.push_back(Ok(Event::Init));
-        let limit = std::mem::replace(&mut self.paged, true).then_some(PAGE_LEN);
-        let mut params = ListParams { limit, ..ListParams::default() };
-        loop {
-            let page = tokio::time::timeout(LIST_TIMEOUT, self.api.list(&params)).await;
-            let page = page.map_err(|_| WatchError::Timeout("list"))?.map_err(|e| {
-                // The token of a further page lives for minutes only: this list takes longer.
-                self.paged = !is_gone(&e);
-                WatchError::List(e)
-            })?;
-            self.queue.extend(page.items.into_iter().map(|k| Ok(Event::InitApply(k))));
-            params.continue_token = page.metadata.continue_.filter(|t| !t.is_empty());
-            if params.continue_token.is_none() {
-                let version = page.metadata.resource_version.filter(|v| !v.is_empty());
-                self.position = Some(version.ok_or(WatchError::NoVersion("list"))?);
-                self.queue.push_back(Ok(Event::InitDone));
-                self.nonsense = 0;
-                return Ok(());
-            }
+    fn tell(&mut self, item: Item<K>) {
+        self.failed = item.is_err();
+        self.queue.push_back(item);
+    }
+
+    /// The API answers as it should.
+    fn fine(&mut self) {
+        self.nonsense = 0;
+        if self.failed {
+            self.tell(Ok(None));
         }
+    }
+
+    /// One page of a list: a large one is never in memory as a whole.
+    async fn list(&mut self) -> Result<(), WatchError> {
+        let continue_token = self.next_page.take();
+        if continue_token.is_none() {
+            self.queue.push_back(Ok(Some(Event::Init)));
+        }
+        let limit = self.paged.then_some(PAGE_LEN);
+        let params = ListParams { limit, continue_token, ..ListParams::default() };
+        let page = tokio::time::timeout(LIST_TIMEOUT, self.api.list(&params)).await;
+        let page = page.map_err(|_| WatchError::Timeout("list"))?.map_err(|e| {
+            // The token of a further page lives for minutes only: this list takes longer.
+            self.paged = !is_gone(&e);
+            WatchError::List(e)
+        })?;
+        self.queue.extend(page.items.into_iter().map(|k| Ok(Some(Event::InitApply(k)))));
+        self.next_page = page.metadata.continue_.filter(|t| !t.is_empty());
+        if self.next_page.is_none() {
+            let version = page.metadata.resource_version.filter(|v| !v.is_empty());
+            self.position = Some(version.ok_or(WatchError::NoVersion("list"))?);
+            self.paged = true;
+            self.nonsense = 0;
+            self.tell(Ok(Some(Event::InitDone)));
+        }
+        Ok(())
     }
 
     async fn open(&mut self, version: &str) -> Result<(), WatchError> {
@@ -196,8 +218,12 @@ where
 
     fn end(&mut self, error: Option<WatchError>) {
         self.events = None;
-        self.pace.ended(Instant::now(), error.is_none(), random());
-        self.queue.extend(error.map(Err));
+        let lived = self.pace.ended(Instant::now(), error.is_none(), random());
+        match error {
+            Some(e) => self.tell(Err(e)),
+            None if lived => self.fine(),
+            None => {}
+        }
     }
 
     fn take(&mut self, event: WatchEvent<K>) -> Result<(), WatchError> {
@@ -205,7 +231,7 @@ where
             WatchEvent::Added(k) | WatchEvent::Modified(k) => (k, Event::Apply),
             WatchEvent::Deleted(k) => (k, Event::Delete),
             WatchEvent::Bookmark(mark) => {
-                self.nonsense = 0;
+                self.fine();
                 return self.moved(Some(mark.metadata.resource_version));
             }
             WatchEvent::Error(status) => {
@@ -218,7 +244,7 @@ where
         };
         self.nonsense = 0;
         self.moved(object.resource_version())?;
-        self.queue.push_back(Ok(event(object)));
+        self.tell(Ok(Some(event(object))));
         Ok(())
     }
 

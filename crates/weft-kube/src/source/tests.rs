@@ -170,7 +170,7 @@ async fn a_broken_service_is_named_and_blocks_nobody() {
 }
 
 fn item(kind: Kind, change: Change) -> Item {
-    (kind, Ok(change))
+    (kind, Ok(Some(change)))
 }
 
 fn write(n: u32) -> Item {
