@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::sh;
 
 /// Program → Debian package, for the lab's containers and the tests' real clients.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("wget", "wget"),
     ("curl", "curl"),
     ("dig", "dnsutils"),
@@ -17,14 +17,23 @@ const PACKAGES: [(&str, &str); 11] = [
     ("nc", "netcat-openbsd"),
     ("nft", "nftables"),
     ("openssl", "openssl"),
-    ("containerd", "containerd"),
-    ("runc", "runc"),
 ];
+/// The same, for tests alone: a lab needs no container runtime.
+const TEST_PACKAGES: [(&str, &str); 2] = [("containerd", "containerd"), ("runc", "runc")];
 
 /// Installs the Debian packages whose programs are missing.
 pub fn packages() -> Result<()> {
+    provide(&PACKAGES)
+}
+
+/// The same for what only the tests need.
+pub fn test_packages() -> Result<()> {
+    provide(&TEST_PACKAGES)
+}
+
+fn provide(packages: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(program, _)| !sh::on_path(program)).map(|(_, p)| *p).collect();
+        packages.iter().filter(|(program, _)| !sh::on_path(program)).map(|(_, p)| *p).collect();
     apt_install(&missing)
 }
 

@@ -39,6 +39,7 @@ pub fn check() -> Result<()> {
 /// Everything that CI runs.
 pub fn all() -> Result<()> {
     setup::packages()?;
+    setup::test_packages()?;
     clients::provide()?;
     let mut tally = Tally::default();
     lints(&mut tally);
