@@ -112,9 +112,16 @@ async fn follow(
     served: watch::Sender<u64>,
 ) -> Result<(), DnsError> {
     let zone = Arc::new(zone);
+    let mut indexed: Option<Arc<Snapshot>> = None;
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
-        if let Some(snapshot) = snapshot {
+        if let (Some(before), Some(next)) = (&indexed, &snapshot)
+            && DnsIndex::same_answers(before, next)
+        {
+            served.send_replace(next.generation);
+            indexed = snapshot;
+        } else if let Some(snapshot) = snapshot {
+            indexed = Some(snapshot.clone());
             let (zone, current) = (zone.clone(), current.clone());
             // Off the workers that answer: a large cluster's index takes milliseconds.
             let build = tokio::task::spawn_blocking(move || {

@@ -17,8 +17,9 @@ use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use weft_fabric::{FabricConfig, FabricTables, Mode};
-use weft_model::{NodeName, Snapshot};
+use weft_model::{Map, Node, NodeName, Snapshot};
 use weft_netlink::{Netlink, netfilter};
+use weft_services::ServiceTables;
 
 /// Snapshots as `weft-kube` publishes them.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
@@ -26,6 +27,12 @@ pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 /// How often the kernel is compared with the tables although nothing changed: somebody else
 /// may have changed it (a link that went down takes its routes with it).
 const DRIFT_INTERVAL: Duration = Duration::from_secs(10);
+/// What nobody uses any more is deleted this much after a change, so that the next change need
+/// not wait for it.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
+/// Frontends that are compared with the kernel's maps every [`DRIFT_INTERVAL`]: a millisecond's
+/// worth, as a change may come meanwhile. 10,000 take seven minutes.
+const VERIFY_COUNT: usize = 256;
 /// After an error the next try comes after this, then twice that, and so on up to
 /// [`DRIFT_INTERVAL`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -34,6 +41,8 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 pub enum Outcome {
     /// Fine until something changes.
     Applied,
+    /// Fine, and there is something to tidy up when nothing else is to be done.
+    Untidy,
     /// To be tried again soon.
     Failed,
 }
@@ -56,6 +65,10 @@ pub fn follow(
                 let wait = retry;
                 retry = (retry * 2).min(DRIFT_INTERVAL);
                 wait
+            }
+            Some(Outcome::Untidy) => {
+                retry = RETRY_MIN;
+                SWEEP_INTERVAL
             }
             Some(Outcome::Applied) | None => {
                 retry = RETRY_MIN;
@@ -101,11 +114,26 @@ pub struct FabricStage {
     pub netlink: Netlink,
     /// The netfilter table, shared with the service stage.
     pub table: Arc<Mutex<netfilter::Table>>,
+    /// The nodes and ranges that were applied without an error, and when.
+    pub applied: Option<(Map<NodeName, Arc<Node>>, Vec<IpNet>, Instant)>,
 }
 
 impl FabricStage {
-    /// Plans, compares and applies.
+    /// Plans, compares and applies. Where nodes and ranges are those of last time, there is
+    /// nothing to plan, and the kernel is looked at when it is time.
     pub fn step(&mut self, snapshot: &Snapshot) -> Outcome {
+        if let Some((nodes, ranges, at)) = &self.applied
+            && nodes.same(&snapshot.nodes)
+            && *ranges == self.ranges()
+            && at.elapsed() < DRIFT_INTERVAL
+        {
+            self.state.record("fabric", |stage| stage.generation = snapshot.generation.max(1));
+            self.state.fabric.send_if_modified(|now| {
+                now.iter_mut().for_each(|f| f.generation = snapshot.generation);
+                false
+            });
+            return Outcome::Applied;
+        }
         let (mut errors, mut counts) = (Vec::new(), std::collections::BTreeMap::new());
         let (tables, diagnostics) = match self.plan(snapshot) {
             Ok(plan) => (plan.tables, plan.diagnostics),
@@ -136,7 +164,9 @@ impl FabricStage {
                 stage.generation = snapshot.generation.max(1);
             }
         });
+        self.applied = None;
         if let (true, Some(t)) = (fine, tables) {
+            self.applied = Some((snapshot.nodes.clone(), self.ranges(), Instant::now()));
             if changed > 0 {
                 info!(generation = snapshot.generation, changed, "fabric applied");
             }
@@ -218,6 +248,10 @@ pub struct ServiceStage {
     pub health: watch::Sender<View>,
     /// The entrances of that table.
     pub entrances: crate::entrance::Entrances,
+    /// When the kernel was looked at last.
+    pub verified: Option<Instant>,
+    /// What was told last: told again where it is another.
+    pub told: ServiceTables,
 }
 
 impl ServiceStage {
@@ -238,7 +272,16 @@ impl ServiceStage {
         self.health.send_modify(|v| {
             v.pending_since.get_or_insert_with(Instant::now);
         });
-        let sockets = self.open().and_then(|lb| lb.apply(&tables));
+        let drift_due = self.verified.is_none_or(|at| at.elapsed() >= DRIFT_INTERVAL);
+        if drift_due {
+            self.verified = Some(Instant::now());
+        }
+        let sockets = self.open().and_then(|lb| {
+            if drift_due && !lb.verify(VERIFY_COUNT)? {
+                info!("the socket hooks' maps were changed by somebody else; mending them");
+            }
+            lb.switch(&tables)
+        });
         // A kernel that cannot do the one may do the other.
         let own = snapshot.nodes.get(&self.node).map(AsRef::as_ref);
         let host_ports = self.state.host_ports.borrow().clone();
@@ -248,20 +291,55 @@ impl ServiceStage {
         if nat.is_ok() {
             self.state.host_ports_applied.send_replace(host_ports.version);
         }
-        let (applied, errors) = judge(sockets.err(), nat);
-        let diagnostics: Vec<String> = tables.diagnostics.iter().map(ToString::to_string).collect();
+        let (applied, mut errors) = judge(sockets.err(), nat);
+        let swept = match &mut self.lb {
+            // Only when nothing else is to be done: this generation was here before.
+            Some(lb) if self.told.generation == tables.generation => lb.sweep(),
+            Some(lb) => Ok(lb.has_leavings()),
+            None => Ok(false),
+        };
+        let untidy = swept.unwrap_or_else(|e| {
+            errors.push(chain(&e));
+            false
+        });
         let fine = errors.is_empty();
+        self.tell(&tables, snapshot, applied, errors, entrances);
+        match (fine, untidy) {
+            (false, _) => Outcome::Failed,
+            (true, true) => Outcome::Untidy,
+            (true, false) => Outcome::Applied,
+        }
+    }
+
+    /// Says how it went, in time that depends on what is different.
+    fn tell(
+        &mut self,
+        tables: &ServiceTables,
+        snapshot: &Snapshot,
+        applied: bool,
+        errors: Vec<String>,
+        entrances: usize,
+    ) {
+        let health = (!self.told.health.same(&tables.health))
+            .then(|| tables.health.iter().map(|(p, h)| (p.get(), h.clone())).collect());
         self.health.send_modify(|v| {
-            v.ports = tables.health.iter().map(|(p, h)| (p.get(), h.clone())).collect();
+            if let Some(ports) = health {
+                v.ports = ports;
+            }
             v.eligible = snapshot.nodes.get(&self.node).is_none_or(|n| n.eligible);
             if applied {
                 (v.pending_since, v.applied_at) = (None, Some(SystemTime::now()));
             }
         });
+        let diagnostics: Option<Vec<String>> =
+            (!Arc::ptr_eq(&self.told.diagnostics, &tables.diagnostics))
+                .then(|| tables.diagnostics.iter().map(ToString::to_string).collect());
         self.state.record("services", |stage| {
-            stage.log_news("services", &errors, &diagnostics);
+            stage.log_news("services", &errors, diagnostics.as_deref().unwrap_or_default());
             stage.errors = errors;
-            stage.diagnostics = diagnostics;
+            if let Some(diagnostics) = diagnostics {
+                stage.diagnostics = diagnostics;
+            }
             stage.counts.insert("frontends", tables.frontends.len() as u64);
             stage.counts.insert("withoutBackends", tables.without_backends.len() as u64);
             stage.counts.insert("entrances", entrances as u64);
@@ -269,7 +347,7 @@ impl ServiceStage {
                 stage.generation = snapshot.generation.max(1);
             }
         });
-        if fine { Outcome::Applied } else { Outcome::Failed }
+        self.told = tables.clone();
     }
 
     /// Loads the programs ahead of the first tables.

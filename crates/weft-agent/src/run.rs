@@ -181,6 +181,7 @@ fn spawn_stages(
         service_cidrs: place.ranges.clone(),
         netlink: Netlink::open()?,
         table: table.clone(),
+        applied: None,
     };
     let mut services = ServiceStage {
         state: state.clone(),
@@ -193,6 +194,8 @@ fn spawn_stages(
         table,
         health: watch::Sender::default(),
         entrances: Default::default(),
+        verified: None,
+        told: Default::default(),
     };
     tasks.spawn(crate::health::serve(args.healthz_bind_address, services.health.subscribe()));
     let (snapshots, token) = (source.snapshots.clone(), cancel.clone());

@@ -116,6 +116,7 @@ impl TestNode {
             ]),
             netlink: ns.netlink(),
             table: Arc::default(),
+            applied: None,
         };
         let cni = {
             let path = dir.join("host-ports.json");

@@ -84,17 +84,16 @@ fn attach_one(
     Ok(Outcome::Attached)
 }
 
-/// Keeps the program of a link if it is instruction for instruction the same, else replaces
-/// it in one step.
+/// Keeps the program of a link if it is instruction for instruction the same and uses the same
+/// maps, else replaces it in one step.
 fn adopt(
     link: BorrowedFd<'_>,
     prog_id: u32,
     program: BorrowedFd<'_>,
     hook: &Hook,
 ) -> Result<Outcome> {
-    let tag = |fd: BorrowedFd<'_>| sys::prog_tag(fd);
-    let new = tag(program).map_err(BpfError::call("INFO", hook.program))?;
-    let old = sys::prog_by_id(prog_id).and_then(|p| tag(p.as_fd())).ok();
+    let new = sys::prog_identity(program).map_err(BpfError::call("INFO", hook.program))?;
+    let old = sys::prog_by_id(prog_id).and_then(|p| sys::prog_identity(p.as_fd())).ok();
     if old == Some(new) {
         return Ok(Outcome::Adopted);
     }

@@ -4,9 +4,12 @@
 //! kept in step with every change that succeeded. [`Mirror::parts`] and its kin compare it with desired
 //! tables; the result is carried out in the order of [`Change`]'s fields.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 use weft_bpf_abi::{Addr, MemberKey, PROTO_UDP, ServiceValue, SlotKey};
-use weft_services::ServiceTables;
+use weft_services::{Frontend, LoadBalancer};
 
 /// What the maps hold, element by element.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +37,11 @@ struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mirror {
     frontends: BTreeMap<Addr, Entry>,
+    /// The last generations of frontends that are gone while their slots may still be there: one
+    /// that comes back must not take numbers that are about to be deleted.
+    retired: BTreeMap<Addr, u32>,
+    slots: usize,
+    members: usize,
 }
 
 /// What no frontend points at: left behind by a change that failed, or by an agent that
@@ -49,6 +57,14 @@ impl Orphans {
     pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty() && self.members.is_empty()
     }
+}
+
+/// What the kernel must hold of one frontend.
+pub(crate) struct Expected {
+    pub(crate) frontend: Addr,
+    pub(crate) value: ServiceValue,
+    pub(crate) slots: Vec<(SlotKey, Addr)>,
+    pub(crate) members: Vec<MemberKey>,
 }
 
 /// The wanted set of one frontend.
@@ -75,25 +91,28 @@ pub(crate) struct Change {
     pub(crate) unchanged: usize,
 }
 
-/// The kernel's form of the tables: frontends that the hooks can translate.
-pub(crate) fn lower(tables: &ServiceTables) -> BTreeMap<Addr, Wanted> {
-    tables
-        .frontends
-        .iter()
-        .filter_map(|(frontend, lb)| {
-            let protocol = frontend.protocol.number();
-            let backends = lb.backends.iter().map(|b| addr(b.addr, b.port.get(), protocol));
-            let wanted = Wanted {
-                backends: backends.collect(),
-                affinity_timeout_s: lb.affinity_timeout_s.unwrap_or(0),
-            };
-            let key = addr(frontend.addr, frontend.port.get(), protocol);
-            (!wanted.backends.is_empty()).then_some((key, wanted))
-        })
-        .collect()
+/// The kernel's form of a frontend; `None` for one that nobody can ask for.
+pub(crate) fn lower_key(frontend: &Frontend) -> Option<Addr> {
+    // IPv4 in IPv6 form would be the key of the IPv4 address, too.
+    if let IpAddr::V6(v6) = frontend.addr
+        && v6.to_ipv4_mapped().is_some()
+    {
+        return None;
+    }
+    Some(addr(frontend.addr, frontend.port.get(), frontend.protocol.number()))
 }
 
-fn addr(ip: std::net::IpAddr, port: u16, protocol: u8) -> Addr {
+/// The kernel's form of what stands behind `frontend`; `None` where there is nobody.
+pub(crate) fn lower(frontend: Addr, lb: &LoadBalancer) -> Option<Wanted> {
+    let backends = lb.backends.iter().map(|b| addr(b.addr, b.port.get(), frontend.protocol));
+    let wanted = Wanted {
+        backends: backends.collect(),
+        affinity_timeout_s: lb.affinity_timeout_s.unwrap_or(0),
+    };
+    (!wanted.backends.is_empty()).then_some(wanted)
+}
+
+fn addr(ip: IpAddr, port: u16, protocol: u8) -> Addr {
     Addr::from_socket((ip, port).into(), protocol)
 }
 
@@ -113,6 +132,15 @@ impl Entry {
         let needed = needs_members(&frontend, self.affinity_timeout_s);
         let backends = if needed { self.backends.as_slice() } else { &[] };
         backends.iter().map(move |&backend| MemberKey { frontend, backend })
+    }
+
+    fn member_count(&self, frontend: Addr) -> usize {
+        if needs_members(&frontend, self.affinity_timeout_s) { self.backends.len() } else { 0 }
+    }
+
+    fn value(&self) -> ServiceValue {
+        let count = self.backends.len() as u32;
+        ServiceValue::new(self.generation, count, self.affinity_timeout_s)
     }
 
     fn is(&self, wanted: &Wanted) -> bool {
@@ -149,7 +177,7 @@ impl Mirror {
                     entry.intact = false;
                 }
             }
-            mirror.frontends.insert(frontend, entry);
+            mirror.insert(frontend, entry);
         }
         let orphans = Orphans {
             slots: observed.slots.into_keys().collect(),
@@ -158,16 +186,86 @@ impl Mirror {
         (mirror, orphans)
     }
 
-    /// How many frontends and slots the kernel holds.
-    pub(crate) fn sizes(&self) -> (usize, usize) {
-        (self.frontends.len(), self.frontends.values().map(|e| e.backends.len()).sum())
+    /// How many frontends, slots and members the kernel holds, without what is to be deleted.
+    pub(crate) fn sizes(&self) -> [usize; 3] {
+        [self.frontends.len(), self.slots, self.members]
+    }
+
+    /// How much more (or less) of each it will hold with these frontends as wanted.
+    pub(crate) fn growth(&self, desired: &BTreeMap<Addr, Wanted>) -> [isize; 3] {
+        let mut growth = [0; 3];
+        for (frontend, wanted) in desired {
+            let new = self.entry(*frontend, wanted);
+            let more = [1, new.backends.len(), new.member_count(*frontend)];
+            let less = self
+                .frontends
+                .get(frontend)
+                .map_or([0; 3], |old| [1, old.backends.len(), old.member_count(*frontend)]);
+            for ((sum, more), less) in growth.iter_mut().zip(more).zip(less) {
+                *sum += more as isize - less as isize;
+            }
+        }
+        growth
+    }
+
+    /// Whether the kernel has this frontend.
+    pub(crate) fn holds(&self, frontend: &Addr) -> bool {
+        self.frontends.contains_key(frontend)
+    }
+
+    /// The frontends that `desired` does not name.
+    pub(crate) fn others<'a>(
+        &'a self,
+        desired: &'a BTreeMap<Addr, Wanted>,
+    ) -> impl Iterator<Item = Addr> + 'a {
+        self.frontends.keys().filter(|f| !desired.contains_key(f)).copied()
+    }
+
+    /// All slots and members that no frontend points at are deleted.
+    pub(crate) fn forget_retired(&mut self) {
+        self.retired.clear();
+    }
+
+    /// What the kernel must hold for the frontends after this one, as many as are asked for.
+    pub(crate) fn expected(&self, after: Option<Addr>, count: usize) -> Vec<Expected> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let some = self.frontends.range((from, Unbounded)).take(count);
+        some.map(|(&frontend, entry)| Expected {
+            frontend,
+            value: entry.value(),
+            slots: entry.slot_keys(frontend).zip(entry.backends.iter().copied()).collect(),
+            members: entry.member_keys(frontend).collect(),
+        })
+        .collect()
+    }
+
+    /// Takes note that the kernel does not hold what it should of a frontend.
+    pub(crate) fn damaged(&mut self, frontend: &Addr) {
+        if let Some(entry) = self.frontends.get_mut(frontend) {
+            entry.intact = false;
+        }
+    }
+
+    fn remove(&mut self, frontend: &Addr) -> Option<Entry> {
+        let old = self.frontends.remove(frontend)?;
+        self.slots -= old.backends.len();
+        self.members -= old.member_count(*frontend);
+        Some(old)
+    }
+
+    fn insert(&mut self, frontend: Addr, entry: Entry) {
+        self.remove(&frontend);
+        self.slots += entry.backends.len();
+        self.members += entry.member_count(frontend);
+        self.frontends.insert(frontend, entry);
     }
 
     /// What must change so that the kernel holds `desired`.
     #[cfg(test)]
     pub(crate) fn plan(&self, desired: &BTreeMap<Addr, Wanted>) -> Change {
         let mut change = self.plan_part(desired.iter().map(|(frontend, w)| (*frontend, w)));
-        let gone = self.plan_gone(desired);
+        let gone = self.plan_gone(self.others(desired));
         change.gone_services = gone.gone_services;
         change.gone_slots.extend(gone.gone_slots);
         change.gone_members.extend(gone.gone_members);
@@ -206,15 +304,14 @@ impl Mirror {
         (parts, desired.len() - stale.len())
     }
 
-    /// What must go because `desired` does not name it.
-    pub(crate) fn plan_gone(&self, desired: &BTreeMap<Addr, Wanted>) -> Change {
+    /// What must go with these frontends.
+    pub(crate) fn plan_gone(&self, frontends: impl Iterator<Item = Addr>) -> Change {
         let mut change = Change::default();
-        for (&frontend, entry) in &self.frontends {
-            if !desired.contains_key(&frontend) {
-                change.gone_services.push(frontend);
-                change.gone_slots.extend(entry.slot_keys(frontend));
-                change.gone_members.extend(entry.member_keys(frontend));
-            }
+        for frontend in frontends {
+            let Some(entry) = self.frontends.get(&frontend) else { continue };
+            change.gone_services.push(frontend);
+            change.gone_slots.extend(entry.slot_keys(frontend));
+            change.gone_members.extend(entry.member_keys(frontend));
         }
         change
     }
@@ -269,9 +366,7 @@ impl Mirror {
                 gone_members.remove(&key);
                 change.members.push((key, new.generation));
             }
-            let count = wanted.backends.len() as u32;
-            let value = ServiceValue::new(new.generation, count, new.affinity_timeout_s);
-            change.services.push((frontend, value));
+            change.services.push((frontend, new.value()));
         }
         change.gone_slots = gone_slots;
         change.gone_members = gone_members.into_iter().collect();
@@ -281,7 +376,8 @@ impl Mirror {
     /// The entry that replaces that of `frontend`: of the next generation, so that the two
     /// sets never mix.
     fn entry(&self, frontend: Addr, wanted: &Wanted) -> Entry {
-        let current = self.frontends.get(&frontend).map_or(0, |e| e.generation);
+        let retired = self.retired.get(&frontend).copied();
+        let current = self.frontends.get(&frontend).map(|e| e.generation).or(retired).unwrap_or(0);
         Entry {
             generation: current.wrapping_add(1),
             affinity_timeout_s: wanted.affinity_timeout_s,
@@ -293,7 +389,9 @@ impl Mirror {
     /// Takes note that `change`, planned from this mirror for `desired`, was carried out.
     pub(crate) fn commit(&mut self, change: &Change, desired: &BTreeMap<Addr, Wanted>) {
         for frontend in &change.gone_services {
-            self.frontends.remove(frontend);
+            if let Some(old) = self.remove(frontend) {
+                self.retired.insert(*frontend, old.generation);
+            }
         }
         for (frontend, value) in &change.services {
             let entry = Entry {
@@ -302,11 +400,11 @@ impl Mirror {
                 backends: desired[frontend].backends.clone(),
                 intact: true,
             };
-            self.frontends.insert(*frontend, entry);
+            self.insert(*frontend, entry);
         }
     }
 }
 
 #[cfg(test)]
 #[path = "diff_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -1,9 +1,9 @@
 //! The socket load balancer of one node.
 
 use crate::{
-    Attached, BpfError, LeftOut, LinkAttach, PodLinks, Result,
+    Attached, BpfError, LinkAttach, PodLinks, Result,
     attach::attach,
-    diff::{self, Change, Mirror, Observed},
+    engine::{Engine, Grace, Kernel, Table},
     map::Map,
     object::Loaded,
     pins::Pins,
@@ -33,26 +33,36 @@ pub struct OpenOptions {
     /// Cookie of the node's own network namespace: frontends with a loopback address are there
     /// for sockets of this one alone. 0 for none.
     pub node_netns: u64,
-    /// Sizes of the maps that are not there yet.
+    /// Sizes of the maps at first; those of frontends, slots and members grow with need, and
+    /// where an earlier agent made them smaller.
     pub sizes: MapSizes,
     /// How programs are attached to the pods' links; `None` for the best that the kernel has.
     pub link_attach: Option<LinkAttach>,
+    /// Entries of one of these, at most.
+    pub limit_entries: u32,
+    /// Asked before each call that changes a map; `true` makes it fail. For tests of failures.
+    #[doc(hidden)]
+    pub faults: Option<fn() -> bool>,
 }
 
 impl OpenOptions {
     /// With default sizes, and without frontends on loopback addresses.
     pub fn new(bpf_dir: impl Into<PathBuf>, cgroup: impl Into<PathBuf>) -> Self {
+        let sizes = MapSizes::default();
         Self {
             bpf_dir: bpf_dir.into(),
             cgroup: cgroup.into(),
             node_netns: 0,
-            sizes: MapSizes::default(),
+            sizes,
             link_attach: None,
+            limit_entries: limit_entries(),
+            faults: None,
         }
     }
 }
 
-/// How many entries the maps hold at most. A map that is adopted keeps its size.
+/// How many entries the maps hold at most. Those of sockets and clients keep the size that
+/// they were made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
     /// Frontends.
@@ -127,15 +137,8 @@ pub struct Stats {
 /// The socket load balancer of one node. Dropping it leaves everything in place.
 #[derive(Debug)]
 pub struct SocketLb {
-    pins: Pins,
-    attached: Attached,
-    services: Map<Addr, ServiceValue>,
-    slots: Map<SlotKey, Addr>,
-    members: Map<MemberKey, u32>,
+    engine: Engine<Maps>,
     counters: OwnedFd,
-    pod_links: PodLinks,
-    /// What the maps hold; `None` after a failure, until they have been read again.
-    mirror: Option<Mirror>,
     /// Whether an agent of another layout version may have left programs.
     others_left: bool,
 }
@@ -145,102 +148,84 @@ impl SocketLb {
     /// Waits at most two seconds for that agent to end.
     pub fn open(options: OpenOptions) -> Result<Self> {
         let pins = Pins::open(&options.bpf_dir)?;
+        pins.remove_unfinished()?;
         let mut loaded = Loaded::new(Some(&pins), &options.sizes)?;
         let node: Map<u32, NodeValue> = Map::new(MapName::Node, loaded.map(MapName::Node)?);
         node.put(&[(0, NodeValue { netns_cookie: options.node_netns })])?;
         let attached = attach(&loaded, &pins, &options.cgroup)?;
         let pod_links = PodLinks::open(&mut loaded, &pins, options.link_attach)?;
-        let mut map = |name| loaded.map(name);
-        let mut lb = Self {
-            services: Map::new(MapName::Services, map(MapName::Services)?),
-            slots: Map::new(MapName::Slots, map(MapName::Slots)?),
-            members: Map::new(MapName::Members, map(MapName::Members)?),
-            counters: map(MapName::Counters)?,
+        let counters = loaded.map(MapName::Counters)?;
+        let mut maps = Maps {
+            services: Map::new(MapName::Services, loaded.map(MapName::Services)?)
+                .failing(options.faults),
+            slots: Map::new(MapName::Slots, loaded.map(MapName::Slots)?).failing(options.faults),
+            members: Map::new(MapName::Members, loaded.map(MapName::Members)?)
+                .failing(options.faults),
             pins,
             attached,
             pod_links,
-            mirror: None,
-            others_left: true,
+            options,
         };
-        lb.mirror = Some(lb.observe()?);
-        Ok(lb)
+        // What an earlier agent made may be smaller.
+        let MapSizes { services, slots, members, .. } = maps.options.sizes;
+        maps.grow([services, slots, members])?;
+        Ok(Self { engine: Engine::new(maps)?, counters, others_left: true })
     }
 
     /// What [`SocketLb::open`] found and did at the hooks.
     pub fn attached(&self) -> Attached {
-        self.attached
+        self.engine.kernel.attached
     }
 
     /// The programs at the pods' links, which use the same maps. They may be used by other
     /// threads, and as long as this process lives.
     pub fn pod_links(&self) -> &PodLinks {
-        &self.pod_links
+        &self.engine.kernel.pod_links
     }
 
     /// Makes the kernel hold `tables`, changing only what differs; calling it again with the
     /// same tables changes nothing. Frontends of SCTP are for the pods' links.
     ///
     /// What is gone goes first; then sets change in small steps, each of which frees its old
-    /// slots before the next one takes new ones. Where a map is full, the frontends that do
-    /// not fit stay as they were, all others are applied, and the error names those left out;
-    /// after any other failure the next call reads the maps again and goes on from there.
+    /// slots before the next one takes new ones. Where a map is full and cannot grow, the
+    /// frontends that do not fit stay as they were, all others are applied, and the error names
+    /// those left out; after any other failure the next call reads the maps again and goes on
+    /// from there.
     pub fn apply(&mut self, tables: &ServiceTables) -> Result<ApplyStats> {
-        let mut mirror = match self.mirror.take() {
-            Some(mirror) => mirror,
-            None => self.observe()?,
-        };
-        let desired = diff::lower(tables);
-        let gone = mirror.plan_gone(&desired);
-        self.carry_out(&gone)?;
-        mirror.commit(&gone, &desired);
-        let (mut parts, unchanged) = mirror.parts(&desired);
-        let removed = gone.gone_services.len();
-        let mut stats = ApplyStats { removed, unchanged, ..ApplyStats::default() };
-        let mut full: Option<(&str, u32, LeftOut)> = None;
-        // From the end: halves of a part that did not fit come next.
-        parts.reverse();
-        let mut room = true;
-        while let Some(mut part) = parts.pop() {
-            if let (false, Some((.., left_out))) = (room, &mut full) {
-                // Only new frontends are left by now, and nothing makes room for them.
-                let LeftOut(all) = left_out;
-                all.extend(part.iter().map(Addr::to_socket));
-                continue;
-            }
-            let change = mirror.plan_part(part.iter().map(|f| (*f, &desired[f])));
-            match self.carry_out(&change) {
-                Ok(()) => {
-                    mirror.commit(&change, &desired);
-                    stats.added += change.added;
-                    stats.changed += change.changed;
-                }
-                // A frontend that is there needs no room in the map of frontends.
-                Err(BpfError::MapFull { map, max_entries, .. })
-                    if change.changed == 0 || map != MapName::Services.as_str() =>
-                {
-                    let no_services = map == MapName::Services.as_str();
-                    self.undo(&mirror.undo(&change), no_services)?;
-                    if part.len() > 1 {
-                        let rest = part.split_off(part.len() / 2);
-                        parts.extend([rest, part]);
-                    } else {
-                        room &= !no_services;
-                        let (.., left_out) =
-                            full.get_or_insert((map, max_entries, LeftOut::default()));
-                        left_out.0.extend(part.iter().map(Addr::to_socket));
-                    }
-                }
-                Err(error) => return Err(error),
-            }
+        let result = self.switch(tables);
+        match (result, self.engine.sweep(true)) {
+            (Ok(_), Err(error)) => Err(error),
+            (result, _) => result,
         }
-        self.mirror = Some(mirror);
-        self.end_other_layouts();
-        match full {
-            Some((map, max_entries, left_out)) => {
-                Err(BpfError::MapFull { map, max_entries, left_out })
-            }
-            None => Ok(stats),
+    }
+
+    /// As [`Self::apply`], in time that depends on what differs from the tables before, and
+    /// without waiting for anybody: new connections follow the tables when it returns, and
+    /// what nobody uses any more stays until [`Self::sweep`].
+    pub fn switch(&mut self, tables: &ServiceTables) -> Result<ApplyStats> {
+        let result = self.engine.switch(tables);
+        if result.is_ok() {
+            self.end_other_layouts();
         }
+        result
+    }
+
+    /// Deletes what nobody uses any more, as far as its readers have ended; says whether
+    /// something is left, to be asked for again some milliseconds later. Does not wait.
+    pub fn sweep(&mut self) -> Result<bool> {
+        self.engine.sweep(false)
+    }
+
+    /// Whether [`Self::sweep`] has something to do.
+    pub fn has_leavings(&self) -> bool {
+        self.engine.has_leavings()
+    }
+
+    /// Compares the next `count` frontends with the kernel's maps, going round; says whether all
+    /// was as it should be. What was not is written by the next [`Self::apply`] or
+    /// [`Self::switch`].
+    pub fn verify(&mut self, count: usize) -> Result<bool> {
+        self.engine.verify(count)
     }
 
     /// Until the first tables are in, programs of another version translate; then these do. A
@@ -249,65 +234,15 @@ impl SocketLb {
         if !self.others_left {
             return;
         }
-        match self.pins.remove_other_layouts() {
+        match self.engine.kernel.pins.remove_other_layouts() {
             Ok(()) => self.others_left = false,
             Err(error) => tracing::warn!(%error, "another version's programs are still there"),
         }
     }
 
-    fn carry_out(&self, change: &Change) -> Result<()> {
-        self.slots.put(&change.slots)?;
-        self.members.put(&change.members)?;
-        self.services.put(&change.services)?;
-        self.services.delete(&change.gone_services)?;
-        self.delete_unread(&change.gone_slots, &change.gone_members)
-    }
-
-    /// Takes back a part that did not fit. `published`: some of its frontends may have been
-    /// there for a moment, and so may have readers.
-    fn undo(&self, change: &Change, published: bool) -> Result<()> {
-        if published {
-            return self.carry_out(change);
-        }
-        self.slots.delete(&change.gone_slots)?;
-        self.members.delete(&change.gone_members)
-    }
-
-    /// Deletes what no frontend points at any more, once nobody can still be reading it.
-    fn delete_unread(&self, slots: &[SlotKey], members: &[MemberKey]) -> Result<()> {
-        if slots.is_empty() && members.is_empty() {
-            return Ok(());
-        }
-        if let Err(error) = sys::wait_for_readers() {
-            // Kernels with nohz_full refuse it. A program runs for microseconds.
-            tracing::debug!(%error, "membarrier is refused; waiting instead");
-            std::thread::sleep(READERS_TIMEOUT);
-        }
-        self.slots.delete(slots)?;
-        self.members.delete(members)
-    }
-
-    /// Reads the maps and removes orphans.
-    fn observe(&self) -> Result<Mirror> {
-        let (mirror, orphans) = Mirror::new(Observed {
-            services: self.services.dump()?.into_iter().collect(),
-            slots: self.slots.dump()?.into_iter().collect(),
-            members: self.members.dump()?.into_iter().collect(),
-        });
-        if !orphans.is_empty() {
-            let (slots, members) = (orphans.slots.len(), orphans.members.len());
-            tracing::info!(slots, members, "removing what an unfinished change left");
-            self.delete_unread(&orphans.slots, &orphans.members)?;
-        }
-        Ok(mirror)
-    }
-
     /// Counters of the data path, and how much the maps hold.
-    pub fn stats(&self) -> Result<Stats> {
-        let (frontends, slots) = match &self.mirror {
-            Some(mirror) => mirror.sizes(),
-            None => self.observe()?.sizes(),
-        };
+    pub fn stats(&mut self) -> Result<Stats> {
+        let [frontends, slots, _] = self.engine.sizes()?;
         Ok(Stats {
             tcp_connects: self.counter(Counter::TcpConnects)?,
             udp_connects: self.counter(Counter::UdpConnects)?,
@@ -328,7 +263,7 @@ impl SocketLb {
     /// Detaches the programs and removes all pins: translation ends. Goes on over failures
     /// and returns all of them.
     pub fn close_and_unpin(self) -> Result<()> {
-        self.pins.remove()
+        self.engine.kernel.pins.remove()
     }
 }
 
@@ -339,6 +274,100 @@ pub(crate) fn sum(counters: BorrowedFd<'_>, map: MapName, index: u32) -> Result<
         .map_err(BpfError::call("MAP_LOOKUP_ELEM", map.as_str()))?;
     let words = values.as_chunks::<8>().0.iter();
     Ok(words.map(|w| u64::from_ne_bytes(*w)).fold(0, u64::wrapping_add))
+}
+
+/// The maps that the engine programs.
+#[derive(Debug)]
+struct Maps {
+    services: Map<Addr, ServiceValue>,
+    slots: Map<SlotKey, Addr>,
+    members: Map<MemberKey, u32>,
+    pins: Pins,
+    attached: Attached,
+    pod_links: PodLinks,
+    options: OpenOptions,
+}
+
+impl Kernel for Maps {
+    fn services(&self) -> &dyn Table<Addr, ServiceValue> {
+        &self.services
+    }
+
+    fn slots(&self) -> &dyn Table<SlotKey, Addr> {
+        &self.slots
+    }
+
+    fn members(&self) -> &dyn Table<MemberKey, u32> {
+        &self.members
+    }
+
+    fn grace(&self) -> Grace {
+        let wait = || {
+            if let Err(error) = sys::wait_for_readers() {
+                // Kernels with nohz_full refuse it. A program runs for microseconds.
+                tracing::debug!(%error, "membarrier is refused; waiting instead");
+                std::thread::sleep(READERS_TIMEOUT);
+            }
+        };
+        match std::thread::Builder::new().name("bpf-grace".to_owned()).spawn(wait) {
+            Ok(thread) => Grace(Some(thread)),
+            Err(_) => {
+                wait();
+                Grace(None)
+            }
+        }
+    }
+
+    fn make_room(&mut self, entries: [usize; 3]) -> Result<()> {
+        let sizes = [self.services.size()?, self.slots.size()?, self.members.size()?];
+        let limit = self.options.limit_entries;
+        let wanted = |(need, size): (usize, u32)| {
+            let need = u32::try_from(need).unwrap_or(u32::MAX);
+            if need <= size {
+                return size;
+            }
+            // Half as much again, so that growing stays rare.
+            need.saturating_add(need / 2).min(limit).max(size)
+        };
+        let pairs = entries.into_iter().zip(sizes);
+        let wanted: Vec<u32> = pairs.map(wanted).collect();
+        self.grow([wanted[0], wanted[1], wanted[2]])
+    }
+}
+
+impl Maps {
+    /// Makes the maps of frontends, slots and members as large as that, if they are smaller.
+    ///
+    /// A hash map has the size that it was made with. So a larger one is made and filled, takes
+    /// over the pin, and all programs are replaced by such that use it, one hook after the
+    /// other: connections are translated all the while, by the one map or by the other, which
+    /// hold the same until it is done. An agent that ends in between leaves pins and programs
+    /// that do not agree; the next one sees that by the numbers of the maps.
+    fn grow(&mut self, sizes: [u32; 3]) -> Result<()> {
+        let [services, slots, members] = sizes;
+        let grown = [
+            self.services.grow(services, &self.pins)?,
+            self.slots.grow(slots, &self.pins)?,
+            self.members.grow(members, &self.pins)?,
+        ];
+        if !grown.contains(&true) {
+            return Ok(());
+        }
+        tracing::info!(services, slots, members, "maps grew");
+        let loaded = Loaded::new(Some(&self.pins), &self.options.sizes)?;
+        attach(&loaded, &self.pins, &self.options.cgroup)?;
+        self.pod_links.renew(&loaded, &self.pins)
+    }
+}
+
+/// Entries of one map, at most: an eighth of the machine's memory for the slots, of which each
+/// takes about this many bytes in the kernel.
+fn limit_entries() -> u32 {
+    const SLOT_BYTES: u64 = 128;
+    // SAFETY: takes a number and gives one.
+    let pages = |name| u64::try_from(unsafe { libc::sysconf(name) }).unwrap_or(0);
+    let memory_bytes = pages(libc::_SC_PHYS_PAGES) * pages(libc::_SC_PAGESIZE);
+    u32::try_from(memory_bytes / 8 / SLOT_BYTES).unwrap_or(u32::MAX)
 }
 
 /// How many values a per-CPU map has: one for each CPU that could ever be plugged in.

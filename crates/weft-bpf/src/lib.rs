@@ -20,6 +20,7 @@
 
 mod attach;
 mod diff;
+mod engine;
 mod error;
 mod lb;
 mod map;

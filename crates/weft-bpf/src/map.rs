@@ -1,6 +1,6 @@
 //! Hash maps with typed keys and values.
 
-use crate::{BpfError, LeftOut, Result, sys};
+use crate::{BpfError, LeftOut, Result, engine::Table, pins::Pins, sys};
 use std::{
     io,
     marker::PhantomData,
@@ -60,13 +60,55 @@ fn from_bytes<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> {
 pub(crate) struct Map<K, V> {
     name: MapName,
     fd: OwnedFd,
+    faults: Option<fn() -> bool>,
     types: PhantomData<(K, V)>,
 }
 
 impl<K: Plain, V: Plain> Map<K, V> {
     /// Takes a map whose layout was checked.
     pub(crate) fn new(name: MapName, fd: OwnedFd) -> Self {
-        Self { name, fd, types: PhantomData }
+        Self { name, fd, faults: None, types: PhantomData }
+    }
+
+    /// Makes calls that change it fail where `faults` says so.
+    pub(crate) fn failing(self, faults: Option<fn() -> bool>) -> Self {
+        Self { faults, ..self }
+    }
+
+    /// How many entries it has room for.
+    pub(crate) fn size(&self) -> Result<u32> {
+        self.info().map(|info| info.max_entries)
+    }
+
+    fn info(&self) -> Result<sys::MapInfo> {
+        sys::map_info(self.fd.as_fd()).map_err(BpfError::call("INFO", self.name.as_str()))
+    }
+
+    /// Replaces it by one of the same content with room for so many entries, also at its pin;
+    /// says whether that was needed. Programs go on with the old one.
+    pub(crate) fn grow(&mut self, max_entries: u32, pins: &Pins) -> Result<bool> {
+        let info = self.info()?;
+        if info.max_entries >= max_entries {
+            return Ok(false);
+        }
+        let shape = sys::MapInfo { max_entries, ..info };
+        let fd = sys::map_create(self.name.as_str(), &shape)
+            .map_err(BpfError::call("MAP_CREATE", self.name.as_str()))?;
+        let larger = Self { name: self.name, fd, faults: self.faults, types: PhantomData };
+        larger.put(&self.dump()?)?;
+        pins.replace_map(self.name, larger.fd.as_fd())?;
+        *self = larger;
+        Ok(true)
+    }
+
+    fn may_fail(&self, operation: &'static str) -> Result<()> {
+        match self.faults {
+            Some(fails) if fails() => {
+                let source = io::Error::from_raw_os_error(libc::EAGAIN);
+                Err(BpfError::call(operation, self.name.as_str())(source))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads one element.
@@ -81,7 +123,10 @@ impl<K: Plain, V: Plain> Map<K, V> {
 
     /// Stores all elements, replacing those that are there.
     pub(crate) fn put(&self, entries: &[(K, V)]) -> Result<()> {
-        for part in entries.chunks(BATCH) {
+        // Where it fails on purpose, half of it is done.
+        let half = if self.faults.is_some() { entries.len().div_ceil(2).max(1) } else { BATCH };
+        for part in entries.chunks(BATCH.min(half)) {
+            self.may_fail("MAP_UPDATE_BATCH")?;
             let keys: Vec<K> = part.iter().map(|e| e.0).collect();
             let values: Vec<V> = part.iter().map(|e| e.1).collect();
             let (_, result) =
@@ -103,6 +148,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// Deletes all elements; those that are not there count as deleted.
     pub(crate) fn delete(&self, keys: &[K]) -> Result<()> {
         for part in keys.chunks(BATCH) {
+            self.may_fail("MAP_DELETE_BATCH")?;
             let mut rest = part;
             while !rest.is_empty() {
                 let (done, result) = sys::delete_batch(self.fd.as_fd(), bytes(rest), rest.len());
@@ -153,5 +199,23 @@ impl<K: Plain, V: Plain> Map<K, V> {
                 Err(e) => return Err(BpfError::call("MAP_LOOKUP_BATCH", self.name.as_str())(e)),
             }
         }
+    }
+}
+
+impl<K: Plain, V: Plain> Table<K, V> for Map<K, V> {
+    fn put(&self, entries: &[(K, V)]) -> Result<()> {
+        Map::put(self, entries)
+    }
+
+    fn delete(&self, keys: &[K]) -> Result<()> {
+        Map::delete(self, keys)
+    }
+
+    fn get(&self, key: &K) -> Result<Option<V>> {
+        Map::get(self, *key)
+    }
+
+    fn dump(&self) -> Result<Vec<(K, V)>> {
+        Map::dump(self)
     }
 }

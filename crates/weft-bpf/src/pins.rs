@@ -4,7 +4,7 @@ use crate::{BpfError, Result, error::Failures, object::HOOKS, sys};
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -61,6 +61,27 @@ impl Pins {
 
     pub(crate) fn map(&self, map: MapName) -> PathBuf {
         map_pin(&self.bpf_dir, map)
+    }
+
+    /// Pins a map in place of the one that is pinned under its name, in one step.
+    pub(crate) fn replace_map(&self, map: MapName, fd: BorrowedFd<'_>) -> Result<()> {
+        let pin = self.map(map);
+        let new = unfinished(&pin);
+        sys::obj_pin(fd, &new).map_err(BpfError::file("pin", &new))?;
+        fs::rename(&new, &pin).map_err(BpfError::file("rename", new))
+    }
+
+    /// Removes what an agent left that ended in [`Self::replace_map`].
+    pub(crate) fn remove_unfinished(&self) -> Result<()> {
+        for pin in MapName::ALL.map(|map| unfinished(&self.map(map))) {
+            match fs::remove_file(&pin) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(BpfError::file("remove", pin)(e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn link(&self, hook: &str) -> PathBuf {
@@ -153,6 +174,14 @@ fn is_layout(dir: &Path) -> bool {
 /// Where a map of this layout is pinned.
 pub(crate) fn map_pin(bpf_dir: &Path, map: MapName) -> PathBuf {
     maps(bpf_dir).join(map.as_str())
+}
+
+/// Where a map is pinned before it takes another one's place. Names in a bpf file system must not
+/// contain a dot.
+fn unfinished(pin: &Path) -> PathBuf {
+    let mut name = pin.as_os_str().to_owned();
+    name.push("_NEW");
+    name.into()
 }
 
 fn layout(bpf_dir: &Path) -> PathBuf {

@@ -19,7 +19,7 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 use weft_bpf_abi::{Addr, MapName, PodValue, RANGES_MAX, TcConfig, TcCounter};
 use weft_netlink::{Netlink, TcHook};
@@ -77,7 +77,8 @@ struct Program {
 struct Inner {
     attach: LinkAttach,
     pins: PathBuf,
-    programs: Vec<Program>,
+    /// Others after maps grew.
+    programs: RwLock<Arc<[Program]>>,
     config: Map<u32, TcConfig>,
     pods: Map<u32, PodValue>,
     opt_out: Map<u64, u32>,
@@ -96,8 +97,7 @@ impl PodLinks {
         pins: &Pins,
         attach: Option<LinkAttach>,
     ) -> Result<Self> {
-        let programs = LINK_HOOKS.iter().map(|hook| open_program(loaded, pins, hook));
-        let programs = programs.collect::<Result<Vec<_>>>()?;
+        let programs = open_programs(loaded, pins)?;
         let best = || match sys::tcx_is_known(programs[0].fd.as_fd()) {
             Ok(()) => LinkAttach::Tcx,
             Err(_) => LinkAttach::Clsact,
@@ -110,8 +110,46 @@ impl PodLinks {
             pods: Map::new(MapName::Pods, map(MapName::Pods)?),
             opt_out: Map::new(MapName::OptOut, map(MapName::OptOut)?),
             counters: map(MapName::TcCounters)?,
-            programs,
+            programs: RwLock::new(programs),
         })))
+    }
+
+    fn programs(&self) -> Arc<[Program]> {
+        self.0.programs.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the programs at all links by such that use the maps that are pinned now.
+    pub(crate) fn renew(&self, loaded: &Loaded, pins: &Pins) -> Result<()> {
+        let programs = open_programs(loaded, pins)?;
+        *self.0.programs.write().unwrap_or_else(PoisonError::into_inner) = programs.clone();
+        match self.0.attach {
+            LinkAttach::Tcx => {
+                for pin in self.pins()? {
+                    let at = |p: &&Program| pin.ends_with(&format!("-{}", p.hook.pin));
+                    let Some(program) = programs.iter().find(at) else { continue };
+                    let link = sys::obj_get(&self.0.pins.join(&pin));
+                    let renewed =
+                        link.and_then(|l| sys::link_update(l.as_fd(), program.fd.as_fd()));
+                    // A link that went with its pod is dead.
+                    if let Err(error) = renewed {
+                        tracing::debug!(pin, %error, "the program of a link is not replaced");
+                    }
+                }
+            }
+            LinkAttach::Clsact => {
+                let any = |source| BpfError::Link { link: "(any)".to_owned(), source };
+                let netlink = Netlink::open().map_err(any)?;
+                for (index, _) in self.0.pods.dump()? {
+                    for (program, hook) in programs.iter().zip([TcHook::Ingress, TcHook::Egress]) {
+                        let (name, fd) = (program.hook.program, program.fd.as_fd());
+                        if let Err(error) = netlink.put_bpf_filter(index, hook, name, fd) {
+                            tracing::debug!(index, %error, "the filter of a link is not replaced");
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// How programs are attached on this kernel.
@@ -134,7 +172,7 @@ impl PodLinks {
     /// `netlink` and the calling thread are in the link's namespace.
     pub fn attach(&self, netlink: &Netlink, link: &PodLinkSpec<'_>) -> Result<bool> {
         let mut changed = self.admit(link)?;
-        for (n, program) in self.0.programs.iter().enumerate() {
+        for (n, program) in self.programs().iter().enumerate() {
             changed |= match self.0.attach {
                 LinkAttach::Tcx => self.attach_tcx(program, link, sys::TCX[n])?,
                 LinkAttach::Clsact => {
@@ -198,7 +236,7 @@ impl PodLinks {
 
     /// Forgets a link that is gone, and its programs with it.
     pub fn forget(&self, name: &str, index: Option<u32>) -> Result<()> {
-        for program in &self.0.programs {
+        for program in self.programs().iter() {
             remove_pin(&self.0.pins.join(format!("{name}-{}", program.hook.pin)))?;
         }
         if let Some(index) = index {
@@ -266,14 +304,20 @@ impl PodLinks {
     }
 }
 
-/// Loads a program, and keeps the pinned one if it is instruction for instruction the same:
+fn open_programs(loaded: &Loaded, pins: &Pins) -> Result<Arc<[Program]>> {
+    LINK_HOOKS.iter().map(|hook| open_program(loaded, pins, hook)).collect()
+}
+
+/// Loads a program, and keeps the pinned one if it is the same, instructions and maps:
 /// the kernel's number then says whether a link has it already.
 fn open_program(loaded: &Loaded, pins: &Pins, hook: &Hook) -> Result<Program> {
     let mut fd = loaded.program(hook)?;
     let pin = pins.program(hook.pin);
     let info = |e| BpfError::call("INFO", hook.program)(e);
     match sys::obj_get(&pin) {
-        Ok(old) if sys::prog_tag(old.as_fd()).ok() == sys::prog_tag(fd.as_fd()).ok() => fd = old,
+        Ok(old) if sys::prog_identity(old.as_fd()).ok() == sys::prog_identity(fd.as_fd()).ok() => {
+            fd = old;
+        }
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             return Err(BpfError::file("open", pin)(e));
         }

@@ -388,8 +388,52 @@ pub(crate) fn prog_id(prog: BorrowedFd<'_>) -> io::Result<u32> {
     info::<ProgInfo>(prog).map(|i| i.id)
 }
 
+/// `struct bpf_prog_info` up to the maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct ProgMapsInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_len: u32,
+    xlated_len: u32,
+    jited: u64,
+    xlated: u64,
+    load_time_ns: u64,
+    created_by_uid: u32,
+    map_count: u32,
+    map_ids: u64,
+}
+
+/// What makes a program the same as another one: the kernel's hash over the instructions, and the
+/// maps that they name, which the hash leaves out.
+pub(crate) fn prog_identity(prog: BorrowedFd<'_>) -> io::Result<([u8; 8], Vec<u32>)> {
+    Ok((prog_tag(prog)?, prog_maps(prog)?))
+}
+
+/// The numbers of the maps that a program uses, sorted.
+fn prog_maps(prog: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    /// The programs use far fewer.
+    const MAPS_MAX: usize = 64;
+    let mut ids = vec![0u32; MAPS_MAX];
+    let mut info = ProgMapsInfo {
+        map_count: MAPS_MAX as u32,
+        map_ids: ids.as_mut_ptr() as u64,
+        ..ProgMapsInfo::default()
+    };
+    let mut attr = InfoAttr {
+        bpf_fd: prog.as_raw_fd() as u32,
+        info_len: size_of::<ProgMapsInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    ids.truncate(info.map_count as usize);
+    ids.sort_unstable();
+    Ok(ids)
+}
+
 /// The kernel's hash over the instructions of a program.
-pub(crate) fn prog_tag(prog: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
+fn prog_tag(prog: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
     info::<ProgInfo>(prog).map(|i| i.tag)
 }
 

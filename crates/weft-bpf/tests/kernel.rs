@@ -4,6 +4,10 @@
 
 #[path = "kernel/closing.rs"]
 mod closing;
+#[path = "events/mod.rs"]
+mod events;
+#[path = "kernel/growth.rs"]
+mod growth;
 #[path = "kernel/lifecycle.rs"]
 mod lifecycle;
 #[path = "kernel/links.rs"]
@@ -72,5 +76,11 @@ scenarios! {
     tc::session_affinity_at_the_link,
     tc::foreign_sources_are_dropped,
     tc::a_restarted_agent_adopts_links,
+    tc::links_follow_larger_maps,
     sctp::checksums_stay_right,
+    growth::full_maps_grow_under_load,
+    growth::an_agent_that_ends_while_maps_grow,
+    growth::smaller_maps_of_an_earlier_agent_grow,
+    growth::a_limit_is_kept,
+    growth::any_history_with_faults_ends_in_the_last_tables,
 }

@@ -161,6 +161,19 @@ impl DnsIndex {
         }
     }
 
+    /// Whether the indexes of both snapshots answer the same: endpoints of Services that are not
+    /// headless, which change most often, have no names. Costs what is different.
+    pub fn same_answers(before: &Snapshot, next: &Snapshot) -> bool {
+        let is_named = |id| {
+            let service = next.services.get(id);
+            service.is_some_and(|s| s.kind == ServiceKind::Headless)
+        };
+        before.services == next.services
+            && before.nodes == next.nodes
+            && before.namespaces == next.namespaces
+            && !before.slices.diff(&next.slices).any(|d| is_named(d.key))
+    }
+
     /// Generation of the snapshot.
     pub fn generation(&self) -> u64 {
         self.generation

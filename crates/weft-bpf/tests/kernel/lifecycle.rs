@@ -180,6 +180,7 @@ pub fn a_full_map_keeps_the_old_set(world: &World) {
     BACKENDS.iter().for_each(|b| tcp_server(b));
     let mut options = world.options();
     options.sizes.slots = 4;
+    options.limit_entries = 0;
     let mut lb = SocketLb::open(options).unwrap();
     lb.apply(&one(&BACKENDS[..2])).unwrap();
     match lb.apply(&one(&BACKENDS)) {
@@ -203,6 +204,7 @@ pub fn a_full_map_hinders_nobody_else(world: &World) {
     let mut options = world.options();
     options.sizes.slots = 4;
     options.sizes.services = 2;
+    options.limit_entries = 0;
     let mut lb = SocketLb::open(options).unwrap();
     let third = "10.96.0.3:80";
     lb.apply(&tables(&[(Tcp, FRONTEND, &BACKENDS[..2]), (Tcp, OTHER, &BACKENDS[..2])])).unwrap();
@@ -273,7 +275,7 @@ pub fn another_layout_ends_with_the_first_tables(world: &World) {
     lb.apply(&one(&BACKENDS[1..2])).unwrap();
     assert!((0..8).all(|_| tcp_ask(addr(FRONTEND)).unwrap().0 == BACKENDS[1]));
     assert!(!older.exists());
-    assert_eq!(world.pins().len(), 9 + 8, "{:?}", world.pins());
+    assert_eq!(world.pins().len(), 9 + 15 + 2, "{:?}", world.pins());
 }
 
 pub fn a_foreign_layout_is_refused(world: &World) {

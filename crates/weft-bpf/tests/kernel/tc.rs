@@ -1,6 +1,7 @@
 //! Packets that passed no socket hook, translated at the pod's link.
 
 use crate::{
+    growth::crowd,
     links::{Pod, ROUTERS, each_way, ip},
     traffic::{add, change, tcp_ask, udp_ask},
     world::World,
@@ -430,5 +431,21 @@ pub fn a_restarted_agent_adopts_links(world: &World) {
         assert!(!node.repair(&client), "once is enough");
         echo(&mut stream, 4096);
         greeting(&mut connect(&client, frontends()[1]).unwrap());
+    });
+}
+
+pub fn links_follow_larger_maps(world: &World) {
+    each_way(world, |node| {
+        let (client, server) = (node.opted_out(), node.pod());
+        serve_tcp(&server);
+        node.apply(&crowd(10));
+        // More than there is room for; the server's frontends come with them.
+        let mut all = crowd(2000);
+        all.frontends.extend(tables(&[&server]).frontends.iter().map(|(f, lb)| (*f, lb.clone())));
+        node.apply(&all);
+        let mut stream = connect(&client, frontends()[0]).unwrap();
+        greeting(&mut stream);
+        echo(&mut stream, 4096);
+        assert!(!node.repair(&client), "its programs are there already");
     });
 }
