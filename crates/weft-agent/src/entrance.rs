@@ -146,9 +146,10 @@ fn leads_to(outside: &Outside) -> Option<&Group> {
 }
 
 /// Cluster addresses are none: clients in the cluster are translated at the socket, and nobody
-/// else can use them.
-fn is_entrance(_: &Frontend, outside: &Outside) -> bool {
-    outside.kind != FrontendKind::ClusterIp
+/// else can use them. SCTP passes no socket hook: pods' packets are translated at their links,
+/// and those of the node's own processes here.
+fn is_entrance(frontend: &Frontend, outside: &Outside) -> bool {
+    outside.kind != FrontendKind::ClusterIp || frontend.protocol == Protocol::Sctp
 }
 
 fn entrance(frontend: &Frontend) -> Entrance {
@@ -238,6 +239,25 @@ mod tests {
             }
             tables
         })
+    }
+
+    #[test]
+    fn cluster_addresses_are_entrances_for_sctp_alone() {
+        let mut tables = ServiceTables::default();
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            let at = Frontend { protocol, ..frontend(1) };
+            let outside = Outside {
+                service: service(1),
+                kind: FrontendKind::ClusterIp,
+                answer: Answer::Refuse,
+                affinity_timeout_s: None,
+                sources: None,
+            };
+            tables.outside.insert(at, outside.into());
+        }
+        let delta = Entrances::default().change(&tables, &[], None);
+        let protocols: Vec<u8> = delta.entrances.keys().map(|e| e.protocol).collect();
+        assert_eq!(protocols, [132]);
     }
 
     /// Without the numbers of groups, which have a history.

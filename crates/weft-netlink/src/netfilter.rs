@@ -24,6 +24,7 @@ mod content;
 mod element;
 mod expr;
 mod nat;
+mod observe;
 mod ruleset;
 mod table;
 mod transaction;

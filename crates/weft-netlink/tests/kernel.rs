@@ -1,4 +1,5 @@
 //! Against the real kernel, in namespaces of the tests' own.
+#![allow(unsafe_code, reason = "the standard library makes no raw sockets")]
 
 use ipnet::IpNet;
 use std::{
@@ -15,6 +16,8 @@ use weft_netlink::{
 
 #[path = "kernel/entrances.rs"]
 mod entrances;
+#[path = "kernel/sctp.rs"]
+mod sctp;
 #[path = "kernel/sock_diag.rs"]
 mod sock_diag;
 

@@ -153,8 +153,13 @@ pub(super) struct Edits {
 }
 
 impl Edits {
-    fn edit(&mut self, place: Place, before: Option<Value>, after: Option<Value>) {
+    pub(super) fn edit(&mut self, place: Place, before: Option<Value>, after: Option<Value>) {
         self.elements.entry(place).or_insert((before, None)).1 = after;
+    }
+
+    /// How many elements differ.
+    pub(super) fn len(&self) -> usize {
+        self.elements.values().filter(|(before, after)| before != after).count()
     }
 
     /// Elements to delete, ordered by map.
@@ -170,10 +175,8 @@ impl Edits {
     }
 
     #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.new_chains.is_empty()
-            && self.old_chains.is_empty()
-            && self.elements.values().all(|(before, after)| before == after)
+    fn is_empty(&self) -> bool {
+        self.new_chains.is_empty() && self.old_chains.is_empty() && self.len() == 0
     }
 }
 
@@ -553,4 +556,4 @@ fn one_less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) -> bool {
 
 #[cfg(test)]
 #[path = "content_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -13,9 +13,9 @@ fn needs(class: &Class) -> Option<ClassChain> {
 
 /// What the kernel has.
 #[derive(Debug, Default)]
-struct Kernel {
-    elements: BTreeMap<Place, Value>,
-    chains: BTreeMap<ClassChain, Class>,
+pub(in super::super) struct Kernel {
+    pub(in super::super) elements: BTreeMap<Place, Value>,
+    pub(in super::super) chains: BTreeMap<ClassChain, Class>,
 }
 
 impl Kernel {
@@ -43,14 +43,14 @@ impl Kernel {
         }
     }
 
-    fn written(content: &Content) -> Self {
+    pub(in super::super) fn written(content: &Content) -> Self {
         let elements = Map::ALL.into_iter().flat_map(|map| content.elements_of(map));
         let chains = content.chains().map(|(chain, class)| (chain, class.clone()));
         Self { elements: elements.collect(), chains: chains.collect() }
     }
 
     /// The same without the numbers of classes and the order of slots, which have a history.
-    fn meaning(&self) -> BTreeSet<String> {
+    pub(in super::super) fn meaning(&self) -> BTreeSet<String> {
         let class = |number: &[u8]| {
             let key = number.try_into().map(u32::from_ne_bytes).expect("a class");
             match self.elements[&element::class(key)] {

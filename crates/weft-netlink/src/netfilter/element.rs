@@ -26,6 +26,14 @@ impl Bytes {
         Self { len: 0, at: [0; BYTES_MAX] }
     }
 
+    /// `None` for more than ever is in a key or value.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut read = Self::new();
+        read.at.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        read.len = u8::try_from(bytes.len()).ok()?;
+        Some(read)
+    }
+
     fn and(mut self, bytes: &[u8]) -> Self {
         let from = usize::from(self.len);
         let to = from + bytes.len();

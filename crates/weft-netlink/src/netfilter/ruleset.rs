@@ -252,12 +252,14 @@ pub(super) fn sources(rules: &Rules) -> Vec<Message> {
 }
 
 /// What is tracked although both ends are inside the cluster: packets to entrances, replies of
-/// this node's targets, and replies to this node's own address where it stands for clients.
+/// this node's targets, and replies to this node's own address where it stands for clients,
+/// and errors about all these.
 pub(super) fn inside(rules: &Rules) -> Vec<Message> {
     let mut messages = Vec::new();
     for ip in [IPV4, IPV6] {
         let name = inside_name(ip);
         let value = 2 * ip.words() + 2;
+        messages.extend(icmp(ip));
         messages.push(plain_chain(name));
         messages.push(rule_of(name, ip, |list| {
             expr::end_to(list, ip, 0, false);
@@ -269,11 +271,9 @@ pub(super) fn inside(rules: &Rules) -> Vec<Message> {
             expr::find(list, Map::Tracked(ip).name(), 0, None);
             expr::verdict(list, &Verdict::Accept);
         }));
-        // Errors about packets of such connections have to be translated with them.
-        let icmp = if ip == IPV4 { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
         messages.push(rule_of(name, ip, |list| {
-            meta_is(list, NFT_META_L4PROTO, icmp as u8);
-            expr::verdict(list, &Verdict::Accept);
+            meta_is(list, NFT_META_L4PROTO, icmp_number(ip));
+            expr::verdict(list, &Verdict::Goto(icmp_name(ip)));
         }));
         for router in rules.routers.iter().filter(|a| Ip::of_addr(**a) == ip) {
             messages.push(rule_of(name, ip, |list| {
@@ -287,6 +287,31 @@ pub(super) fn inside(rules: &Rules) -> Vec<Message> {
         messages.push(rule_in(name, |list| expression(list, "notrack", |_| {})));
     }
     messages
+}
+
+/// Errors about packets of tracked connections have to be translated with them, and make no
+/// entries. Echoes would, and nothing of them is translated.
+fn icmp(ip: Ip) -> Vec<Message> {
+    // RFC 792, RFC 4443: reply and request.
+    let echoes = if ip == IPV4 { [0, 8] } else { [129, 128] };
+    let mut messages = vec![plain_chain(icmp_name(ip))];
+    messages.extend(echoes.map(|kind| {
+        rule_in(icmp_name(ip), |list| {
+            meta_is(list, NFT_META_L4PROTO, icmp_number(ip));
+            load(list, NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1);
+            register_is(list, &[kind]);
+            expression(list, "notrack", |_| {});
+        })
+    }));
+    messages
+}
+
+fn icmp_number(ip: Ip) -> u8 {
+    (if ip == IPV4 { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 }) as u8
+}
+
+fn icmp_name(ip: Ip) -> &'static str {
+    if ip == IPV4 { "icmp4" } else { "icmp6" }
 }
 
 pub(super) fn inside_name(ip: Ip) -> &'static str {

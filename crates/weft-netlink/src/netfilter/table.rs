@@ -1,7 +1,14 @@
 //! The table as its owner keeps it: what it shall be, and whether the kernel has that.
 
-use super::{content::Content, nat::Delta, ruleset, transaction::Link, *};
-use std::collections::BTreeSet;
+use super::{
+    content::{Content, Edits},
+    nat::Delta,
+    observe::{self, Structure},
+    ruleset,
+    transaction::Link,
+    *,
+};
+use std::{collections::BTreeSet, time::Instant};
 
 /// What a change did.
 #[derive(Debug, Default)]
@@ -10,6 +17,8 @@ pub struct Applied {
     pub whole: bool,
     /// Elements in all maps.
     pub elements: usize,
+    /// Elements that somebody else had changed, and that were set right.
+    pub repaired: usize,
     /// UDP flows that led to what is no target any more, and were forgotten.
     pub flows: usize,
     /// Why such flows may still be there; the next call tries again. The table is as it shall
@@ -41,6 +50,21 @@ pub struct Table {
     /// [`conntrack::forget`].
     forget: Forget,
     link: Link,
+    /// What was written, beside elements; `None` where it is not known.
+    structure: Option<Structure>,
+    /// Not before then all elements are listed again.
+    listing_due: Instant,
+}
+
+/// Of its time, what listing elements may take where others make transactions all the time.
+const LISTING_SHARE: u32 = 100;
+
+/// How the table differs from what was written.
+enum Drift {
+    None,
+    /// In these elements.
+    Elements(Edits),
+    Whole,
 }
 
 type Forget = fn(&BTreeSet<Entrance>, &Content, &[IpAddr]) -> Result<usize>;
@@ -69,6 +93,8 @@ impl Table {
             sticky_max,
             forget: conntrack::forget,
             link: Link::default(),
+            structure: None,
+            listing_due: Instant::now(),
         }
     }
 
@@ -120,12 +146,68 @@ impl Table {
         self.bring_up(messages)
     }
 
-    /// Looks whether the table is as it was written, and writes it where it is not.
+    /// Looks whether the table is as it was written, and writes what is not. Costs one small
+    /// request where nobody else made a transaction in any table of the namespace. Where
+    /// somebody did, rules and sets are compared; elements, too, though not so often that it
+    /// takes more than a hundredth of the time.
     pub fn check(&mut self) -> Result<Applied> {
-        if self.written && !self.link.is_last()? {
-            self.written = self.link.exists()?;
+        if !self.written || self.link.is_alone()? {
+            return self.bring_up(Vec::new());
         }
-        self.bring_up(Vec::new())
+        match self.drift()? {
+            Drift::None => self.bring_up(Vec::new()),
+            Drift::Elements(edits) => {
+                let refuge = self.rules.as_ref().map(refuge).unwrap_or_default();
+                let applied = self.bring_up(ruleset::change(&edits, &refuge))?;
+                Ok(Applied { repaired: edits.len(), ..applied })
+            }
+            Drift::Whole => {
+                self.written = false;
+                self.bring_up(Vec::new())
+            }
+        }
+    }
+
+    fn drift(&mut self) -> Result<Drift> {
+        let Some(rules) = &self.rules else { return Ok(Drift::Whole) };
+        let (content, written) = (&self.content, self.structure.as_ref());
+        let begin = Instant::now();
+        let due = begin >= self.listing_due;
+        let looked = self.link.look(|link| {
+            let same = |now: Structure| written.is_some_and(|then| now.is_as(then, content));
+            if !same(Structure::observe(link)?) {
+                return Ok(Some(Drift::Whole));
+            }
+            if rules.masquerade.is_empty() {
+                return Ok(Some(Drift::None));
+            }
+            if !due {
+                return Ok(None);
+            }
+            for ip in [IPV4, IPV6] {
+                if !observe::has_cluster(link, ip, &rules.cluster)? {
+                    return Ok(Some(Drift::Whole));
+                }
+            }
+            let edits = observe::differences(link, content)?;
+            Ok(Some(edits.map_or(Drift::Whole, |edits| match edits.len() {
+                0 => Drift::None,
+                _ => Drift::Elements(edits),
+            })))
+        });
+        match looked {
+            Ok(Some((generation, Some(drift)))) => {
+                self.listing_due = begin + begin.elapsed() * LISTING_SHARE;
+                // What is repaired is repaired in this generation, or looked at again.
+                self.link.trust(Some(generation));
+                Ok(drift)
+            }
+            // Not yet, or not in one moment: the next call looks again.
+            Ok(Some((_, None)) | None) => Ok(Drift::None),
+            // What should be listed is gone.
+            Err(e) if e.errno() == Some(libc::ENOENT) => Ok(Drift::Whole),
+            Err(e) => Err(e),
+        }
     }
 
     /// Makes the kernel have what shall be: by these changes where it has what was before.
@@ -160,6 +242,14 @@ impl Table {
         let messages = whole(rules, &self.content, self.sticky_max);
         let result = self.link.commit("replace nf_tables table", messages);
         self.written = result.is_ok();
+        if self.written {
+            let ours = self.link.generation();
+            self.link.trust(ours);
+            // Without it, a later look finds that it does not know, and writes all again.
+            let observed = self.link.look(Structure::observe).ok().flatten();
+            let observed = observed.filter(|(generation, _)| Some(*generation) == ours);
+            self.structure = observed.map(|(_, structure)| structure);
+        }
         if result.is_err() && !self.link.exists()? {
             let services = rules.services.clone();
             let least = Rules { services, ..Rules::default() };

@@ -1,6 +1,14 @@
 //! Failures of the kernel, in a namespace of the test's own.
 
-use super::*;
+use super::{
+    content::tests::{Kernel, delta},
+    element::Map,
+    *,
+};
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    test_runner::TestRunner,
+};
 
 const NFT_MSG_GETCHAIN: u16 = 4;
 
@@ -115,6 +123,164 @@ fn what_took_the_place_of_the_table_is_replaced() {
             assert_eq!(has(), (true, true));
             assert!(!table.set_nat(nat()).expect("change").whole);
             delete().expect("deleted");
+        }
+    });
+}
+
+/// What the kernel has, with the chains of classes that the table believes in.
+fn kernel(table: &Table) -> Kernel {
+    let mut link = Link::default();
+    let listed = Map::ALL.map(|map| observe::listed(&mut link, map).expect("listed"));
+    let elements = listed.into_iter().flat_map(|map| map.expect("nothing else"));
+    let chains = table.content.chains().map(|(chain, class)| (chain, class.clone()));
+    let kernel = Kernel { elements: elements.collect(), chains: chains.collect() };
+    let structure = Structure::observe(&mut link).expect("observed");
+    for chain in kernel.chains.keys() {
+        assert!(structure.rules.contains_key(&chain.to_string()), "{chain} is not there");
+    }
+    kernel
+}
+
+/// Any history of differences, with transactions that the kernel refuses: what it has is always
+/// what the full write of the last state that was taken means.
+#[test]
+fn histories_with_refusals_end_as_the_full_write() {
+    const HISTORIES: usize = 12;
+    const CHANGES: usize = 20;
+    alone("histories", || {
+        let mut runner = TestRunner::deterministic();
+        let mut any = |n: usize| (0..n).new_tree(&mut runner).expect("number").current();
+        let (mut failed, mut rolled_back) = (0, 0);
+        for history in 0..HISTORIES {
+            let mut runner = TestRunner::deterministic();
+            (0..history * CHANGES).for_each(|_| drop(delta().new_tree(&mut runner)));
+            let (mut table, mut nat) = (Table::new(), Nat::default());
+            table.set_rules(&rules()).expect("table");
+            table.set_nat(Nat::default()).expect("none");
+            for _ in 0..CHANGES {
+                let delta = delta().new_tree(&mut runner).expect("delta").current();
+                nat.apply(&delta);
+                // The change alone, or the full write after it, too.
+                table.link.spoilt = [0, 0, 1, 2][any(4)];
+                let before = kernel(&table);
+                if let Err(e) = table.change_nat(delta) {
+                    assert_eq!(e.errno(), Some(libc::ENOENT), "{e}");
+                    let after = kernel(&Table { content: Content::default(), ..Table::new() });
+                    assert_eq!(after.elements, before.elements, "as it was");
+                    rolled_back += 1;
+                    // The next call writes all, whatever it is about.
+                    table.link.spoilt = 0;
+                    assert!(table.set_rules(&rules()).expect("rules").whole);
+                }
+                failed += usize::from(table.link.spoilt == 0);
+                table.link.spoilt = 0;
+                let now = kernel(&table);
+                assert_eq!(now.elements, Kernel::written(&table.content).elements);
+                assert_eq!(now.elements.len(), table.content.len());
+                let mut anew = Content::default();
+                anew.apply(Delta::all(nat.clone()));
+                assert_eq!(now.meaning(), Kernel::written(&anew).meaning());
+                let checked = table.check().expect("checked");
+                assert_eq!((checked.whole, checked.repaired), (false, 0));
+            }
+        }
+        assert!(rolled_back > 10 && failed > 10, "{rolled_back} {failed}");
+    });
+}
+
+/// A table that works stays where another one cannot be written, and the error is told.
+#[test]
+fn what_works_stays_when_the_kernel_refuses() {
+    alone("stays", || {
+        let mut table = Table::new();
+        table.set_nat(nat()).expect("waits for the rules");
+        assert!(table.set_rules(&rules()).expect("table").whole);
+        let before = kernel(&table).elements;
+        let structure = Structure::observe(&mut Link::default()).expect("observed");
+        let others = Rules { tunnel_port: Some(4789), ..rules() };
+        for _ in 0..3 {
+            table.link.spoilt = 1;
+            let error = table.set_rules(&others).expect_err("refused");
+            assert_eq!(error.errno(), Some(libc::ENOENT), "{error}");
+            let more = Rules { cluster: Vec::new(), ..others.clone() };
+            table.link.spoilt = 2;
+            table.set_rules(&more).expect_err("refused");
+            table.link.spoilt = 2;
+            table.set_nat(Nat::default()).expect_err("refused");
+            table.link.spoilt = 2;
+            table.set_nat(nat()).expect_err("refused");
+            assert_eq!(has(), (true, true));
+            assert_eq!(kernel(&table).elements, before);
+            let now = Structure::observe(&mut Link::default()).expect("observed");
+            assert_eq!(now, structure);
+        }
+        table.link.spoilt = 0;
+        assert!(table.set_rules(&others).expect("rules").whole);
+        assert!(!table.check().expect("checked").whole);
+    });
+}
+
+/// Whatever somebody else does to the table is found and set right; what they do elsewhere is
+/// not ours.
+#[test]
+fn what_others_change_is_found_and_set_right() {
+    use std::process::Command;
+    if Command::new("nft").arg("--version").output().is_err() {
+        println!("SKIP what_others_change_is_found_and_set_right: needs nft");
+        return;
+    }
+    alone("drift", || {
+        let nft = |words: &str| {
+            let out = Command::new("nft").args(words.split(' ')).output().expect("nft");
+            assert!(out.status.success(), "{words}: {}", String::from_utf8_lossy(&out.stderr));
+        };
+        let mut table = Table::new();
+        let mut sticky = nat();
+        let at = Entrance { addr: IpAddr::from([192, 0, 2, 2]), port: 53, protocol: 17 };
+        let fate = Fate::Forward { group: 1, timeout_s: Some(60), sources: None };
+        sticky.entrances.insert(at, fate);
+        table.set_nat(sticky).expect("waits for the rules");
+        table.set_rules(&rules()).expect("table");
+        // The tool cannot print these rules: it aborts at look-ups by the value of a map.
+        let listed = || {
+            let mut link = Link::default();
+            let found = Structure::observe(&mut link).expect("observed").rules;
+            let found: Vec<_> = found.into_iter().map(|(chain, r)| (chain, r.len())).collect();
+            let clusters =
+                [IPV4, IPV6].map(|ip| observe::has_cluster(&mut link, ip, &rules().cluster));
+            (found, clusters.map(|c| c.expect("listed")))
+        };
+        let before = listed();
+        // (what, whether all is written anew, elements that are set right)
+        for (what, whole, repaired) in [
+            ("add table inet others", false, 0),
+            ("add chain inet others some", false, 0),
+            ("flush map inet weft slots4", false, 1),
+            ("flush map inet weft frontends4", false, 2),
+            ("add element inet weft tracked4 { 10.7.1.9 . tcp . 80 }", false, 1),
+            ("delete element inet weft hairpin4 { 10.7.1.2 . 10.7.1.2 }", false, 1),
+            ("add element inet weft cluster4 { 10.9.0.0/16 }", true, 0),
+            ("flush chain inet weft nat-prerouting", true, 0),
+            ("add rule inet weft class-1 accept", true, 0),
+            ("insert rule inet weft reject-input accept", true, 0),
+            ("delete table inet weft", true, 0),
+            ("flush ruleset", true, 0),
+        ] {
+            nft(what);
+            let checked = table.check().expect(what);
+            assert_eq!((checked.whole, checked.repaired), (whole, repaired), "{what}");
+            // Otherwise the next look may wait for its share of time.
+            table.listing_due = Instant::now();
+            let again = table.check().expect(what);
+            assert_eq!((again.whole, again.repaired), (false, 0), "{what}");
+            assert_eq!(listed(), before, "{what}");
+            assert_eq!(kernel(&table).elements, Kernel::written(&table.content).elements);
+        }
+        // Changes go on while others make transactions.
+        for n in 0..5 {
+            nft(&format!("add table inet other{n}"));
+            let one = if n % 2 == 0 { Nat::default() } else { nat() };
+            assert!(!table.set_nat(one).expect("change").whole);
         }
     });
 }

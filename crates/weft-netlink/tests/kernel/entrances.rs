@@ -6,19 +6,20 @@ use netfilter::{Delta, Entrance, Fate, Nat, Table, Targets};
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
+    os::fd::{FromRawFd, OwnedFd},
 };
 
 const TCP: u8 = 6;
-const UDP: u8 = 17;
-const PORT: u16 = 30_080;
+pub(super) const UDP: u8 = 17;
+pub(super) const PORT: u16 = 30_080;
 /// Both targets listen here, and tell the client's address.
-const TARGET: u16 = 8080;
+pub(super) const TARGET: u16 = 8080;
 
-struct World {
-    client: Namespace,
-    node: Namespace,
-    near: Namespace,
-    far: Namespace,
+pub(super) struct World {
+    pub(super) client: Namespace,
+    pub(super) node: Namespace,
+    pub(super) near: Namespace,
+    pub(super) far: Namespace,
 }
 
 /// One leg: `(address of the node, address of the other)` with prefix lengths.
@@ -48,7 +49,7 @@ fn leg(node: &Namespace, name: &str, other: &Namespace, addresses: &[(&str, &str
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let made = ["client", "node", "near", "far"].map(Namespace::new);
         let [client, node, near, far] = made;
         leg(
@@ -72,19 +73,19 @@ impl World {
             nn.replace_route(&r).expect("route");
         }
         let lo = nn.index_of("lo").expect("lo");
-        let mut r = Route::to(net("10.96.0.0/16"));
-        (r.kind, r.oif, r.metric) = (RouteKind::Local, Some(lo), Some(50));
-        nn.replace_route(&r).expect("local route");
-        let mut r = Route::to(net("fd00:10:96::/112"));
-        (r.kind, r.oif, r.metric) = (RouteKind::Local, Some(lo), Some(50));
-        nn.replace_route(&r).expect("local route");
+        for (range, source) in [("10.96.0.0/16", NODE[0]), ("fd00:10:96::/112", NODE[1])] {
+            let mut r = Route::to(net(range));
+            (r.kind, r.oif, r.metric) = (RouteKind::Local, Some(lo), Some(50));
+            r.prefsrc = Some(ip(source));
+            nn.replace_route(&r).expect("local route");
+        }
         let forward = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
         sysctl::write_in(&node.path, &forward).expect("forwarding");
         Self { client, node, near, far }
     }
 
     /// Runs something on the node: the table is that of the calling thread's namespace.
-    fn on_node<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+    pub(super) fn on_node<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         netns::run_in(&self.node.path, f).expect("entered")
     }
 
@@ -141,6 +142,20 @@ fn ask_udp(ns: &Namespace, to: &str) -> Result<String, ErrorKind> {
     .map_err(|e: std::io::Error| e.kind())
 }
 
+/// A raw socket of `ns` for packets of one protocol.
+pub(super) fn raw(ns: &Namespace, v4: bool, protocol: u8) -> UdpSocket {
+    let open = || {
+        let family = if v4 { libc::AF_INET } else { libc::AF_INET6 };
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+        // SAFETY: no memory is passed.
+        let fd = unsafe { libc::socket(family, kind, protocol.into()) };
+        assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: it is open, and nobody else has it.
+        UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    netns::run_in(&ns.path, open).expect("entered")
+}
+
 /// Everything that many connections said, with how often.
 fn spread(
     ns: &Namespace,
@@ -154,7 +169,7 @@ fn spread(
     said
 }
 
-fn rules() -> netfilter::Rules {
+pub(super) fn rules() -> netfilter::Rules {
     netfilter::Rules {
         services: vec![net("10.96.0.0/16"), net("fd00:10:96::/112")],
         masquerade: vec![net("10.7.1.0/24"), net("fd07:1::/64")],
@@ -169,9 +184,9 @@ fn at(addr: &str, protocol: u8) -> Entrance {
     Entrance { addr: ip(addr), port: PORT, protocol }
 }
 
-const NODE: [&str; 2] = ["192.0.2.1", "fd02::1"];
-const NEAR: [&str; 2] = ["10.7.1.2", "fd07:1::2"];
-const FAR: [&str; 2] = ["10.7.2.2", "fd07:2::2"];
+pub(super) const NODE: [&str; 2] = ["192.0.2.1", "fd02::1"];
+pub(super) const NEAR: [&str; 2] = ["10.7.1.2", "fd07:1::2"];
+pub(super) const FAR: [&str; 2] = ["10.7.2.2", "fd07:2::2"];
 
 /// Both protocols and versions to the given targets.
 fn nat_to(targets: &[[&str; 2]], fate: impl Fn(u32) -> Fate) -> Nat {
@@ -187,11 +202,11 @@ fn nat_to(targets: &[[&str; 2]], fate: impl Fn(u32) -> Fate) -> Nat {
     nat
 }
 
-fn target(addr: &str, port: u16) -> netfilter::Target {
+pub(super) fn target(addr: &str, port: u16) -> netfilter::Target {
     netfilter::Target { addr: ip(addr), port, here: NEAR.contains(&addr) }
 }
 
-fn forward(group: u32) -> Fate {
+pub(super) fn forward(group: u32) -> Fate {
     Fate::Forward { group, timeout_s: None, sources: None }
 }
 
@@ -546,4 +561,56 @@ fn many_entrances_are_one_transaction() {
     // Ten times the aim: the machine is busy with other tests.
     assert!(took[took.len() / 2] < Duration::from_millis(2));
     assert_eq!(ask_tcp(&world.client, NODE[0]).as_deref(), Ok("near 192.0.2.9"));
+}
+
+/// Pings inside the cluster make no entries; errors about what was translated find its sender.
+#[test]
+fn only_errors_are_tracked_of_icmp_inside() {
+    if !is_root("only_errors_are_tracked_of_icmp_inside") {
+        return;
+    }
+    let world = World::new();
+    let mut table = Table::new();
+    let mut nat = nat_to(&[NEAR], forward);
+    // Nobody listens there.
+    nat.groups.values_mut().flat_map(|g| &mut g.all).for_each(|t| t.port = 9);
+    world.on_node(|| table.set_nat(nat).expect("waits"));
+    world.on_node(|| table.set_rules(&rules()).expect("table"));
+    let entries = || {
+        let read = || sysctl::read("net/netfilter/nf_conntrack_count").expect("count");
+        world.on_node(read).trim().parse::<u32>().expect("number")
+    };
+    for (v, near) in NEAR.into_iter().enumerate() {
+        let before = entries();
+        let (protocol, request, reply) = [(1, 8, 0), (58, 128, 129)][v];
+        let socket = raw(&world.far, v == 0, protocol);
+        socket.set_read_timeout(Some(Duration::from_millis(500))).expect("timeout");
+        // Its checksum is that of IPv4: the kernel makes the other one itself.
+        let mut echo = [request, 0, 0, 0, 0, 1, 0, 1];
+        let sum = !(u16::from_be_bytes([request, 0]) + 2);
+        echo[2..4].copy_from_slice(&sum.to_be_bytes());
+        let mut heard = [0; 128];
+        let answered = (0..10).any(|_| {
+            let _ = socket.send_to(&echo, (ip(near), 0));
+            let begin = Instant::now();
+            // Whatever else comes is heard as well.
+            while begin.elapsed() < Duration::from_secs(1) {
+                let Ok((n, from)) = socket.recv_from(&mut heard) else { break };
+                let at = if v == 0 { 4 * usize::from(heard[0] & 15) } else { 0 };
+                if from.ip() == ip(near) && n > at && heard[at] == reply {
+                    return true;
+                }
+            }
+            false
+        });
+        assert!(answered, "{near}");
+        // Others may end meanwhile.
+        assert!(entries() <= before, "{near}");
+        // The target's error is about a packet to another address than was asked.
+        let refused =
+            (0..10).any(|_| ask_udp(&world.far, NODE[v]) == Err(ErrorKind::ConnectionRefused));
+        assert!(refused, "{near}");
+        assert_eq!(ask_tcp(&world.far, NODE[v]), Err(ErrorKind::ConnectionRefused));
+    }
+    assert!(entries() > 0, "what goes through entrances is tracked");
 }
