@@ -102,7 +102,7 @@ pub fn connect(ctx: &SockAddrContext, to: &Addr) -> Option<Addr> {
         forget(cookie(ctx), to);
         return None;
     };
-    record(ctx, to, &backend);
+    record(ctx, to, &backend, 1);
     count(if to.protocol == PROTO_TCP { Counter::TcpConnects } else { Counter::UdpConnects });
     Some(backend)
 }
@@ -141,7 +141,7 @@ pub fn sendmsg(ctx: &SockAddrContext, to: &Addr) -> Option<Addr> {
             backend
         }
     };
-    record(ctx, to, &backend);
+    record(ctx, to, &backend, 0);
     count(Counter::UdpDatagrams);
     Some(backend)
 }
@@ -157,17 +157,20 @@ pub fn reverse(ctx: &SockAddrContext, peer: &Addr) -> Option<Addr> {
 /// Keeps for the reverse direction, and for the day on which the backend goes, that this socket
 /// knows `backend` as `frontend`.
 #[inline(always)]
-fn record(ctx: &SockAddrContext, frontend: &Addr, backend: &Addr) {
+fn record(ctx: &SockAddrContext, frontend: &Addr, backend: &Addr, connected: u32) {
+    let mut connected = connected;
     let key = SocketKey::new(cookie(ctx), *backend);
     // SAFETY: as in `reverse`. The look-up first, because an insertion into an LRU map
     // takes a lock, and marks the entry as used all the same.
     if let Some(known) = unsafe { REVERSE.get(&key) } {
-        if known.frontend == *frontend {
+        // One that is connected may also be told where to send, and is connected all the same.
+        if known.frontend == *frontend && known.connected >= connected {
             return;
         }
+        connected |= known.connected;
     }
     // Translated all the same: a reply that shows the backend is better than none.
-    let record = Record { frontend: *frontend, pad: 0, netns_cookie: netns(ctx) };
+    let record = Record { frontend: *frontend, connected, netns_cookie: netns(ctx) };
     if REVERSE.insert(&key, &record, 0).is_err() {
         count(Counter::RecordFailures);
     }

@@ -76,6 +76,9 @@ pub struct Args {
     /// Which of the node's addresses answer on node ports; all where not given.
     #[arg(long, value_delimiter = ',')]
     pub nodeport_addresses: Vec<IpNet>,
+    /// Whether processes of the node reach node ports at 127.0.0.1 and ::1, too.
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = true)]
+    pub localhost_node_ports: bool,
 }
 
 impl Args {

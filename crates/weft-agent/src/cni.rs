@@ -6,9 +6,11 @@
 
 use crate::{
     host_port::{HostPortError, HostPorts, Mapping, PodPorts},
+    namespaces::PodNamespaces,
     pod::{self, PodLink},
     state::AppliedFabric,
 };
+use anyhow::Context;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::{
@@ -32,6 +34,7 @@ pub struct CniService {
     netlink: Netlink,
     ipam: Mutex<Ipam>,
     host_ports: Mutex<HostPorts>,
+    namespaces: Arc<PodNamespaces>,
     /// Requests about one attachment come one after another.
     busy: Mutex<BTreeMap<Key, Arc<Mutex<()>>>>,
 }
@@ -64,14 +67,20 @@ pub fn key(container_id: &str, ifname: &str) -> Result<Key, CniError> {
 }
 
 impl CniService {
-    /// Restores the addresses from the journal at `journal`.
-    pub fn open(
-        netlink: Netlink,
-        journal: &Path,
-        host_ports: HostPorts,
-    ) -> Result<Self, IpamError> {
+    /// Restores the addresses from the journal at `journal`, and the pods' namespaces from the
+    /// folder `netns` beside it.
+    pub fn open(netlink: Netlink, journal: &Path, host_ports: HostPorts) -> anyhow::Result<Self> {
         let ipam = Mutex::new(Ipam::open(journal)?);
-        Ok(Self { netlink, ipam, host_ports: Mutex::new(host_ports), busy: Mutex::default() })
+        let dir = journal.with_file_name("netns");
+        let namespaces = PodNamespaces::open(&dir)
+            .with_context(|| format!("cannot read the pods' namespaces in {}", dir.display()))?;
+        let (host_ports, busy) = (Mutex::new(host_ports), Mutex::default());
+        Ok(Self { netlink, ipam, host_ports, namespaces: Arc::new(namespaces), busy })
+    }
+
+    /// Where the pods' namespaces are.
+    pub(crate) fn namespaces(&self) -> Arc<PodNamespaces> {
+        self.namespaces.clone()
     }
 
     /// Runs `f` while no other request about `key` runs.
@@ -126,7 +135,14 @@ impl CniService {
                 Ok((result(&link, mac.to_string()), version))
             });
         match &made {
-            Ok(_) => info!(container = %attach.key.container_id, ?ips, "pod attached"),
+            Ok(_) => {
+                let name = pod::link_name(&attach.key.container_id, &attach.key.ifname);
+                if let Err(e) = self.namespaces.insert(&name, path) {
+                    // The pod works; only sockets that a lost backend leaves hanging stay so.
+                    warn!("cannot keep where the namespace of {name} is: {e}");
+                }
+                info!(container = %attach.key.container_id, ?ips, "pod attached");
+            }
             // What an earlier ADD made stays: only a DEL may take it away.
             Err(_) if had => {}
             Err(_) => {
@@ -164,6 +180,10 @@ impl CniService {
         pod::detach(&self.netlink, &key.container_id, &key.ifname).map_err(|e| {
             CniError::new(code::TRY_AGAIN, "the pod's link could not be removed", e)
         })?;
+        let name = pod::link_name(&key.container_id, &key.ifname);
+        if let Err(e) = self.namespaces.remove(&name) {
+            warn!("cannot forget where the namespace of {name} was: {e}");
+        }
         lock(&self.host_ports).release(key).map_err(|e| host_port_error(&e))?;
         let freed = lock(&self.ipam).release(key, now_s()).map_err(|e| ipam_error(&e))?;
         if !freed.is_empty() {

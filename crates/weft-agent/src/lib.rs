@@ -15,6 +15,7 @@
 mod api;
 mod args;
 mod cleanup;
+mod closing;
 pub mod cni;
 pub mod dns;
 mod entrance;
@@ -22,6 +23,7 @@ pub mod fabric;
 mod health;
 mod host;
 pub mod host_port;
+mod namespaces;
 pub mod pod;
 mod reconcile;
 mod run;

@@ -2,6 +2,7 @@
 
 use crate::{
     Network,
+    closing::{Applied, AppliedSender},
     fabric::{apply, observe_underlay},
     health::View,
     host_port::Wanted,
@@ -244,6 +245,10 @@ pub struct ServiceStage {
     pub lb: Option<weft_bpf::SocketLb>,
     /// The netfilter table, shared with the fabric stage.
     pub table: Arc<Mutex<netfilter::Table>>,
+    /// Whether node processes reach node ports at loopback addresses.
+    pub localhost_node_ports: bool,
+    /// What was applied, for the sockets stage.
+    pub applied: AppliedSender,
     /// What load balancers are told.
     pub health: watch::Sender<View>,
     /// The entrances of that table.
@@ -265,8 +270,11 @@ impl ServiceStage {
         if !self.node_dns {
             node_dns.clear();
         }
-        let input =
-            weft_services::PlanInput { node_dns, node_port_ranges: self.node_port_ranges.clone() };
+        let input = weft_services::PlanInput {
+            node_dns,
+            node_port_ranges: self.node_port_ranges.clone(),
+            localhost_node_ports: self.localhost_node_ports,
+        };
         let tables = self.planner.plan(snapshot, &input).clone();
         // Before the kernel is asked: a call that never returns is late, too.
         self.health.send_modify(|v| {
@@ -347,6 +355,10 @@ impl ServiceStage {
                 stage.generation = snapshot.generation.max(1);
             }
         });
+        if applied {
+            let now = Applied { snapshot: snapshot.clone(), tables: tables.clone() };
+            self.applied.send_replace(Some(Arc::new(now)));
+        }
         self.told = tables.clone();
     }
 

@@ -3,9 +3,11 @@
 use crate::{
     Args, ClusterDns, Network,
     api::{self, Known},
+    closing::{self, SocketStage},
     cni::CniService,
     dns, host,
     host_port::HostPorts,
+    namespaces::PodNamespaces,
     reconcile::{FabricStage, ServiceStage, Snapshots, follow},
     socket::{self, Service},
     state::State,
@@ -76,6 +78,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let host_ports =
         HostPorts::open(journal_dir.join("host-ports.json"), state.host_ports.clone())?;
     let cni = CniService::open(Netlink::open()?, &journal_dir.join("ipam.journal"), host_ports)?;
+    let namespaces = cni.namespaces();
     let socket_path = args.state_dir.join("agent.sock");
     let listener = socket::bind(&socket_path)
         .with_context(|| format!("cannot listen on {}", socket_path.display()))?;
@@ -90,7 +93,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     });
     tasks.spawn(tell_failures(state.clone(), source.status.clone(), follows));
     tasks.spawn(api::follow(source.snapshots.clone(), endpoints, known, places));
-    let place = Place { cgroup, ranges };
+    let place = Place { cgroup, ranges, namespaces };
     spawn_stages(&mut tasks, &args, place, &state, &source, &cancel)?;
     let (domain, snapshots) = (args.cluster_domain.clone(), source.snapshots.clone());
     match args.cluster_dns {
@@ -136,6 +139,8 @@ struct Place {
     cgroup: PathBuf,
     /// Service ranges.
     ranges: Ranges,
+    /// The pods' network namespaces.
+    namespaces: Arc<PodNamespaces>,
 }
 
 /// What goes wrong with the API becomes part of the status.
@@ -163,8 +168,8 @@ async fn tell_failures(
     }
 }
 
-/// Starts the fabric and service stages, each on a thread of its own; the task of a thread
-/// ends when it does, with its panic.
+/// Starts the fabric, service and sockets stages, each on a thread of its own; the task of a
+/// thread ends when it does, with its panic.
 fn spawn_stages(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     args: &Args,
@@ -189,9 +194,14 @@ fn spawn_stages(
         node_dns: args.cluster_dns == ClusterDns::Node,
         node_port_ranges: args.nodeport_addresses.clone(),
         planner: weft_services::Planner::new(args.node.clone()),
-        options: weft_bpf::OpenOptions::new(&args.bpf_dir, &place.cgroup),
+        options: weft_bpf::OpenOptions {
+            node_netns: weft_netlink::sock_diag::netns_cookie()?,
+            ..weft_bpf::OpenOptions::new(&args.bpf_dir, &place.cgroup)
+        },
         lb: None,
         table,
+        localhost_node_ports: args.localhost_node_ports,
+        applied: watch::Sender::default(),
         health: watch::Sender::default(),
         entrances: Default::default(),
         verified: None,
@@ -209,6 +219,12 @@ fn spawn_stages(
             }
         });
         follow(&runtime, &token, snapshots, None, |s| fabric.step(s));
+    })?;
+    let (applied, token) = (services.applied.subscribe(), cancel.clone());
+    let (of, node, bpf_dir) = (state.clone(), args.node.clone(), args.bpf_dir.clone());
+    spawn_thread(tasks, "sockets", move |runtime| {
+        let mut stage = SocketStage::new(of, node, bpf_dir, place.namespaces);
+        closing::follow(&runtime, &token, applied, &mut stage);
     })?;
     let (snapshots, token, state) = (source.snapshots.clone(), cancel.clone(), state.clone());
     spawn_thread(tasks, "services", move |runtime| {

@@ -97,7 +97,10 @@ impl State {
     /// hundreds of milliseconds, which the start of a node has no use for. Blocks.
     pub fn features(&self) -> &[Value] {
         let value = |f: &weft_bpf::Feature| json!({"name": f.name, "ok": f.ok, "detail": f.detail});
-        self.features.get_or_init(|| weft_bpf::probe().iter().map(value).collect())
+        self.features.get_or_init(|| {
+            let all = weft_bpf::probe().into_iter().chain(crate::closing::features());
+            all.map(|f| value(&f)).collect()
+        })
     }
 
     /// Why the agent is not ready; `None` when it is: every stage was applied once.

@@ -161,8 +161,8 @@ impl SocketKey {
 pub struct Record {
     /// The frontend that the application knows the backend by.
     pub frontend: Addr,
-    /// Zero.
-    pub pad: u32,
+    /// Not 0 where the socket was connected to the backend, so that it cannot move by itself.
+    pub connected: u32,
     /// Cookie of the socket's network namespace: where it is found when it must be closed.
     pub netns_cookie: u64,
 }
@@ -246,7 +246,7 @@ layout!(ServiceValue, size 16, align 8, head at 0, affinity_timeout_s at 8, rese
 layout!(SlotKey, size 28, align 4, frontend at 0, generation at 20, index at 24);
 layout!(MemberKey, size 40, align 4, frontend at 0, backend at 20);
 layout!(SocketKey, size 32, align 8, cookie at 0, addr at 8, pad at 28);
-layout!(Record, size 32, align 8, frontend at 0, pad at 20, netns_cookie at 24);
+layout!(Record, size 32, align 8, frontend at 0, connected at 20, netns_cookie at 24);
 layout!(NodeValue, size 8, align 8, netns_cookie at 0);
 layout!(ClientKey, size 32, align 8, netns_cookie at 0, frontend at 8, pad at 28);
 layout!(AffinityValue, size 32, align 8, last_ns at 0, backend at 8, pad at 28);

@@ -13,6 +13,8 @@ use weft_model::Protocol;
 pub struct SocketRecord {
     /// The kernel's number of the socket.
     pub cookie: u64,
+    /// Whether it was connected; if not, it moves with its next datagram.
+    pub connected: bool,
     /// Cookie of its network namespace.
     pub netns_cookie: u64,
     /// TCP or UDP.
@@ -27,6 +29,7 @@ impl SocketRecord {
     fn new(key: &SocketKey, record: &Record) -> Self {
         Self {
             cookie: key.cookie,
+            connected: record.connected != 0,
             netns_cookie: record.netns_cookie,
             protocol: if key.addr.protocol == PROTO_TCP { Protocol::Tcp } else { Protocol::Udp },
             frontend: record.frontend.to_socket(),

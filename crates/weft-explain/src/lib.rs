@@ -110,6 +110,8 @@ impl World {
         let input = weft_services::PlanInput {
             node_dns: routers.filter_map(|c| weft_fabric::router_address(*c)).collect(),
             node_port_ranges: self.setup.node_port_ranges.clone(),
+            // A question about a loopback address is about a process, not about a client.
+            localhost_node_ports: false,
         };
         weft_services::plan(&self.snapshot, node, &input)
     }

@@ -30,6 +30,7 @@ mod explain;
 mod plan;
 mod planner;
 mod service;
+mod stale;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ pub use eligible::Verdict;
 pub use explain::{Client, Explanation, Judged, Outcome, Place, Reason, Why, explain, judge_all};
 pub use plan::{PlanInput, plan};
 pub use planner::Planner;
+pub use stale::{Used, stale};
 pub use tables::{
     Answer, Backend, Diagnostic, DiagnosticKind, Frontend, FrontendKind, Group, Health,
     LoadBalancer, Outside, ServiceTables,

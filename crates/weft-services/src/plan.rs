@@ -21,6 +21,9 @@ pub struct PlanInput {
     /// Which of the node's addresses answer on node ports; all where empty
     /// (`nodePortAddresses` of kube-proxy).
     pub node_port_ranges: Vec<IpNet>,
+    /// Whether the node's own processes reach node ports at 127.0.0.1 and ::1, where
+    /// `node_port_ranges` do not exclude them.
+    pub localhost_node_ports: bool,
 }
 
 /// Plans the Service tables of `node`. [`crate::Planner`] gives the same, from one snapshot to
@@ -89,7 +92,7 @@ impl ServiceTables {
         } else {
             self.without_backends.remove(&frontend);
         }
-        set(&mut self.outside, frontend, Some(&claim.outside));
+        set(&mut self.outside, frontend, claim.outside.as_ref());
     }
 }
 

@@ -6,7 +6,10 @@ use crate::{
     eligible::{self, Eligible},
 };
 use ipnet::IpNet;
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 use weft_model::{
     IpFamily, NamespacedName, Node, NodeName, Port, Protocol, Service, ServiceKind, ServicePort,
     Snapshot, TrafficPolicy,
@@ -43,13 +46,14 @@ pub(crate) struct Claim {
     pub(crate) frontend: Frontend,
     pub(crate) kind: FrontendKind,
     pub(crate) inside: Inside,
-    pub(crate) outside: Arc<Outside>,
+    /// `None` for what never reaches the stack as a packet.
+    pub(crate) outside: Option<Arc<Outside>>,
 }
 
 impl Claim {
     /// The group that it leads to.
     pub(crate) fn group(&self) -> Option<&Group> {
-        match &self.outside.answer {
+        match &self.outside.as_ref()?.answer {
             Answer::Forward(group) => Some(group),
             Answer::Refuse | Answer::Drop => None,
         }
@@ -120,6 +124,12 @@ impl<'a> OfService<'a> {
         };
         for addr in addresses {
             let frontend = Frontend { addr, port: number, protocol: port.protocol };
+            // Nothing but a socket hook can translate what stays on the loopback link; and no
+            // Service takes what the node's processes say to themselves by any other field.
+            let served = kind == FrontendKind::NodePort && port.protocol != Protocol::Sctp;
+            if addr.is_loopback() && !served {
+                continue;
+            }
             // One address may be both given by a load balancer and listed by people.
             if self.planned.claims.iter().all(|c| c.frontend != frontend) {
                 let claim = self.claim(kind, port, frontend);
@@ -128,11 +138,17 @@ impl<'a> OfService<'a> {
         }
     }
 
-    /// This node's addresses that answer on node ports, of the Service's families.
+    /// This node's addresses that answer on node ports, of the Service's families; after them
+    /// the loopback addresses, which are for sockets of the node's own namespace.
     fn node_addresses(&self) -> Vec<IpAddr> {
+        const LOOPBACK: [IpAddr; 2] =
+            [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let localhost = self.place.input.localhost_node_ports;
         let ranges = &self.place.input.node_port_ranges;
         let all = self.place.own.map_or(&[][..], |n| &n.internal_ips).iter().copied();
-        all.filter(|a| self.service.families.contains(&IpFamily::of(*a)))
+        let loopback = LOOPBACK.into_iter().filter(|_| localhost);
+        all.chain(loopback)
+            .filter(|a| self.service.families.contains(&IpFamily::of(*a)))
             .filter(|a| ranges.is_empty() || ranges.iter().any(|r| r.contains(a)))
             .collect()
     }
@@ -156,6 +172,9 @@ impl<'a> OfService<'a> {
         } else {
             Inside::LeftToStack
         };
+        if frontend.addr.is_loopback() {
+            return Claim { frontend, kind, inside, outside: None };
+        }
         let outside = Arc::new(Outside {
             service: service.id.clone(),
             kind,
@@ -163,7 +182,7 @@ impl<'a> OfService<'a> {
             affinity_timeout_s: service.affinity_timeout_s,
             sources,
         });
-        Claim { frontend, kind, inside, outside }
+        Claim { frontend, kind, inside, outside: Some(outside) }
     }
 
     /// The backends of clients on this node, if there is one.

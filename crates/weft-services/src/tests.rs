@@ -4,6 +4,7 @@ mod explain;
 mod external;
 mod history;
 mod model;
+mod stale;
 
 use crate::{DiagnosticKind, Frontend, PlanInput, ServiceTables, plan};
 use std::{net::IpAddr, sync::Arc};

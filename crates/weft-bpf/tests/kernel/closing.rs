@@ -43,16 +43,24 @@ pub fn records_find_the_sockets_of_a_backend(world: &World) {
     {
         let (frontend, backend) = (addr(frontend), addr(backend));
         let netns_cookie = netns_cookie().unwrap();
-        let record =
-            |cookie, protocol| SocketRecord { cookie, netns_cookie, protocol, frontend, backend };
+        let record = |cookie, connected, protocol| SocketRecord {
+            cookie,
+            connected,
+            netns_cookie,
+            protocol,
+            frontend,
+            backend,
+        };
         let tcp = TcpStream::connect_timeout(&to, TIMEOUT).unwrap();
         let (udp, free) = (udp_client(to), udp_client(to));
         udp.connect(to).unwrap();
         udp_ask(&free, to).unwrap();
+        // A connected one may also say where to send: it is connected all the same.
+        udp_ask(&udp, to).unwrap();
         let expected = BTreeSet::from([
-            record(cookie_of(&tcp).unwrap(), Tcp),
-            record(cookie_of(&udp).unwrap(), Udp),
-            record(cookie_of(&free).unwrap(), Udp),
+            record(cookie_of(&tcp).unwrap(), true, Tcp),
+            record(cookie_of(&udp).unwrap(), true, Udp),
+            record(cookie_of(&free).unwrap(), false, Udp),
         ]);
         let mut known: BTreeSet<SocketRecord> = records.list().unwrap().into_iter().collect();
         assert_eq!(known, expected);
@@ -73,7 +81,7 @@ pub fn records_find_the_sockets_of_a_backend(world: &World) {
             udp.connect(to).unwrap();
             assert_eq!(udp.peer_addr().unwrap(), to);
         }
-        let gone = record(cookie_of(&free).unwrap(), Udp);
+        let gone = record(cookie_of(&free).unwrap(), false, Udp);
         records.remove(&[gone, gone]).unwrap();
         known.remove(&gone);
         drop((tcp, udp));
