@@ -1,5 +1,6 @@
 //! `weft lab-probe`: a small process inside a pod's or a node's network namespace and
-//! cgroup that listens, dials and resolves on behalf of `weft lab verify`.
+//! cgroup that listens, dials and resolves on behalf of `weft lab verify`, and puts constant
+//! load on Services for whoever wants to know what a change does to clients.
 //!
 //! One JSON request a line on standard input, one JSON reply a line on standard output; it
 //! ends when its input ends. A process, not a thread: connect hooks follow the cgroup, and a
@@ -15,7 +16,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Stdio},
     sync::{Mutex, atomic::AtomicUsize, atomic::Ordering},
     thread,
@@ -24,6 +25,9 @@ use std::{
 use weft_model::IpFamily;
 
 use crate::nodes::Place;
+use load::Load;
+
+pub mod load;
 
 /// Dials in flight at once in one probe.
 const DIALS_AT_ONCE: usize = 32;
@@ -42,6 +46,12 @@ enum Request {
     Dial { targets: Vec<Target> },
     /// Ask the servers for a name's addresses of one family.
     Resolve { servers: Vec<IpAddr>, name: String, family: IpFamily },
+    /// Begin to ask, and go on; flows that run already go on, too.
+    LoadStart { flows: Vec<load::Flow> },
+    /// How many requests of each flow were answered so far?
+    LoadSeen,
+    /// End all flows and tell how they went.
+    LoadEnd,
 }
 
 /// One connection to try.
@@ -65,6 +75,7 @@ pub struct Dialled {
 /// Entry point of the child process.
 pub fn main() -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let mut loads = Vec::new();
     for line in std::io::stdin().lock().lines() {
         let line = line.context("read request")?;
         let reply = match serde_json::from_str(&line).context("decode request")? {
@@ -72,6 +83,18 @@ pub fn main() -> Result<()> {
             Request::Dial { targets } => serde_json::to_string(&dial_all(&targets)),
             Request::Resolve { servers, name, family } => {
                 serde_json::to_string(&resolve(&servers, &name, family).map_err(|e| e.to_string()))
+            }
+            Request::LoadStart { flows } => {
+                loads.push(Load::start(flows));
+                serde_json::to_string(&())
+            }
+            Request::LoadSeen => {
+                let answered: Vec<u64> = loads.iter().flat_map(Load::answered).collect();
+                serde_json::to_string(&answered)
+            }
+            Request::LoadEnd => {
+                let ended: Vec<load::Report> = loads.drain(..).flat_map(Load::end).collect();
+                serde_json::to_string(&ended)
             }
         };
         writeln!(out, "{}", reply.context("encode reply")?)?;
@@ -190,7 +213,12 @@ pub struct Probe {
 impl Probe {
     /// Starts one in a namespace and cgroup.
     pub fn start(place: &Place) -> Result<Self> {
-        let mut command = place.command(&PathBuf::from("/proc/self/exe"))?;
+        Self::start_program(&PathBuf::from("/proc/self/exe"), place)
+    }
+
+    /// The same with the `weft` at a path, for callers that are another program.
+    pub fn start_program(weft: &Path, place: &Place) -> Result<Self> {
+        let mut command = place.command(weft)?;
         command.arg("lab-probe").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start a probe in {place}"))?;
         let input = child.stdin.take();
@@ -230,6 +258,21 @@ impl Probe {
         let found: Result<Vec<IpAddr>, String> =
             self.ask(&Request::Resolve { servers, name, family })?;
         found.map_err(anyhow::Error::msg)
+    }
+
+    /// Begins to ask, beside what is asked already.
+    pub fn load(&mut self, flows: Vec<load::Flow>) -> Result<()> {
+        self.ask(&Request::LoadStart { flows })
+    }
+
+    /// How many requests of each flow were answered so far, in the order of their begin.
+    pub fn answered(&mut self) -> Result<Vec<u64>> {
+        self.ask(&Request::LoadSeen)
+    }
+
+    /// Ends all flows and tells how they went, in the order in which they were begun.
+    pub fn end_load(&mut self) -> Result<Vec<load::Report>> {
+        self.ask(&Request::LoadEnd)
     }
 }
 

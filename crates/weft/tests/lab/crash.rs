@@ -3,7 +3,7 @@
 use crate::harness::*;
 use std::{fs, process::Command};
 
-fn pid_of(lab: &Lab, node: &str, role: &str) -> i64 {
+pub fn pid_of(lab: &Lab, node: &str, role: &str) -> i64 {
     let path = lab.dir().join(node).join(format!("{role}.pid"));
     let id: serde_json::Value =
         serde_json::from_slice(&fs::read(&path).unwrap_or_default()).unwrap_or_default();
@@ -17,9 +17,13 @@ fn supervisor(lab: &Lab) -> i64 {
 }
 
 fn kill9(pid: i64) {
+    signal(pid, "-KILL");
+}
+
+pub fn signal(pid: i64, signal: &str) {
     assert!(pid > 1, "no PID");
-    let done = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("run kill");
-    assert!(done.success(), "kill -9 {pid}");
+    let done = Command::new("kill").args([signal, &pid.to_string()]).status().expect("run kill");
+    assert!(done.success(), "kill {signal} {pid}");
 }
 
 /// kill -9 of a node's agent; returns when another one is there.

@@ -17,4 +17,5 @@ mod model;
 mod nodeport;
 mod policies;
 mod services;
+mod transitions;
 mod why;
