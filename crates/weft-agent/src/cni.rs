@@ -17,10 +17,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 use tracing::{info, warn};
+use weft_bpf::{PodLinkSpec, PodLinks};
 use weft_cni::{
     AddResult, Attachment, CniError, Interface, IpConfig, Route, check_container_id, check_ifname,
     code,
@@ -33,6 +34,8 @@ use weft_netlink::{Netlink, netns};
 pub struct CniService {
     netlink: Netlink,
     ipam: Mutex<Ipam>,
+    /// For the node's end of each link, once they are loaded.
+    programs: OnceLock<PodLinks>,
     host_ports: Mutex<HostPorts>,
     namespaces: Arc<PodNamespaces>,
     /// Requests about one attachment come one after another.
@@ -48,6 +51,8 @@ pub struct Attach<'a> {
     pub netns: &'a str,
     /// Its host ports.
     pub host_ports: &'a [Mapping],
+    /// Whether the socket hooks leave the pod alone.
+    pub opted_out: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -74,13 +79,25 @@ impl CniService {
         let dir = journal.with_file_name("netns");
         let namespaces = PodNamespaces::open(&dir)
             .with_context(|| format!("cannot read the pods' namespaces in {}", dir.display()))?;
-        let (host_ports, busy) = (Mutex::new(host_ports), Mutex::default());
-        Ok(Self { netlink, ipam, host_ports, namespaces: Arc::new(namespaces), busy })
+        Ok(Self {
+            netlink,
+            ipam,
+            programs: OnceLock::new(),
+            host_ports: Mutex::new(host_ports),
+            namespaces: Arc::new(namespaces),
+            busy: Mutex::default(),
+        })
     }
 
     /// Where the pods' namespaces are.
     pub(crate) fn namespaces(&self) -> Arc<PodNamespaces> {
         self.namespaces.clone()
+    }
+
+    /// From now on ADD attaches these to the link. (The agent lets no ADD through before.)
+    pub fn set_programs(&self, programs: PodLinks) {
+        // The first are the only ones: a load balancer is opened once.
+        let _ = self.programs.set(programs);
     }
 
     /// Runs `f` while no other request about `key` runs.
@@ -125,15 +142,16 @@ impl CniService {
         };
         let ports = PodPorts { ips: ips.clone(), mappings: attach.host_ports.to_vec() };
         let link = self.link(fabric, attach, &ips);
-        let made = lock(&self.host_ports)
-            .take(attach.key, ports)
-            .map_err(|e| host_port_error(&e))
-            .and_then(|version| {
-                let failed =
-                    |e| CniError::new(code::SETUP_FAILED, "the pod's link could not be made", e);
-                let mac = pod::attach(&self.netlink, &link).map_err(failed)?;
-                Ok((result(&link, mac.to_string()), version))
-            });
+        // A statement of its own, or the lock would be held while the link is made.
+        let taken = lock(&self.host_ports).take(attach.key, ports);
+        let made = taken.map_err(|e| host_port_error(&e)).and_then(|version| {
+            let failed = |e: String| {
+                CniError::new(code::SETUP_FAILED, "the pod's link could not be made", e)
+            };
+            let mac = pod::attach(&self.netlink, &link).map_err(|e| failed(e.to_string()))?;
+            self.attach_programs(attach, &ips).map_err(failed)?;
+            Ok((result(&link, mac.to_string()), version))
+        });
         match &made {
             Ok(_) => {
                 let name = pod::link_name(&attach.key.container_id, &attach.key.ifname);
@@ -152,6 +170,48 @@ impl CniService {
             }
         }
         made
+    }
+
+    /// The programs at the node's end, before anything can send through it.
+    fn attach_programs(&self, attach: &Attach<'_>, ips: &[IpAddr]) -> Result<(), String> {
+        let Some(programs) = self.programs.get() else { return Ok(()) };
+        let name = pod::link_name(&attach.key.container_id, &attach.key.ifname);
+        let index = self.netlink.index_of(&name).map_err(|e| e.to_string())?;
+        let cookie = netns::run_in(Path::new(attach.netns), weft_netlink::sock_diag::netns_cookie);
+        let netns_cookie = cookie.and_then(|c| c).map_err(|e| e.to_string())?;
+        let spec = PodLinkSpec {
+            name: &name,
+            index,
+            ips,
+            netns_cookie: Some(netns_cookie),
+            opted_out: attach.opted_out,
+        };
+        programs.attach(&self.netlink, &spec).map(drop).map_err(|e| crate::reconcile::chain(&e))
+    }
+
+    /// Attaches programs that are missing at links that are there. How many links lacked
+    /// some, and what failed.
+    pub fn keep_programs(&self, programs: &PodLinks) -> (usize, Vec<weft_bpf::BpfError>) {
+        let keys = lock(&self.ipam).keys();
+        let (mut repaired, mut errors) = (0, Vec::new());
+        for key in keys {
+            let done = self.alone(&key, || {
+                let ips = lock(&self.ipam).get(&key).map(<[IpAddr]>::to_vec);
+                let name = pod::link_name(&key.container_id, &key.ifname);
+                // One whose link is gone waits for its DEL.
+                let (Some(ips), Ok(index)) = (ips, self.netlink.index_of(&name)) else {
+                    return Ok(false);
+                };
+                let (netns_cookie, opted_out) = (None, false);
+                let spec = PodLinkSpec { name: &name, index, ips: &ips, netns_cookie, opted_out };
+                programs.attach(&self.netlink, &spec)
+            });
+            match done {
+                Ok(changed) => repaired += usize::from(changed),
+                Err(e) => errors.push(e),
+            }
+        }
+        (repaired, errors)
     }
 
     fn link<'a>(
@@ -176,13 +236,18 @@ impl CniService {
     }
 
     fn del_alone(&self, key: &Key) -> Result<(), CniError> {
+        let name = pod::link_name(&key.container_id, &key.ifname);
+        let index = self.netlink.index_of(&name).ok();
         // First the link: an address that is free must not be in use.
         pod::detach(&self.netlink, &key.container_id, &key.ifname).map_err(|e| {
             CniError::new(code::TRY_AGAIN, "the pod's link could not be removed", e)
         })?;
-        let name = pod::link_name(&key.container_id, &key.ifname);
         if let Err(e) = self.namespaces.remove(&name) {
             warn!("cannot forget where the namespace of {name} was: {e}");
+        }
+        if let Some(Err(e)) = self.programs.get().map(|p| p.forget(&name, index)) {
+            // The next sweep tries again.
+            warn!("link {name}: {}", crate::reconcile::chain(&e));
         }
         lock(&self.host_ports).release(key).map_err(|e| host_port_error(&e))?;
         let freed = lock(&self.ipam).release(key, now_s()).map_err(|e| ipam_error(&e))?;

@@ -23,6 +23,7 @@ pub mod fabric;
 mod health;
 mod host;
 pub mod host_port;
+mod links;
 mod namespaces;
 pub mod pod;
 mod reconcile;

@@ -27,7 +27,7 @@ pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 
 /// How often the kernel is compared with the tables although nothing changed: somebody else
 /// may have changed it (a link that went down takes its routes with it).
-const DRIFT_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const DRIFT_INTERVAL: Duration = Duration::from_secs(10);
 /// What nobody uses any more is deleted this much after a change, so that the next change need
 /// not wait for it.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
@@ -36,7 +36,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 const VERIFY_COUNT: usize = 256;
 /// After an error the next try comes after this, then twice that, and so on up to
 /// [`DRIFT_INTERVAL`].
-const RETRY_MIN: Duration = Duration::from_millis(100);
+pub(crate) const RETRY_MIN: Duration = Duration::from_millis(100);
 
 /// What a stage says after a try.
 pub enum Outcome {
@@ -243,6 +243,8 @@ pub struct ServiceStage {
     pub options: weft_bpf::OpenOptions,
     /// The load balancer, once it is open.
     pub lb: Option<weft_bpf::SocketLb>,
+    /// Told of the programs at the pods' links then.
+    pub programs: watch::Sender<Option<weft_bpf::PodLinks>>,
     /// The netfilter table, shared with the fabric stage.
     pub table: Arc<Mutex<netfilter::Table>>,
     /// Whether node processes reach node ports at loopback addresses.
@@ -373,7 +375,11 @@ impl ServiceStage {
     fn open(&mut self) -> weft_bpf::Result<&mut weft_bpf::SocketLb> {
         let lb = match self.lb.take() {
             Some(lb) => lb,
-            None => weft_bpf::SocketLb::open(self.options.clone())?,
+            None => {
+                let lb = weft_bpf::SocketLb::open(self.options.clone())?;
+                self.programs.send_replace(Some(lb.pod_links().clone()));
+                lb
+            }
         };
         Ok(self.lb.insert(lb))
     }

@@ -7,6 +7,7 @@ use crate::{
     cni::CniService,
     dns, host,
     host_port::HostPorts,
+    links::LinkStage,
     namespaces::PodNamespaces,
     reconcile::{FabricStage, ServiceStage, Snapshots, follow},
     socket::{self, Service},
@@ -72,17 +73,19 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let endpoints = Endpoints::new(places(&Known::read(&known)));
     let client = weft_kube::access::client(&args.kubeconfig, endpoints.clone()).await?;
     let source = SnapshotSource::start(client.clone(), weft_kube::Options::default());
-    let follows = args.service_cidr.is_empty().then(|| ServiceRanges::follow(client));
+    let follows = args.service_cidr.is_empty().then(|| ServiceRanges::follow(client.clone()));
     let ranges = follows.as_ref().map(|f| f.ranges.clone());
     let ranges = ranges.unwrap_or_else(|| weft_kube::ranges::fixed(args.service_cidr.clone()));
     let host_ports =
         HostPorts::open(journal_dir.join("host-ports.json"), state.host_ports.clone())?;
     let cni = CniService::open(Netlink::open()?, &journal_dir.join("ipam.journal"), host_ports)?;
     let namespaces = cni.namespaces();
+    let cni = Arc::new(cni);
     let socket_path = args.state_dir.join("agent.sock");
     let listener = socket::bind(&socket_path)
         .with_context(|| format!("cannot listen on {}", socket_path.display()))?;
-    let service = Service { state: state.clone(), snapshots: source.snapshots.clone(), cni };
+    let snapshots = source.snapshots.clone();
+    let service = Service { state: state.clone(), snapshots, cni: cni.clone(), client };
     info!(node = %args.node, network, "agent started");
 
     let cancel = CancellationToken::new();
@@ -93,7 +96,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     });
     tasks.spawn(tell_failures(state.clone(), source.status.clone(), follows));
     tasks.spawn(api::follow(source.snapshots.clone(), endpoints, known, places));
-    let place = Place { cgroup, ranges, namespaces };
+    let place = Place { cgroup, ranges, namespaces, cni };
     spawn_stages(&mut tasks, &args, place, &state, &source, &cancel)?;
     let (domain, snapshots) = (args.cluster_domain.clone(), source.snapshots.clone());
     match args.cluster_dns {
@@ -139,8 +142,10 @@ struct Place {
     cgroup: PathBuf,
     /// Service ranges.
     ranges: Ranges,
-    /// The pods' network namespaces.
+    /// The namespaces of this node's pods.
     namespaces: Arc<PodNamespaces>,
+    /// Gets the programs for the pods' links.
+    cni: Arc<CniService>,
 }
 
 /// What goes wrong with the API becomes part of the status.
@@ -199,6 +204,7 @@ fn spawn_stages(
             ..weft_bpf::OpenOptions::new(&args.bpf_dir, &place.cgroup)
         },
         lb: None,
+        programs: watch::Sender::new(None),
         table,
         localhost_node_ports: args.localhost_node_ports,
         applied: watch::Sender::default(),
@@ -208,6 +214,15 @@ fn spawn_stages(
         told: Default::default(),
     };
     tasks.spawn(crate::health::serve(args.healthz_bind_address, services.health.subscribe()));
+    let mut links = LinkStage {
+        state: state.clone(),
+        cni: place.cni,
+        ranges: place.ranges.clone(),
+        netlink: Netlink::open()?,
+        programs: services.programs.subscribe(),
+    };
+    let token = cancel.clone();
+    spawn_thread(tasks, "pod-links", move |runtime| links.run(&runtime, &token))?;
     let (snapshots, token) = (source.snapshots.clone(), cancel.clone());
     let mut ranges = place.ranges;
     spawn_thread(tasks, "fabric", move |runtime| {

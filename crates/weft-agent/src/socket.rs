@@ -2,7 +2,7 @@
 
 use crate::{
     cni::{self, Attach, CniService},
-    host_port,
+    host_port, links,
     reconcile::Snapshots,
     state::State,
 };
@@ -33,7 +33,9 @@ pub struct Service {
     /// The latest snapshot, for its generation.
     pub snapshots: Snapshots,
     /// Addresses and links.
-    pub cni: CniService,
+    pub cni: Arc<CniService>,
+    /// For what is written on a pod.
+    pub client: kube::Client,
 }
 
 /// Binds the socket with mode 0600. An older socket file is replaced in one step, so that
@@ -120,8 +122,8 @@ async fn respond(service: &Arc<Service>, request: Request) -> Answer {
                 },
             }
         }
-        Request::Cni { command, container_id, netns, ifname, config, .. } => {
-            let call = Call { command, container_id, netns, ifname, config };
+        Request::Cni { command, container_id, netns, ifname, args, config } => {
+            let call = Call { command, container_id, netns, ifname, args, config };
             run(service, call).await.unwrap_or_else(refused)
         }
     }
@@ -132,6 +134,7 @@ struct Call {
     container_id: String,
     netns: String,
     ifname: String,
+    args: String,
     config: Value,
 }
 
@@ -158,6 +161,17 @@ async fn run(service: &Arc<Service>, call: Call) -> Result<Answer, CniError> {
     } else {
         None
     };
+    let add = call.command == "ADD";
+    if add {
+        // They are loaded while the fabric is built, and a pod never runs without them.
+        let mut loaded = service.state.pod_links.subscribe();
+        let first = tokio::time::timeout(FABRIC_TIMEOUT, loaded.wait_for(|l| *l)).await;
+        if first.is_err() {
+            let msg = "the programs of pod links are not loaded yet";
+            return Err(CniError::new(code::TRY_AGAIN, msg, ""));
+        }
+    }
+    let opted_out = add && links::opted_out(&service.client, &call.args).await;
     let (mut applied, service) = (service.state.host_ports_applied.subscribe(), service.clone());
     // Netlink and fsync block.
     let done = tokio::task::spawn_blocking(move || {
@@ -167,13 +181,14 @@ async fn run(service: &Arc<Service>, call: Call) -> Result<Answer, CniError> {
             ("ADD", Some(fabric)) => {
                 let key = cni::key(&call.container_id, &call.ifname)?;
                 let host_ports = host_port::parse(&call.config)?;
-                let attach = Attach { key: &key, netns: &call.netns, host_ports: &host_ports };
+                let (netns, host_ports) = (call.netns.as_str(), host_ports.as_slice());
+                let attach = Attach { key: &key, netns, host_ports, opted_out };
                 let (result, version) = cni.add(fabric, &attach)?;
                 Ok((Answer { ok: true, result: Some(result), ..Answer::default() }, version))
             }
             ("CHECK", Some(fabric)) => {
                 let key = cni::key(&call.container_id, &call.ifname)?;
-                let attach = Attach { key: &key, netns: &call.netns, host_ports: &[] };
+                let attach = Attach { key: &key, netns: &call.netns, host_ports: &[], opted_out };
                 cni.check(fabric, &attach, call.config.get("prevResult")).map(done)
             }
             ("DEL", _) => cni.del(&cni::key(&call.container_id, &call.ifname)?).map(done),

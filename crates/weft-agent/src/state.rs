@@ -63,6 +63,8 @@ pub struct State {
     pub host_ports: watch::Sender<Wanted>,
     /// The version of `host_ports` that is in the kernel.
     pub host_ports_applied: watch::Sender<u64>,
+    /// Whether the programs at the pods' links are loaded and know the node.
+    pub pod_links: watch::Sender<bool>,
     stages: Mutex<BTreeMap<&'static str, Stage>>,
     features: OnceLock<Vec<Value>>,
 }
@@ -79,6 +81,7 @@ impl State {
             fabric: watch::Sender::new(None),
             host_ports: watch::Sender::default(),
             host_ports_applied: watch::Sender::default(),
+            pod_links: watch::Sender::default(),
             stages: Mutex::default(),
             features: OnceLock::new(),
         }

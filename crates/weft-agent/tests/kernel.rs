@@ -141,7 +141,7 @@ impl TestNode {
     fn add(&self, key: &weft_fabric::ipam::Key, netns: &Path) -> AddResult {
         let fabric = self.state.fabric.borrow().clone().expect("applied");
         let netns = netns.to_str().expect("UTF-8");
-        let attach = Attach { key, netns, host_ports: &[] };
+        let attach = Attach { key, netns, host_ports: &[], opted_out: false };
         self.ns.enter(|| self.cni.add(&fabric, &attach)).expect("added").0
     }
 
@@ -533,7 +533,7 @@ fn restarts_keep_pods_and_connections() {
     let fabric = node.state.fabric.borrow().clone().expect("applied");
     let check = || {
         let netns = pod.ns.path.to_str().expect("UTF-8");
-        let attach = Attach { key: &pod.key, netns, host_ports: &[] };
+        let attach = Attach { key: &pod.key, netns, host_ports: &[], opted_out: false };
         let previous = serde_json::to_value(&pod.result).expect("JSON");
         node.ns.enter(|| node.cni.check(&fabric, &attach, Some(&previous)))
     };
@@ -635,7 +635,9 @@ fn a_failed_add_is_undone() {
     let key = cni::key("c1", "eth0").expect("key");
     let fabric = node.state.fabric.borrow().clone().expect("applied");
     let add = |netns: &str| {
-        node.ns.enter(|| node.cni.add(&fabric, &Attach { key: &key, netns, host_ports: &[] }))
+        node.ns.enter(|| {
+            node.cni.add(&fabric, &Attach { key: &key, netns, host_ports: &[], opted_out: false })
+        })
     };
     let before = node.ns.netlink().links().expect("links").len();
     let e = add(pod.path.to_str().expect("UTF-8")).expect_err("in the way");

@@ -1,0 +1,182 @@
+//! The programs at the pods' links: attached by ADD, kept by a stage, and who opted out.
+
+use crate::{
+    cni::CniService,
+    reconcile::{DRIFT_INTERVAL, Outcome, RETRY_MIN, chain},
+    state::State,
+};
+use serde_json::Value;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{runtime::Handle, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use weft_bpf::PodLinks;
+use weft_kube::Ranges;
+use weft_netlink::Netlink;
+
+/// Annotation of a pod whose sockets are left alone with the value `disabled`: its packets bear
+/// the Service's address up to its link, as a service mesh wants to see them. Read when the pod
+/// is attached; later changes have no effect.
+pub const SOCKET_LB: &str = "weft.dev/socket-lb";
+/// How long the API may take to say what a pod is annotated with. Without an answer the pod
+/// starts as all others do: an API that is away shall not keep pods from starting.
+const POD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The stage that keeps the programs of links that are there, and forgets those that are gone.
+pub struct LinkStage {
+    /// Shared state.
+    pub state: Arc<State>,
+    /// Whose links they are.
+    pub cni: Arc<CniService>,
+    /// Service ranges.
+    pub ranges: Ranges,
+    /// Handle in the node's namespace.
+    pub netlink: Netlink,
+    /// The programs, once they are loaded.
+    pub programs: watch::Receiver<Option<PodLinks>>,
+}
+
+impl LinkStage {
+    /// Runs [`Self::step`] once all that it needs is there, when the fabric changes, and again
+    /// and again for drift, until `cancel`. Snapshots are none of its business: pods' links come
+    /// and go with CNI's requests. Blocks its thread.
+    pub fn run(&mut self, runtime: &Handle, cancel: &CancellationToken) {
+        let mut fabric = self.state.fabric.subscribe();
+        let (mut loaded, mut ranges) = (self.programs.clone(), self.ranges.clone());
+        let mut retry = RETRY_MIN;
+        loop {
+            let wait = match self.step() {
+                Outcome::Applied => {
+                    retry = RETRY_MIN;
+                    DRIFT_INTERVAL
+                }
+                Outcome::Failed => {
+                    retry = (retry * 2).min(DRIFT_INTERVAL);
+                    retry
+                }
+            };
+            let go_on = runtime.block_on(async {
+                tokio::select! {
+                    () = cancel.cancelled() => false,
+                    changed = fabric.changed() => changed.is_ok(),
+                    Ok(()) = loaded.changed() => true,
+                    Ok(()) = ranges.changed() => true,
+                    () = tokio::time::sleep(wait) => true,
+                }
+            });
+            if !go_on {
+                return;
+            }
+        }
+    }
+
+    /// Configures, compares and repairs.
+    pub fn step(&mut self) -> Outcome {
+        let programs = self.programs.borrow().clone();
+        let fabric = self.state.fabric.borrow().clone();
+        let ranges = self.ranges.borrow().clone();
+        let (Some(programs), Some(fabric), Some(ranges)) = (programs, fabric, ranges) else {
+            return Outcome::Failed;
+        };
+        let mut errors = Vec::new();
+        let mut note = |e: weft_bpf::BpfError| errors.push(chain(&e));
+        let configured = programs.configure(&ranges, &fabric.routers);
+        let configured = configured.map_err(&mut note).is_ok();
+        // ADD may use them from now on; what an agent before left is repaired meanwhile.
+        if configured && !*self.state.pod_links.borrow() {
+            info!(attach = ?programs.attach_kind(), "programs of pod links loaded");
+            self.cni.set_programs(programs.clone());
+            self.state.pod_links.send_replace(true);
+        }
+        let (repaired, failed) = self.cni.keep_programs(&programs);
+        failed.into_iter().for_each(&mut note);
+        let gone = programs.sweep(&self.netlink).map_err(&mut note).unwrap_or(0);
+        let counts = counts(&programs).map_err(&mut note).unwrap_or_default();
+        if repaired > 0 || gone > 0 {
+            info!(repaired, gone, "programs of pod links were not as they shall be");
+        }
+        let fine = errors.is_empty();
+        self.state.record("podLinks", |stage| {
+            stage.log_news("podLinks", &errors, &[]);
+            stage.errors = errors;
+            stage.counts = counts;
+            if fine {
+                stage.generation = fabric.generation.max(1);
+            }
+        });
+        if fine { Outcome::Applied } else { Outcome::Failed }
+    }
+}
+
+fn counts(programs: &PodLinks) -> weft_bpf::Result<BTreeMap<&'static str, u64>> {
+    let (stats, (links, opted_out)) = (programs.stats()?, programs.count()?);
+    Ok(BTreeMap::from([
+        ("links", links as u64),
+        ("optedOut", opted_out as u64),
+        ("flows", stats.flows),
+        ("translated", stats.translated),
+        ("reversed", stats.reversed),
+        ("noBackend", stats.no_backend),
+        ("spoofed", stats.spoofed),
+        ("errors", stats.errors),
+    ]))
+}
+
+/// Whether the pod that the plugin's arguments name opted out of translation at its sockets.
+pub async fn opted_out(client: &kube::Client, args: &str) -> bool {
+    let Some((namespace, name)) = pod_of(args) else { return false };
+    let path = format!("/api/v1/namespaces/{namespace}/pods");
+    let request = match kube::core::Request::new(path).get(name, &kube::api::GetParams::default()) {
+        Ok(request) => request,
+        Err(e) => {
+            warn!("pod {namespace}/{name}: {e}");
+            return false;
+        }
+    };
+    let answer = tokio::time::timeout(POD_TIMEOUT, client.request::<Value>(request)).await;
+    match answer {
+        Ok(Ok(pod)) => pod["metadata"]["annotations"][SOCKET_LB] == "disabled",
+        // A static pod that the API does not know yet.
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => false,
+        Ok(Err(e)) => {
+            warn!("pod {namespace}/{name}: its annotations cannot be read: {e}");
+            false
+        }
+        Err(_) => {
+            warn!("pod {namespace}/{name}: its annotations cannot be read in time");
+            false
+        }
+    }
+}
+
+/// Namespace and name in CNI_ARGS, as every container runtime gives them.
+fn pod_of(args: &str) -> Option<(&str, &str)> {
+    let value = |key: &str| {
+        let pairs = args.split(';').filter_map(|pair| pair.split_once('='));
+        let value = pairs.filter(|(k, _)| *k == key).map(|(_, v)| v).next()?;
+        // A DNS subdomain, so that it is one segment of a path.
+        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+        (!value.is_empty() && value.bytes().all(fine) && !value.starts_with('.')).then_some(value)
+    };
+    Some((value("K8S_POD_NAMESPACE")?, value("K8S_POD_NAME")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_named_by_the_arguments() {
+        let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web-0;K8S_POD_UID=1";
+        assert_eq!(pod_of(args), Some(("ns", "web-0")));
+        for bad in [
+            "",
+            "K8S_POD_NAME=a",
+            "K8S_POD_NAMESPACE=;K8S_POD_NAME=a",
+            "K8S_POD_NAMESPACE=a/b;K8S_POD_NAME=a",
+            "K8S_POD_NAMESPACE=..;K8S_POD_NAME=a",
+        ] {
+            assert_eq!(pod_of(bad), None, "{bad}");
+        }
+    }
+}
