@@ -46,7 +46,7 @@ impl LinkStage {
         let mut retry = RETRY_MIN;
         loop {
             let wait = match self.step() {
-                Outcome::Applied => {
+                Outcome::Applied | Outcome::Untidy => {
                     retry = RETRY_MIN;
                     DRIFT_INTERVAL
                 }

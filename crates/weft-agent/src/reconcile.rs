@@ -101,6 +101,10 @@ async fn changed(also: &mut Option<watch::Receiver<Wanted>>) {
     }
 }
 
+/// What the fabric depends on beside the kernel: nodes and Service ranges; and when it was
+/// applied.
+pub type FabricInput = (Map<NodeName, Arc<Node>>, Vec<IpNet>, Instant);
+
 /// The fabric stage: routes, tunnel, addresses, sysctls and the reject rules.
 pub struct FabricStage {
     /// Shared state.
@@ -116,7 +120,7 @@ pub struct FabricStage {
     /// The netfilter table, shared with the service stage.
     pub table: Arc<Mutex<netfilter::Table>>,
     /// The nodes and ranges that were applied without an error, and when.
-    pub applied: Option<(Map<NodeName, Arc<Node>>, Vec<IpNet>, Instant)>,
+    pub applied: Option<FabricInput>,
 }
 
 impl FabricStage {
