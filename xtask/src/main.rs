@@ -50,6 +50,7 @@ fn dispatch(words: &[&str]) -> Result<()> {
         ["bench", what] => bench::run(what),
         ["tidy"] => tidy::run(),
         ["bpf", rest @ ..] => bpf::run(rest),
+        ["bench-netfilter"] => bench::netfilter::main(),
         ["bench-worker", rest @ ..] => bench::worker::main(rest),
         ["help" | "--help" | "-h"] | [] => {
             print!("{USAGE}");

@@ -3,6 +3,7 @@
 
 mod apiserver;
 mod lab_start;
+pub mod netfilter;
 mod services;
 mod stats;
 pub mod worker;

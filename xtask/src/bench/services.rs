@@ -1,12 +1,15 @@
-//! ClusterIP against direct pod-to-pod: requests/s, connections/s and throughput, on one node
-//! and across nodes, at several numbers of Services.
+//! ClusterIP against direct pod-to-pod: requests/s, connections/s, first packet and throughput,
+//! on one node and across nodes, at several numbers of Services; and the ways in from outside
+//! (`netfilter.rs`).
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::{
     fmt::Write as _,
     io::{BufRead, BufReader, Write},
-    path::PathBuf,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
+    time::{Duration, Instant},
 };
 
 use super::{BenchLab, cgroup2, header, stats::Spread};
@@ -15,7 +18,9 @@ use crate::sh;
 const ROUNDS: usize = 15;
 const ROUND_MS: u32 = 200;
 const PORT: u16 = 7000;
-const SERVICES: usize = 1000;
+const SERVICES: [usize; 3] = [1, 1000, 10_000];
+/// Endpoints of each Service that is only there.
+const ENDPOINTS: usize = 10;
 
 /// Server on node1, clients on node1 and node2.
 const PODS: &str = "\
@@ -51,26 +56,76 @@ pub fn run() -> Result<()> {
         "{ROUNDS} interleaved rounds of {ROUND_MS} ms; ratios to direct, median [95 % of rounds]"
     );
     println!("{:<44} {:<22} {:<22}", "", "A/A control", "ClusterIP");
-    for services in [1, SERVICES] {
-        if services > 1 {
-            lab.apply(&more_services(services))?;
+    lab.apply(&others())?;
+    lab.wait_ready(3 + ENDPOINTS)?;
+    let mut there = 1;
+    for services in SERVICES {
+        if services > there {
+            lab.apply(&more_services(there, services))?;
         }
+        wait_programmed(&lab, services)?;
+        there = services;
         for client in ["near", "far"] {
             measure(&lab, client, &server_ip, services)?;
+        }
+    }
+    drop(lab);
+    let me = std::env::current_exe().context("find xtask")?;
+    sh::run("bench-netfilter", sh::as_root(&me).arg("bench-netfilter"))
+}
+
+/// The endpoints of the other Services.
+fn others() -> String {
+    let mut out = String::new();
+    for i in 0..ENDPOINTS {
+        let _ = writeln!(
+            out,
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: other{i}, labels: {{app: other}}}}, spec: {{nodeName: node{}, containers: [{{name: c, image: x, command: [sleep, infinity]}}]}}}}",
+            i % 2 + 1
+        );
+    }
+    out
+}
+
+fn more_services(from: usize, to: usize) -> String {
+    let mut out = String::new();
+    for i in from..to {
+        let _ = writeln!(
+            out,
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: s{i}}}, spec: {{selector: {{app: other}}, ports: [{{port: 7000}}]}}}}"
+        );
+    }
+    out
+}
+
+/// Waits until the agents of both nodes have so many frontends, all with backends.
+fn wait_programmed(lab: &BenchLab, services: usize) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(300);
+    for node in ["node1", "node2"] {
+        let path = PathBuf::from("/run/weft").join(&lab.name).join(node).join("agent.sock");
+        loop {
+            let counts = agent_counts(&path)?;
+            let count = |what: &str| counts[what].as_u64().unwrap_or(0) as usize;
+            if count("frontends") >= services && count("withoutBackends") == 0 {
+                break;
+            }
+            if Instant::now() > deadline {
+                bail!("{services} Services are not programmed on {node}: {counts}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
     Ok(())
 }
 
-fn more_services(count: usize) -> String {
-    let mut out = String::new();
-    for i in 1..count {
-        let _ = writeln!(
-            out,
-            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: s{i}}}, spec: {{selector: {{app: server}}, ports: [{{port: 7000}}]}}}}"
-        );
-    }
-    out
+/// What the agent says of its service stage. Needs root.
+fn agent_counts(path: &Path) -> Result<serde_json::Value> {
+    let socket = UnixStream::connect(path).context("connect to the agent, as root")?;
+    (&socket).write_all(b"{\"op\":\"status\"}\n").context("ask the agent")?;
+    let mut line = String::new();
+    BufReader::new(&socket).read_line(&mut line).context("read the agent's answer")?;
+    let answer: serde_json::Value = serde_json::from_str(&line).context("decode the answer")?;
+    Ok(answer["status"]["stages"]["services"]["counts"].clone())
 }
 
 fn measure(lab: &BenchLab, client: &str, server_ip: &str, services: usize) -> Result<()> {
@@ -84,7 +139,7 @@ fn measure(lab: &BenchLab, client: &str, server_ip: &str, services: usize) -> Re
         line.trim().parse().context("the worker ended")
     };
     let place = if client == "near" { "same node" } else { "other node, VXLAN" };
-    for kind in ["rr", "crr", "stream"] {
+    for kind in ["rr", "crr", "first", "stream"] {
         let (mut control, mut cluster_ip, mut direct_all) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..=ROUNDS {
             let direct = ask(kind, server_ip)?;

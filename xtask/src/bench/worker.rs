@@ -12,7 +12,8 @@ use std::{
 /// Bytes of one write of the throughput test.
 const CHUNK: usize = 64 << 10;
 
-/// `serve CGROUP PORT` or `load CGROUP KIND MILLISECONDS ADDRESS`.
+/// `serve CGROUP PORT` or `load CGROUP`, with requests on standard input: kind, milliseconds and
+/// address. `-` for no cgroup.
 pub fn main(args: &[&str]) -> Result<()> {
     match args {
         ["serve", cgroup, port] => {
@@ -41,6 +42,9 @@ pub fn main(args: &[&str]) -> Result<()> {
 }
 
 fn join(cgroup: &str) -> Result<()> {
+    if cgroup == "-" {
+        return Ok(());
+    }
     std::fs::create_dir_all(cgroup).with_context(|| format!("make {cgroup}"))?;
     std::fs::write(format!("{cgroup}/cgroup.procs"), "0").with_context(|| format!("join {cgroup}"))
 }
@@ -72,7 +76,8 @@ fn answer(mut stream: TcpStream) {
     while stream.write_all(&first).is_ok() && stream.read_exact(&mut first).is_ok() {}
 }
 
-/// Operations (rr, crr) or bytes (stream) per second.
+/// Operations (rr, crr) or bytes (stream) per second; for `first` what one second holds of the
+/// time from `connect` to its answer, which is the first packet there and back.
 fn load(kind: &str, time: Duration, to: SocketAddr) -> Result<f64> {
     let started = Instant::now();
     let mut done = 0u64;
@@ -90,6 +95,17 @@ fn load(kind: &str, time: Duration, to: SocketAddr) -> Result<f64> {
                 exchange(&mut stream)?;
                 done += 1;
             }
+        }
+        "first" => {
+            let mut waited = Duration::ZERO;
+            while started.elapsed() < time {
+                let begin = Instant::now();
+                let stream = connect(to)?;
+                waited += begin.elapsed();
+                drop(stream);
+                done += 1;
+            }
+            return Ok(done as f64 / waited.as_secs_f64());
         }
         "stream" => {
             let mut stream = connect(to)?;
