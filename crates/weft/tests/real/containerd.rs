@@ -11,11 +11,17 @@ use k8s_openapi::{
         discovery::v1::EndpointSlice,
     },
 };
-use kube::{Api, api::PostParams, config::Kubeconfig};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+    config::Kubeconfig,
+};
 use nix::sys::signal::Signal;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
     cell::Cell,
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -51,6 +57,8 @@ fn ready_or_skip(test: &str) -> bool {
 /// A node with containerd, and an API server outside.
 struct Cluster {
     machine: Machine,
+    /// The API server's process.
+    api: u32,
     kubeconfig: PathBuf,
     attempts: Cell<u32>,
 }
@@ -59,14 +67,9 @@ impl Cluster {
     fn start(part: &str) -> Self {
         let mut machine = Machine::start(part);
         let dir = machine.dir.path().to_owned();
-        let admin = dir.join("admin.kubeconfig");
-        let admin_text = admin.display().to_string();
-        let args = ["apiserver", "--no-controllers", "--listen", "172.31.7.1:6443", "--kubeconfig"];
-        let args = [&args[..], &[&admin_text]].concat();
-        machine.daemon(Side::Outside, "apiserver", Path::new(WEFT), &args);
-        assert!(poll(|| admin.exists()), "{}", machine.logs());
+        let (api, admin) = api_server(&mut machine);
         let kubeconfig = node_kubeconfig(&dir, &admin);
-        let cluster = Self { machine, kubeconfig, attempts: Cell::default() };
+        let cluster = Self { machine, api, kubeconfig, attempts: Cell::default() };
         cluster.api(async |client| {
             let node: Node = serde_json::from_value(json!({
                 "metadata": {"name": "worker"},
@@ -80,9 +83,19 @@ impl Cluster {
         cluster
     }
 
+    /// The API server dies as by a power cut.
+    fn api_dies(&mut self) {
+        self.machine.end(self.api, Signal::SIGKILL);
+    }
+
+    /// It comes back with what it had.
+    fn api_returns(&mut self) {
+        self.api = api_server(&mut self.machine).0;
+    }
+
     /// Asks the API as an administrator, from where it can be reached.
     fn api<T: Send>(&self, ask: impl AsyncFnOnce(kube::Client) -> T + Send) -> T {
-        let admin = self.machine.dir.path().join("admin.kubeconfig");
+        let admin = self.machine.dir.path().join("api/kubeconfig");
         let asked = weft_netlink::netns::run_in(&self.machine.netns(Side::Outside), || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
@@ -304,6 +317,34 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         self.plugin("CHECK", Some((&pod.id, &netns)), json!({"prevResult": cache["result"]}))
     }
 
+    /// What the agent asked the API for, by its log: group, resource and verb.
+    fn requests(&self) -> BTreeSet<Right> {
+        let log = fs::read_to_string(self.machine.dir.path().join("agent.log")).unwrap();
+        let field = |line: &str, name: &str| -> Option<String> {
+            let rest = line.split_once(&format!("{name}="))?.1;
+            Some(rest.split(' ').next()?.trim_matches('"').to_owned())
+        };
+        let lines = log.lines().filter(|l| l.contains("weft_kube::access: request"));
+        let right = |line: &str| {
+            let path = field(line, "path").unwrap();
+            let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+            let (group, resource) = match parts[..] {
+                ["api", "v1", resource] => ("", resource),
+                ["apis", group, _, resource] => (group, resource),
+                _ => panic!("neither a list nor a watch of a whole kind: {line}"),
+            };
+            let watch = field(line, "query").unwrap().contains("watch=true");
+            let verb = match (field(line, "method").as_deref(), watch) {
+                (Some("GET"), true) => "watch",
+                (Some("GET"), false) => "list",
+                (Some("POST"), _) => "create",
+                _ => panic!("{line}"),
+            };
+            [group, resource, verb].map(str::to_owned)
+        };
+        lines.map(right).collect()
+    }
+
     fn pod_links(&self) -> usize {
         let links = self.machine.sh(Side::Node, "ip -o link");
         links.lines().filter(|l| l.contains(": wv")).count()
@@ -322,6 +363,18 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         let items = list["items"].as_array().cloned().unwrap_or_default();
         items.iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+/// Starts the API server, and waits until it is ready.
+fn api_server(machine: &mut Machine) -> (u32, PathBuf) {
+    let data = machine.dir.path().join("api");
+    let admin = data.join("kubeconfig");
+    let _ = fs::remove_file(&admin);
+    let data = format!("--data-dir={}", data.display());
+    let args = ["apiserver", "--no-controllers", "--listen", "172.31.7.1:6443", &data];
+    let id = machine.daemon(Side::Outside, "apiserver", Path::new(WEFT), &args);
+    assert!(poll(|| admin.exists()), "{}", machine.logs());
+    (id, admin)
 }
 
 /// A pod of the runtime.
@@ -404,6 +457,31 @@ fn image(dir: &Path) -> PathBuf {
     archive
 }
 
+/// API group, resource and verb.
+type Right = [String; 3];
+
+/// What the manifest of the documentation allows the agent.
+fn rights() -> BTreeSet<Right> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/manifests/agent-rbac.yaml");
+    let manifest = fs::read_to_string(file).unwrap();
+    let documents = serde_yaml_ng::Deserializer::from_str(&manifest);
+    let mut documents = documents.map(|d| Value::deserialize(d).unwrap());
+    let role = documents.find(|d| d["kind"] == "ClusterRole").unwrap();
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+    };
+    let mut rights = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                let of = |verb| [group.clone(), resource.clone(), verb];
+                rights.extend(texts(&rule["verbs"]).into_iter().map(of));
+            }
+        }
+    }
+    rights
+}
+
 /// A Service of the pods, written by hand as the test's API runs no controllers; its address.
 fn expose(cluster: &Cluster, pods: &[&Sandbox]) -> String {
     let endpoints: Vec<Value> = pods.iter().map(|p| json!({"addresses": [p.ips[0]]})).collect();
@@ -451,16 +529,14 @@ fn a_node_with_containerd_and_no_kube_proxy() {
     assert!(a.ips[0].starts_with("10.244.7.") && a.ips[1].starts_with("fd00:10:244:7:"), "{a:?}");
 
     // Pods, the node, and a Service; the receiver sees who sends.
-    let traffic = |cluster: &Cluster| {
-        for (target, seen) in a.ips.iter().zip(&b.ips) {
-            assert_eq!(cluster.get(&b, target, 8080), Ok(format!("a {seen}")));
-        }
-        for target in &b.ips {
+    let traffic = |cluster: &Cluster, from: &Sandbox| {
+        for (target, seen) in a.ips.iter().zip(&from.ips) {
+            assert_eq!(cluster.get(from, target, 8080), Ok(format!("a {seen}")));
             let answer = cluster.get_from_node(target, 8080).unwrap();
-            assert!(answer.starts_with("b "), "{answer}");
+            assert!(answer.starts_with("a "), "{answer}");
         }
     };
-    traffic(&cluster);
+    traffic(&cluster, &b);
     let web = expose(&cluster, &[&a]);
     let served = format!("a {}", b.ips[0]);
     let mut last = Ok(String::new());
@@ -489,7 +565,7 @@ fn a_node_with_containerd_and_no_kube_proxy() {
 
     // The agent dies: what was made goes on, what is asked for fails and is asked for again.
     cluster.machine.end(first, Signal::SIGKILL);
-    traffic(&cluster);
+    traffic(&cluster, &b);
     assert_eq!(cluster.get(&b, &web, 80), Ok(served.clone()));
     let refused = cluster.try_sandbox("c").unwrap_err();
     assert!(refused.contains(AWAY), "{refused}");
@@ -502,11 +578,29 @@ fn a_node_with_containerd_and_no_kube_proxy() {
     let second = cluster.agent(&[]);
     cluster.wait_ready();
     cluster.check(&a).unwrap();
+    cluster.stop(&b.id).unwrap();
     let c = cluster.pod("c");
+    traffic(&cluster, &c);
     assert_eq!(cluster.get(&c, &web, 80), Ok(format!("a {}", c.ips[0])));
     cluster.machine.sh(Side::Node, &format!("ip route get {} | grep -q wv", a.ips[0]));
 
-    for pod in [&a, &b, &c] {
+    // Without its API the node goes on, new pods included; afterwards it learns what changed.
+    cluster.api_dies();
+    let d = cluster.pod("d");
+    traffic(&cluster, &d);
+    assert_eq!(cluster.get(&d, &web, 80), Ok(format!("a {}", d.ips[0])));
+    cluster.api_returns();
+    cluster.api(async |client| {
+        let slices = Api::<EndpointSlice>::namespaced(client, "default");
+        let change = json!({"endpoints": [{"addresses": [d.ips[0]]}]});
+        slices.patch("web-1", &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+    });
+    let moved = || cluster.get(&c, &web, 80) == Ok(format!("d {}", c.ips[0]));
+    assert!(poll(moved), "{}", cluster.machine.logs());
+    let (used, allowed) = (cluster.requests(), rights());
+    assert!(used.is_subset(&allowed) && used.len() >= 8, "{used:?} of {allowed:?}");
+
+    for pod in [&a, &c, &d] {
         // A kubelet may repeat it.
         cluster.cri("RuntimeService/StopPodSandbox", json!({"pod_sandbox_id": pod.id}));
         cluster.stop(&pod.id).unwrap();
@@ -532,9 +626,11 @@ fn a_node_with_containerd_and_no_kube_proxy() {
     }
 
     // A start that knows nothing but the journal: the kubeconfig names the Service, which
-    // nobody serves.
-    cluster.agent(&[]);
+    // nobody serves. DNS is left to others.
+    cluster.agent(&["--cluster-dns=service"]);
     cluster.wait_ready();
+    let udp = cluster.machine.sh(Side::Node, "cat /proc/net/udp /proc/net/udp6");
+    assert!(!udp.contains(":0035 "), "nobody listens on port 53: {udp}");
     assert_eq!(crate::lab::own_links(), links_of_this_machine);
     cluster.machine.stop();
 }

@@ -109,6 +109,8 @@ impl Machine {
         let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let mut command = self.command(side, program);
         command.args(args).stdout(log.try_clone().unwrap()).stderr(log);
+        // Every request to the API is in the agent's log.
+        command.env("WEFT_LOG", "info,weft_kube::access=debug");
         let child = command.spawn().unwrap();
         let id = child.id();
         self.children.push(child);
