@@ -1,7 +1,11 @@
 //! Command line of `weft agent`.
 
 use ipnet::IpNet;
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{AddrParseError, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 use weft_model::NodeName;
 
 /// How pods of different nodes reach each other.
@@ -26,6 +30,18 @@ pub enum ClusterDns {
 pub(crate) const STATE_DIR: &str = "/run/weft/agent";
 /// What outlives a restart of such a machine.
 pub(crate) const DATA_DIR: &str = "/var/lib/weft";
+
+/// An address to listen on, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsAddress(pub Option<SocketAddr>);
+
+impl FromStr for MetricsAddress {
+    type Err = AddrParseError;
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        let address = (!text.is_empty()).then(|| text.parse()).transpose()?;
+        Ok(Self(address))
+    }
+}
 
 /// Arguments of `weft agent`.
 #[derive(Clone, Debug, clap::Args)]
@@ -73,6 +89,9 @@ pub struct Args {
     /// Where to answer load balancers that ask whether the node takes connections.
     #[arg(long, default_value = "[::]:10256")]
     pub healthz_bind_address: SocketAddr,
+    /// Where to tell Prometheus how it goes; empty for nowhere.
+    #[arg(long, default_value = "127.0.0.1:10249")]
+    pub metrics_bind_address: MetricsAddress,
     /// Which of the node's addresses answer on node ports; all where not given.
     #[arg(long, value_delimiter = ',')]
     pub nodeport_addresses: Vec<IpNet>,

@@ -2,34 +2,27 @@
 //! (`:10256/healthz` and `/livez`, as kube-proxy serves them; KEP-3836), and for Services with
 //! `externalTrafficPolicy: Local` whether it has an endpoint (`healthCheckNodePort`).
 
+use crate::{
+    http::{self, Reply},
+    metrics::Metrics,
+};
 use std::{
     collections::BTreeMap,
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::{AbortHandle, JoinSet},
-    time::timeout,
 };
-use tracing::warn;
 use weft_services::Health;
 
 /// A change that was not applied for so long makes the node unhealthy (kube-proxy: twice its
 /// sync period of 30 s).
 const LATE: Duration = Duration::from_secs(60);
-/// How long a prober may take for its request, and for reading the answer.
-const IDLE_MAX: Duration = Duration::from_secs(5);
-/// Bytes of a request's head.
-const HEAD_MAX: usize = 8 << 10;
 /// Connections at once, over all ports.
 const CONNECTIONS_MAX: usize = 256;
-/// Pause before a port that could not be bound is tried again.
-const BIND_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is told.
 #[derive(Clone, Debug)]
@@ -132,10 +125,14 @@ enum Asked {
 
 /// Serves for ever: the node's own address, and a port for each Service that wants one. A port
 /// that somebody else has is reported and tried again.
-pub async fn serve(node: SocketAddr, mut view: watch::Receiver<View>) -> anyhow::Result<()> {
+pub async fn serve(
+    node: SocketAddr,
+    mut view: watch::Receiver<View>,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<()> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut tasks = JoinSet::new();
-    tasks.spawn(listen(node, Asked::Node, view.clone(), places.clone()));
+    tasks.spawn(listen(node, Asked::Node, view.clone(), metrics.clone(), places.clone()));
     let mut ports: BTreeMap<u16, AbortHandle> = BTreeMap::new();
     loop {
         let wanted: Vec<u16> = view.borrow_and_update().ports.keys().copied().collect();
@@ -149,7 +146,8 @@ pub async fn serve(node: SocketAddr, mut view: watch::Receiver<View>) -> anyhow:
         for port in wanted {
             ports.entry(port).or_insert_with(|| {
                 let at = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-                tasks.spawn(listen(at, Asked::Service(port), view.clone(), places.clone()))
+                let asked = Asked::Service(port);
+                tasks.spawn(listen(at, asked, view.clone(), metrics.clone(), places.clone()))
             });
         }
         tokio::select! {
@@ -163,97 +161,40 @@ pub async fn serve(node: SocketAddr, mut view: watch::Receiver<View>) -> anyhow:
     }
 }
 
-async fn listen(at: SocketAddr, asked: Asked, view: watch::Receiver<View>, places: Arc<Semaphore>) {
-    let mut said = false;
-    let listener = loop {
-        match bind(at).await {
-            Ok(listener) => break listener,
-            Err(error) => {
-                if !said {
-                    warn!(%at, %error, "cannot answer probes of load balancers");
-                    said = true;
-                }
-                tokio::time::sleep(BIND_PAUSE).await;
-            }
-        }
-    };
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(BIND_PAUSE).await;
-            continue;
-        };
-        // Too many: the prober sees the connection closed.
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let view = view.clone();
-        connections.spawn(async move {
-            let _ = timeout(IDLE_MAX, answer(stream, asked, view)).await;
-            drop(place);
-        });
-    }
-}
-
-/// Listens for both families, or for IPv4 alone where the kernel has no other.
-async fn bind(at: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(at).await {
-        Err(e) if e.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, at.port())).await
-        }
-        other => other,
-    }
-}
-
-/// One request, one answer, and the end of the connection.
-async fn answer(
-    mut stream: TcpStream,
+async fn listen(
+    at: SocketAddr,
     asked: Asked,
     view: watch::Receiver<View>,
-) -> io::Result<()> {
-    let mut head = Vec::new();
-    while !head.windows(4).any(|w| w == b"\r\n\r\n") {
-        if head.len() >= HEAD_MAX || stream.read_buf(&mut head).await? == 0 {
-            return Ok(());
-        }
-    }
-    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
-    let line = String::from_utf8_lossy(line);
-    let path = line.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
-    let now = Instant::now();
-    let (status, body, weight) = match asked {
-        Asked::Node => {
-            let (status, body) = view.borrow().of_node(path, now, SystemTime::now());
-            (status, body, None)
-        }
-        Asked::Service(port) => {
-            let (status, body, count) = view.borrow().of_service(port, now);
-            (status, body, Some(count))
-        }
+    metrics: Arc<Metrics>,
+    places: Arc<Semaphore>,
+) {
+    let reply = move |path: &str| {
+        let now = Instant::now();
+        let (status, body, weight) = match asked {
+            Asked::Node => {
+                let (status, body) = view.borrow().of_node(path, now, SystemTime::now());
+                metrics.probed(path, status);
+                (status, body, None)
+            }
+            Asked::Service(port) => {
+                let (status, body, count) = view.borrow().of_service(port, now);
+                (status, body, Some(("X-Load-Balancing-Endpoint-Weight", count.to_string())))
+            }
+        };
+        let kind = if status == 404 { http::TEXT } else { "application/json" };
+        Reply { status, kind, header: weight, body }
     };
-    let reason = match status {
-        200 => "OK",
-        404 => "Not Found",
-        _ => "Service Unavailable",
-    };
-    let kind = if status == 404 { "text/plain; charset=utf-8" } else { "application/json" };
-    let weight =
-        weight.map_or(String::new(), |n| format!("X-Load-Balancing-Endpoint-Weight: {n}\r\n"));
-    let reply = format!(
-        "HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nX-Content-Type-Options: nosniff\r\n\
-         {weight}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(reply.as_bytes()).await?;
-    // HEAD wants no body.
-    if !line.starts_with("HEAD ") {
-        stream.write_all(body.as_bytes()).await?;
-    }
-    stream.shutdown().await
+    http::serve(at, "probes of load balancers", places, reply).await;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
     use weft_model::NamespacedName;
 
     #[test]
@@ -310,7 +251,8 @@ mod tests {
         };
         let (node, port) = (free(), free());
         let (tx, rx) = watch::channel(View::default());
-        let server = tokio::spawn(serve(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), node), rx));
+        let at = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), node);
+        let server = tokio::spawn(serve(at, rx, Arc::default()));
         let ask = async |port: u16, path: &str| -> io::Result<String> {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
             let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");

@@ -6,6 +6,7 @@ use crate::{
     fabric::{apply, observe_underlay},
     health::View,
     host_port::Wanted,
+    metrics::Metrics,
     state::{AppliedFabric, State},
 };
 use ipnet::IpNet;
@@ -263,6 +264,12 @@ pub struct ServiceStage {
     pub verified: Option<Instant>,
     /// What was told last: told again where it is another.
     pub told: ServiceTables,
+    /// What the watches brought.
+    pub tally: Arc<weft_kube::Tally>,
+    /// What Prometheus is told.
+    pub metrics: Arc<Metrics>,
+    /// What is wrong with Services.
+    pub complaints: watch::Sender<Arc<[weft_services::Diagnostic]>>,
 }
 
 impl ServiceStage {
@@ -276,6 +283,7 @@ impl ServiceStage {
         if !self.node_dns {
             node_dns.clear();
         }
+        let begin = Instant::now();
         let input = weft_services::PlanInput {
             node_dns,
             node_port_ranges: self.node_port_ranges.clone(),
@@ -316,6 +324,15 @@ impl ServiceStage {
             errors.push(chain(&e));
             false
         });
+        let done = applied.then(|| self.tally.applied(snapshot.generation));
+        self.metrics.synced(begin.elapsed(), done);
+        self.complaints.send_if_modified(|now| {
+            // Mostly the same ones.
+            let news = !Arc::ptr_eq(now, &tables.diagnostics) && *now != tables.diagnostics;
+            *now = tables.diagnostics.clone();
+            news
+        });
+        self.metrics.refresh(|| self.lb.as_mut()?.stats().ok());
         let fine = errors.is_empty();
         self.tell(&tables, snapshot, applied, errors, entrances);
         match (fine, untidy) {

@@ -5,9 +5,10 @@ use crate::{
     api::{self, Known},
     closing::{self, SocketStage},
     cni::CniService,
-    dns, host,
+    complaints, dns, health, host,
     host_port::HostPorts,
     links::LinkStage,
+    metrics::{self, Metrics},
     namespaces::PodNamespaces,
     reconcile::{FabricStage, ServiceStage, Snapshots, follow},
     socket::{self, Service},
@@ -85,7 +86,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let listener = socket::bind(&socket_path)
         .with_context(|| format!("cannot listen on {}", socket_path.display()))?;
     let snapshots = source.snapshots.clone();
-    let service = Service { state: state.clone(), snapshots, cni: cni.clone(), client };
+    let service =
+        Service { state: state.clone(), snapshots, cni: cni.clone(), client: client.clone() };
     info!(node = %args.node, network, "agent started");
 
     let cancel = CancellationToken::new();
@@ -97,7 +99,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     tasks.spawn(tell_failures(state.clone(), source.status.clone(), follows));
     tasks.spawn(api::follow(source.snapshots.clone(), endpoints, known, places));
     let place = Place { cgroup, ranges, namespaces, cni };
-    spawn_stages(&mut tasks, &args, place, &state, &source, &cancel)?;
+    spawn_stages(&mut tasks, &args, place, &state, client, &source, &cancel)?;
     let (domain, snapshots) = (args.cluster_domain.clone(), source.snapshots.clone());
     match args.cluster_dns {
         ClusterDns::Node => drop(tasks.spawn(serve_dns(domain, state.clone(), snapshots))),
@@ -180,6 +182,7 @@ fn spawn_stages(
     args: &Args,
     place: Place,
     state: &Arc<State>,
+    client: kube::Client,
     source: &SnapshotSource,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -212,8 +215,11 @@ fn spawn_stages(
         entrances: Default::default(),
         verified: None,
         told: Default::default(),
+        tally: source.tally.clone(),
+        metrics: Arc::new(Metrics::default()),
+        complaints: watch::Sender::new(Arc::from([])),
     };
-    tasks.spawn(crate::health::serve(args.healthz_bind_address, services.health.subscribe()));
+    spawn_tellers(tasks, args, &services, client, source);
     let mut links = LinkStage {
         state: state.clone(),
         cni: place.cni,
@@ -256,6 +262,38 @@ fn spawn_stages(
         let also = Some(state.host_ports.subscribe());
         follow(&runtime, &token, snapshots, also, |s| services.step(s));
     })
+}
+
+/// Starts what tells others how the services stage fares: load balancers, Prometheus, and
+/// people, by Events.
+fn spawn_tellers(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    args: &Args,
+    services: &ServiceStage,
+    client: kube::Client,
+    source: &SnapshotSource,
+) {
+    let (view, metrics) = (services.health.subscribe(), services.metrics.clone());
+    tasks.spawn(health::serve(args.healthz_bind_address, view, metrics));
+    tasks.spawn(complaints::report(
+        client,
+        args.node.to_string(),
+        source.snapshots.clone(),
+        source.diagnostics.clone(),
+        services.complaints.subscribe(),
+    ));
+    let Some(at) = args.metrics_bind_address.0 else { return };
+    let sources = metrics::Sources {
+        node: args.node.clone(),
+        metrics: services.metrics.clone(),
+        tally: source.tally.clone(),
+        state: services.state.clone(),
+        snapshots: source.snapshots.clone(),
+    };
+    tasks.spawn(async move {
+        metrics::serve(at, sources).await;
+        Ok(())
+    });
 }
 
 fn spawn_thread(

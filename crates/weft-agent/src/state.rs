@@ -96,10 +96,15 @@ impl State {
         change(self.stages().entry(name).or_default());
     }
 
+    /// All stages as they are now.
+    pub fn all_stages(&self) -> BTreeMap<&'static str, Stage> {
+        self.stages().clone()
+    }
+
     /// The kernel's features, tried when somebody asks for the first time: trying them takes
     /// hundreds of milliseconds, which the start of a node has no use for. Blocks.
     pub fn features(&self) -> &[Value] {
-        let value = |f: &weft_bpf::Feature| json!({"name": f.name, "ok": f.ok, "detail": f.detail});
+        let value = |f: &weft_bpf::Feature| json!({"name": f.name, "ok": f.ok, "optional": f.optional, "detail": f.detail});
         self.features.get_or_init(|| {
             let all = weft_bpf::probe().into_iter().chain(crate::closing::features());
             all.map(|f| value(&f)).collect()

@@ -31,6 +31,7 @@ pub use answer::{
     Answer, Backend, Destination, Dns, End, Excluded, Frontend, Outcome, Path, Place, Route, Tried,
 };
 pub use error::AskError;
+pub use render::table;
 pub use services::{Count, ServiceRow, services};
 pub use trace::why;
 

@@ -4,7 +4,7 @@ use crate::{Answer, Outcome, Path, Place, Route, ServiceRow, answer::End};
 use std::fmt::Write as _;
 
 /// Rows of words in columns; the last column is not padded.
-pub(crate) fn table(rows: &[Vec<String>], indent: &str) -> String {
+pub fn table(rows: &[Vec<String>], indent: &str) -> String {
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {
         for (i, cell) in row.iter().enumerate() {

@@ -16,7 +16,8 @@ use weft_model::{
     TrafficPolicy,
 };
 use weft_services::{
-    Client, Explanation, FrontendKind, Judged, Reason, ServiceTables, Verdict, Why, explain,
+    Client, DiagnosticKind, Explanation, FrontendKind, Judged, Reason, ServiceTables, Verdict, Why,
+    explain,
 };
 
 /// Answers a question.
@@ -336,7 +337,9 @@ impl<'a> Tracer<'a> {
     fn direct(&self, address: IpAddr, port: Option<Port>, protocol: Protocol) -> Path {
         let mut path = self.blank(address, port, protocol);
         let family = IpFamily::of(address);
-        if let (Some(service), Some(port)) = (self.holder(address), port) {
+        let refused = port.and_then(|port| self.refused(address, port, protocol));
+        path.notes.extend(refused.clone());
+        if let (Some(service), Some(port), None) = (self.holder(address), port, refused) {
             self.without_port(service, port, protocol, &mut path);
             return path;
         }
@@ -375,6 +378,16 @@ impl<'a> Tracer<'a> {
             }
         }
         path
+    }
+
+    /// Why a Service that asks for a frontend does not get it.
+    fn refused(&self, addr: IpAddr, port: Port, protocol: Protocol) -> Option<String> {
+        let asked = Frontends { addr, port, protocol };
+        let node = self.source.node().or_else(|| self.through.first().map(|n| &n.name))?;
+        self.tables(node).diagnostics.iter().find_map(|d| match &d.kind {
+            DiagnosticKind::Refused { frontend, .. } if *frontend == asked => Some(d.to_string()),
+            _ => None,
+        })
     }
 
     fn without_port(&self, service: &Service, port: Port, protocol: Protocol, path: &mut Path) {

@@ -24,14 +24,17 @@
 pub mod access;
 pub mod cluster_policy;
 mod diagnostic;
+pub mod events;
 pub mod index;
 pub mod lower;
 pub mod pace;
 pub mod ranges;
 mod source;
+mod tally;
 mod watch;
 
 pub use access::{AccessError, Endpoints, Place};
 pub use diagnostic::{Diagnostic, Kind};
 pub use ranges::{Ranges, ServiceRanges};
 pub use source::{KindStatus, Options, SnapshotSource, SourceError, Status};
+pub use tally::{Applied, Seen, TRIGGER_ANNOTATION, Tally};

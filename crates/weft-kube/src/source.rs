@@ -4,6 +4,7 @@ use crate::{
     Diagnostic, Kind,
     index::{Change, Index, Indexed},
     pace::Delays,
+    tally::Tally,
     watch::{WatchError, watch},
 };
 use futures::{StreamExt, stream::BoxStream};
@@ -66,6 +67,8 @@ pub struct SnapshotSource {
     pub diagnostics: channel::Receiver<Arc<[Diagnostic]>>,
     /// How the watches fare.
     pub status: channel::Receiver<Status>,
+    /// What the watches brought, for metrics.
+    pub tally: Arc<Tally>,
     _task: JoinSet<()>,
 }
 
@@ -73,11 +76,12 @@ impl SnapshotSource {
     /// Starts to watch. Must be called inside a tokio runtime; returns at once. An API that
     /// does not answer is tried again for ever: see [`Self::status`].
     pub fn start(client: Client, options: Options) -> Self {
-        Self::from_events(events(&client, options.delays), options)
+        let tally = Arc::new(Tally::default());
+        Self::from_events(events(&client, options.delays, &tally), options, tally)
     }
 
     /// As [`Self::start`], with the events given.
-    fn from_events(events: Events, options: Options) -> Self {
+    fn from_events(events: Events, options: Options, tally: Arc<Tally>) -> Self {
         let (snapshots_tx, snapshots) = channel::channel(None);
         let (diagnostics_tx, diagnostics) = channel::channel(Arc::from([]));
         let (status_tx, status) = channel::channel(Status::default());
@@ -87,10 +91,11 @@ impl SnapshotSource {
             snapshots: snapshots_tx,
             diagnostics: diagnostics_tx,
             status: status_tx,
+            tally: tally.clone(),
         };
         let mut task = JoinSet::new();
         task.spawn(publisher.run(events, options));
-        Self { snapshots, diagnostics, status, _task: task }
+        Self { snapshots, diagnostics, status, tally, _task: task }
     }
 
     /// Waits for the first snapshot.
@@ -105,23 +110,30 @@ type Item = (Kind, Result<Option<Change>, WatchError>);
 type Events = BoxStream<'static, Item>;
 
 /// The events of all kinds.
-fn events(client: &Client, delays: Delays) -> Events {
+fn events(client: &Client, delays: Delays, tally: &Arc<Tally>) -> Events {
     futures::stream::select_all([
-        watch_kind::<Namespace>(client, delays),
-        watch_kind::<Node>(client, delays),
-        watch_kind::<Service>(client, delays),
-        watch_kind::<EndpointSlice>(client, delays),
+        watch_kind::<Namespace>(client, delays, tally),
+        watch_kind::<Node>(client, delays, tally),
+        watch_kind::<Service>(client, delays, tally),
+        watch_kind::<EndpointSlice>(client, delays, tally),
     ])
     .boxed()
 }
 
 /// The events of one kind.
-fn watch_kind<K>(client: &Client, delays: Delays) -> Events
+fn watch_kind<K>(client: &Client, delays: Delays, tally: &Arc<Tally>) -> Events
 where
     K: Indexed + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
+    let tally = tally.clone();
     watch(Api::<K>::all(client.clone()), delays)
-        .map(|event| (K::KIND, event.map(|e| e.map(Change::of))))
+        .map(move |event| {
+            // In the task that publishes: what is seen is in the next snapshot.
+            if let Ok(Some(event)) = &event {
+                tally.see(event);
+            }
+            (K::KIND, event.map(|e| e.map(Change::of)))
+        })
         .boxed()
 }
 
@@ -131,6 +143,7 @@ struct Publisher {
     snapshots: channel::Sender<Option<Arc<Snapshot>>>,
     diagnostics: channel::Sender<Arc<[Diagnostic]>>,
     status: channel::Sender<Status>,
+    tally: Arc<Tally>,
 }
 
 impl Publisher {
@@ -186,7 +199,9 @@ impl Publisher {
         }
         replace(&self.diagnostics, self.index.diagnostics().into());
         let current = self.snapshots.borrow().clone();
-        if let Some(next) = self.index.snapshot(current.as_deref()) {
+        let next = self.index.snapshot(current.as_deref());
+        self.tally.published(next.as_ref().map(|n| n.generation));
+        if let Some(next) = next {
             tracing::debug!(generation = next.generation, "snapshot");
             self.snapshots.send_replace(Some(Arc::new(next)));
         }

@@ -237,7 +237,8 @@ pub(crate) fn complaints(snapshot: &Snapshot, service: &Service) -> Vec<Diagnost
             if let Some(reason) = wrong(endpoint, slice.family)
                 && seen.insert((endpoint.address, reason))
             {
-                out.push(DiagnosticKind::BadEndpoint { address: endpoint.address, reason });
+                let (slice, address) = (slice.id.name.clone(), endpoint.address);
+                out.push(DiagnosticKind::BadEndpoint { slice, address, reason });
             }
         }
     }
@@ -252,6 +253,11 @@ pub(crate) fn wrong(endpoint: &Endpoint, family: IpFamily) -> Option<&'static st
     if IpFamily::of(address) != family {
         return Some("it is not of the slice's family");
     }
+    special(address)
+}
+
+/// Why an address means nothing outside one machine or link, or not one machine.
+pub(crate) fn special(address: IpAddr) -> Option<&'static str> {
     let (link_local, mapped) = match address {
         IpAddr::V4(a) => (a.is_link_local() || a.is_broadcast(), false),
         IpAddr::V6(a) => (a.is_unicast_link_local(), a.to_ipv4_mapped().is_some()),

@@ -250,7 +250,11 @@ fn owner<'a>(
         let port = service.ports.iter().find(|p| is_port(p, outside.kind, frontend))?;
         return Some((service, outside.kind, port));
     }
-    // What no mechanism serves is in no table.
+    // What no mechanism serves is in no table; what a Service may not have is not its own.
+    let refused = |d: &crate::Diagnostic| matches!(&d.kind, crate::DiagnosticKind::Refused { frontend: f, .. } if *f == frontend);
+    if tables.diagnostics.iter().any(refused) {
+        return None;
+    }
     let own = snapshot.nodes.get(node).map_or(&[][..], |n| &n.internal_ips);
     snapshot.services.values().filter(|s| !s.foreign_proxy).find_map(|service| {
         FrontendKind::ALL.into_iter().find_map(|kind| {

@@ -25,16 +25,21 @@
 //! This crate knows nothing of the kernel, of the mechanism that translates, of time or I/O.
 #![forbid(unsafe_code)]
 
+mod blame;
+mod census;
 mod eligible;
 mod explain;
 mod plan;
 mod planner;
 mod service;
+mod shadow;
 mod stale;
 mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use blame::{Blamed, Object};
+pub use census::without_local;
 pub use eligible::Verdict;
 pub use explain::{Client, Explanation, Judged, Outcome, Place, Reason, Why, explain, judge_all};
 pub use plan::{PlanInput, plan};

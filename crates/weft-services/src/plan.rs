@@ -3,6 +3,7 @@
 use crate::{
     Diagnostic, DiagnosticKind, FrontendKind, ServiceTables,
     service::{self, Claim, Inside, Place, Planned},
+    shadow::Surroundings,
 };
 use ipnet::IpNet;
 use std::{
@@ -30,7 +31,8 @@ pub struct PlanInput {
 /// the next.
 pub fn plan(snapshot: &Snapshot, node: &NodeName, input: &PlanInput) -> ServiceTables {
     let own = snapshot.nodes.get(node).map(AsRef::as_ref);
-    let place = Place { snapshot, node, own, input };
+    let around = Surroundings::of(snapshot);
+    let place = Place { snapshot, node, own, input, around: &around };
     let ours = snapshot.services.values().filter(|s| service::is_ours(s));
     let planned: Vec<(&NamespacedName, Planned)> =
         ours.map(|s| (&s.id, service::plan(place, s))).collect();

@@ -4,13 +4,17 @@ use crate::{
     Diagnostic, DiagnosticKind, Frontend, FrontendKind, Group, PlanInput, ServiceTables,
     plan::set,
     service::{self, Place, Planned},
+    shadow::Surroundings,
 };
-use std::collections::{BTreeMap, BTreeSet};
-use weft_model::{NamespacedName, Node, NodeName, Port, Snapshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use weft_model::{NamespacedName, Node, NodeName, Port, Service, Snapshot};
 
 /// Keeps the plan of every Service, and plans those again whose Service object or slices are
 /// not those of the snapshot before; all of them where this node's own object or the input
-/// changed. The tables are those of [`crate::plan`], after any history.
+/// changed, and those with addresses from outside where nodes or API servers moved. The tables are those of [`crate::plan`], after any history.
 ///
 /// What changed in the tables is not told: the receiver compares the tables that it applied
 /// with the new ones ([`weft_model::Map::diff`]), which costs as little, and cannot be wrong
@@ -28,6 +32,8 @@ pub struct Planner {
     health: BTreeSet<(Port, NamespacedName)>,
     complaints: BTreeMap<NamespacedName, Vec<DiagnosticKind>>,
     tables: ServiceTables,
+    /// Addresses that have an owner in the snapshot.
+    around: Arc<Surroundings>,
     /// Comes before all names.
     no_name: NamespacedName,
 }
@@ -53,6 +59,7 @@ impl Planner {
             health: BTreeSet::new(),
             complaints: BTreeMap::new(),
             tables: ServiceTables::default(),
+            around: Arc::default(),
             no_name: NamespacedName::new("", ""),
         }
     }
@@ -60,11 +67,22 @@ impl Planner {
     /// Plans the next snapshot, in time that depends on what is different in it.
     pub fn plan(&mut self, snapshot: &Snapshot, input: &PlanInput) -> &ServiceTables {
         let own = snapshot.nodes.get(&self.node);
-        let stale = self.stale(snapshot, own.map(AsRef::as_ref), input);
+        let moved = self.look_around(snapshot);
+        let mut stale = self.stale(snapshot, own.map(AsRef::as_ref), input);
+        if moved {
+            let external = |s: &Service| {
+                let e = &s.external;
+                !e.addresses.is_empty() || !e.balancer_addresses.is_empty()
+            };
+            let all = snapshot.services.iter().filter(|(_, s)| external(s));
+            stale.extend(all.map(|(id, _)| id.clone()));
+        }
         self.input = input.clone();
         self.seen = snapshot.clone();
         let node = self.node.clone();
-        let place = Place { snapshot, node: &node, own: own.map(AsRef::as_ref), input };
+        let around = self.around.clone();
+        let own = own.map(AsRef::as_ref);
+        let place = Place { snapshot, node: &node, own, input, around: &around };
         let mut unsettled = Unsettled::default();
         for id in stale {
             let service = snapshot.services.get(&id).filter(|s| service::is_ours(s));
@@ -76,6 +94,15 @@ impl Planner {
         self.settle(unsettled);
         self.tables.generation = snapshot.generation;
         &self.tables
+    }
+
+    /// Learns who has which address; says whether that is different now.
+    fn look_around(&mut self, snapshot: &Snapshot) -> bool {
+        if !Surroundings::may_differ(&self.seen, snapshot) {
+            return false;
+        }
+        let around = Arc::new(Surroundings::of(snapshot));
+        std::mem::replace(&mut self.around, around.clone()) != around
     }
 
     /// The tables as last planned.

@@ -4,6 +4,7 @@ use crate::{
     Answer, Backend, DiagnosticKind, Frontend, FrontendKind, Group, Health, LoadBalancer, Outside,
     PlanInput,
     eligible::{self, Eligible},
+    shadow::{Shadow, Surroundings},
 };
 use ipnet::IpNet;
 use std::{
@@ -27,6 +28,8 @@ pub(crate) struct Place<'a> {
     /// The object of `node`.
     pub(crate) own: Option<&'a Node>,
     pub(crate) input: &'a PlanInput,
+    /// Addresses that have an owner.
+    pub(crate) around: &'a Surroundings,
 }
 
 /// What becomes of clients on this node.
@@ -67,7 +70,7 @@ pub(crate) struct Planned {
     pub(crate) claims: Vec<Claim>,
     /// The groups that claims lead to.
     pub(crate) groups: Vec<(Group, Arc<[Backend]>)>,
-    /// What is wrong with its endpoints.
+    /// What is wrong with its addresses from outside, and with its endpoints.
     pub(crate) complaints: Vec<DiagnosticKind>,
     /// The `healthCheckNodePort` that it asks for.
     pub(crate) health: Option<(Port, Health)>,
@@ -87,7 +90,7 @@ pub(crate) fn plan(place: Place<'_>, service: &Service) -> Planned {
         }
     }
     let mut planned = of.planned;
-    planned.complaints = eligible::complaints(place.snapshot, service);
+    planned.complaints.extend(eligible::complaints(place.snapshot, service));
     planned.health = service.external.health_port.map(|port| {
         let ready_here = eligible::ready_here(place.snapshot, place.node, service);
         (port, Health { service: service.id.clone(), ready_here })
@@ -128,14 +131,40 @@ impl<'a> OfService<'a> {
             // Service takes what the node's processes say to themselves by any other field.
             let served = kind == FrontendKind::NodePort && port.protocol != Protocol::Sctp;
             if addr.is_loopback() && !served {
+                self.may_take(kind, frontend);
                 continue;
             }
             // One address may be both given by a load balancer and listed by people.
-            if self.planned.claims.iter().all(|c| c.frontend != frontend) {
+            if self.planned.claims.iter().all(|c| c.frontend != frontend)
+                && self.may_take(kind, frontend)
+            {
                 let claim = self.claim(kind, port, frontend);
                 self.planned.claims.push(claim);
             }
         }
+    }
+
+    /// Whether the Service may have an address that somebody wrote or gave it. What it hides is
+    /// said aloud.
+    fn may_take(&mut self, kind: FrontendKind, frontend: Frontend) -> bool {
+        let Frontend { addr, port, protocol } = frontend;
+        let shadow = match kind {
+            FrontendKind::LoadBalancer | FrontendKind::ExternalIp => {
+                self.place.around.judge(addr, port, protocol)
+            }
+            // The API allocates these.
+            FrontendKind::ClusterIp | FrontendKind::NodePort => None,
+        };
+        let complaint = match shadow {
+            None => return true,
+            Some(Shadow::Refused(why)) => DiagnosticKind::Refused { frontend, why },
+            Some(Shadow::Hides(node)) => DiagnosticKind::Hides { frontend, node },
+        };
+        let served = matches!(complaint, DiagnosticKind::Hides { .. });
+        if !self.planned.complaints.contains(&complaint) {
+            self.planned.complaints.push(complaint);
+        }
+        served
     }
 
     /// This node's addresses that answer on node ports, of the Service's families; after them

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
-use weft_model::{IpFamily, Map, NamespacedName, Port, Protocol, Set, TrafficPolicy};
+use weft_model::{IpFamily, Map, NamespacedName, NodeName, Port, Protocol, Set, TrafficPolicy};
 
 /// Where a client connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,9 +176,27 @@ pub enum DiagnosticKind {
         /// The Service that keeps it.
         owner: NamespacedName,
     },
+    /// An address that the cluster needs for itself.
+    #[error("{frontend} is not served: {why}")]
+    Refused {
+        /// The frontend.
+        frontend: Frontend,
+        /// Whose address it is.
+        why: String,
+    },
+    /// A node's own address: it is served, and the node's own port is not reached any more.
+    #[error("{frontend} is served, and hides this port of node {node}")]
+    Hides {
+        /// The frontend.
+        frontend: Frontend,
+        /// The node.
+        node: NodeName,
+    },
     /// An endpoint that cannot be sent to; the others serve.
     #[error("its endpoint {address} is ignored: {reason}")]
     BadEndpoint {
+        /// The slice that names it.
+        slice: Arc<str>,
         /// Its address.
         address: IpAddr,
         /// What is wrong with it.

@@ -193,7 +193,7 @@ pub fn get(args: GetArgs) -> Result<i32> {
 }
 
 /// Prints; a reader that went away (`| head`) is no error.
-fn say(text: &str) -> Result<()> {
+pub(crate) fn say(text: &str) -> Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("write output"),
         _ => Ok(()),

@@ -1,6 +1,7 @@
 //! The `weft` binary: argument parsing and dispatch, nothing else.
 
 mod apiserver;
+mod check;
 mod cni;
 mod explain;
 mod log;
@@ -29,6 +30,10 @@ enum Command {
     Cni(cni::Args),
     /// What happens to this traffic and which object decides it
     Why(explain::WhyArgs),
+    /// How the agents of a lab, or the one of this machine, fare
+    Status(check::CheckArgs),
+    /// What is wrong with them, and what to do about it
+    Check(check::CheckArgs),
     /// Tables of what Weft makes of the cluster's objects
     Get(explain::GetArgs),
     /// Take from this node what its agent made: rules, links, routes, programs, files
@@ -76,6 +81,8 @@ fn run(command: Command) -> anyhow::Result<i32> {
         Command::Agent(args) => logged(|| weft_agent::run(args)),
         Command::Policy(args) => policy::run_command(args),
         Command::Cni(args) => cni::run(args),
+        Command::Status(args) => check::run(args, true),
+        Command::Check(args) => check::run(args, false),
         Command::Why(args) => explain::why(args),
         Command::Get(args) => explain::get(args),
         Command::Cleanup(args) => weft_agent::run_cleanup(&args).map(|()| 0),

@@ -188,7 +188,7 @@ fn first_lists() -> Vec<Item> {
 #[tokio::test]
 async fn a_burst_becomes_few_snapshots_and_its_end_is_published() {
     let (tx, rx) = futures::channel::mpsc::unbounded();
-    let source = SnapshotSource::from_events(rx.boxed(), Options::default());
+    let source = SnapshotSource::from_events(rx.boxed(), Options::default(), Arc::default());
     first_lists().into_iter().for_each(|i| tx.unbounded_send(i).expect("open"));
     source.first().await.expect("complete");
     let start = Instant::now();
@@ -209,7 +209,7 @@ async fn a_burst_becomes_few_snapshots_and_its_end_is_published() {
 #[tokio::test]
 async fn an_equal_result_wakes_nobody() {
     let (tx, rx) = futures::channel::mpsc::unbounded();
-    let source = SnapshotSource::from_events(rx.boxed(), Options::default());
+    let source = SnapshotSource::from_events(rx.boxed(), Options::default(), Arc::default());
     first_lists().into_iter().for_each(|i| tx.unbounded_send(i).expect("open"));
     tx.unbounded_send(write(1)).expect("open");
     let mut rx = source.snapshots.clone();
@@ -228,6 +228,10 @@ async fn an_equal_result_wakes_nobody() {
 
 #[tokio::test]
 async fn the_end_of_the_task_is_an_error_not_a_hang() {
-    let source = SnapshotSource::from_events(futures::stream::empty().boxed(), Options::default());
+    let source = SnapshotSource::from_events(
+        futures::stream::empty().boxed(),
+        Options::default(),
+        Arc::default(),
+    );
     assert_eq!(source.first().await, Err(SourceError::Ended));
 }

@@ -172,3 +172,55 @@ fn load_balancers_learn_how_many_endpoints_are_ready_here() {
     });
     assert!(conflict, "{:?}", tables.diagnostics);
 }
+
+#[test]
+fn what_the_cluster_needs_for_itself_is_not_served() {
+    let mut s = service("web", &["10.96.0.5"], &[HTTP, ("kubelet", Protocol::Tcp, 10_250)]);
+    let mut api = service("kubernetes", &["10.96.0.1"], &[("https", Protocol::Tcp, 443)]);
+    api.ports[0].name = "https".into();
+    let others = ["127.0.0.1", "169.254.169.254", "10.244.1.9", "203.0.113.6", "198.51.100.1"];
+    s.external.addresses = others.iter().map(|a| ip(a)).chain([ip("172.30.1.1")]).collect();
+    s.ports.push(s.ports[0].clone());
+    s.ports[2].port = port(6443);
+    let of_web = slice(&s, "web-1", &[HTTP_8080], vec![endpoint("10.244.1.2", "rs", 1)]);
+    let of_api = slice(
+        &api,
+        "kubernetes",
+        &[("https", Protocol::Tcp, 6443)],
+        vec![endpoint("203.0.113.6", "rs", 2)],
+    );
+    let tables = run(&with_node(snapshot(vec![s.clone(), api], vec![of_web, of_api])));
+    let served = |addr: &str, n| tables.outside.contains_key(&frontend(addr, Protocol::Tcp, n));
+    for n in [80, 6443] {
+        for addr in ["127.0.0.1", "169.254.169.254", "10.244.1.9"] {
+            assert!(!served(addr, n), "{addr}:{n}");
+        }
+        assert!(served("198.51.100.1", n) && served("172.30.1.1", n), "others are unharmed");
+    }
+    assert!(!served("203.0.113.6", 6443), "the API server");
+    assert!(served("203.0.113.6", 80), "another port of its address");
+    assert!(!served("172.30.1.1", 10_250), "the kubelet");
+    let said: Vec<_> = tables.diagnostics.iter().map(|d| d.blame(&s)).collect();
+    let of = |reason: &str| said.iter().filter(|b| b.reason == reason).count();
+    assert!(said.iter().all(|b| b.field == "spec.externalIPs"), "{said:?}");
+    // Three addresses with three ports each, the API server's and the kubelet's port.
+    assert_eq!((of("AddressRefused"), of("NodeAddressHidden")), (11, 2), "{said:?}");
+}
+
+#[test]
+fn a_node_that_comes_takes_its_address_back() {
+    let mut s = service("web", &["10.96.0.5"], &[("kubelet", Protocol::Tcp, 10_250)]);
+    s.external.addresses = vec![ip("172.30.1.7")];
+    let mut snapshot = with_node(snapshot(vec![s], vec![]));
+    let mut planner = crate::Planner::new(node(1));
+    let at = frontend("172.30.1.7", Protocol::Tcp, 10_250);
+    assert!(planner.plan(&snapshot, &PlanInput::default()).outside.contains_key(&at));
+    let mut other = (*snapshot.nodes[&node(1)]).clone();
+    (other.name, other.internal_ips) = (node(7), vec![ip("172.30.1.7")]);
+    other.pod_cidrs = Vec::new();
+    snapshot.nodes.insert(node(7), Arc::new(other));
+    snapshot.generation += 1;
+    let tables = planner.plan(&snapshot, &PlanInput::default()).clone();
+    assert!(!tables.outside.contains_key(&at));
+    assert_eq!(tables, run(&snapshot));
+}

@@ -68,7 +68,8 @@ fn take(step: Step, snapshot: &mut Snapshot, input: &mut PlanInput) {
             let mut own = (*with_node(Snapshot::default()).nodes[&node(1)]).clone();
             match way {
                 1 => own.zone = None,
-                2 => own.internal_ips = vec![ip("172.30.1.2")],
+                // What Services list among their externalIPs, too.
+                2 => own.internal_ips = vec![ip("198.51.100.1")],
                 _ => {}
             }
             snapshot.nodes.remove(&node(1));

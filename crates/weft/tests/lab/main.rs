@@ -15,6 +15,7 @@ mod hostport;
 mod kubectl;
 mod model;
 mod nodeport;
+mod observe;
 mod policies;
 mod services;
 mod transitions;
