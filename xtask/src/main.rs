@@ -24,7 +24,7 @@ cargo xtask COMMAND
   test            everything that CI runs
   test --vm       a lab on Debian's kernel in an emulated machine (minutes)
   check           formatting, clippy, house rules and the pure tests
-  bench WHAT      apiserver | lab-start | services
+  bench WHAT      apiserver | lab-start | program | services
   tidy            the house rules alone
   bpf [--check]   build the eBPF object; --check compares it with the committed one
 ";

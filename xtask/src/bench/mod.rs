@@ -4,6 +4,7 @@
 mod apiserver;
 mod lab_start;
 pub mod netfilter;
+mod program;
 mod services;
 mod stats;
 pub mod worker;
@@ -22,8 +23,11 @@ pub fn run(what: &str) -> Result<()> {
     match what {
         "apiserver" => apiserver::run(),
         "lab-start" => lab_start::run(),
+        "program" => program::run(),
         "services" => services::run(),
-        other => bail!("unknown benchmark '{other}': use apiserver, lab-start or services"),
+        other => {
+            bail!("unknown benchmark '{other}': use apiserver, lab-start, program or services")
+        }
     }
 }
 
