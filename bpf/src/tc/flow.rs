@@ -143,13 +143,14 @@ pub fn outbound(
     work.key = key(at, packet);
     let step = step(at, packet)?;
     if let Some(entry) = find(work) {
-        if stays(entry, work, step) {
+        if stays(work, step) {
             touch(entry, work, step);
             return Some(());
         }
         // The answers of the old backend are nobody's any more.
         set_partner(work);
         let _ = FLOWS.remove(&work.partner);
+        let _ = FLOWS.remove(&work.key);
     }
     if !service || step != Step::Begin {
         return None;
@@ -160,7 +161,7 @@ pub fn outbound(
 /// Whether a packet goes on to the backend of its flow. TCP and SCTP keep theirs, also when it
 /// left the set, until they begin anew; a repeated first packet is no new beginning.
 #[inline(always)]
-fn stays(entry: *mut FlowValue, work: &TcWork, step: Step) -> bool {
+fn stays(work: &TcWork, step: Step) -> bool {
     let (key, value) = (&work.key, &work.value);
     if value.flags & FlowValue::REVERSE != 0 || step != Step::Begin {
         return true;
@@ -169,15 +170,8 @@ fn stays(entry: *mut FlowValue, work: &TcWork, step: Step) -> bool {
     if key.src.protocol != PROTO_UDP {
         return value.state == FlowValue::NEW && value.generation == service.generation();
     }
-    if value.generation == service.generation() {
-        return true;
-    }
-    let stays = is_member(&key.dst, &value.dst, &service);
-    if stays {
-        // SAFETY: as in `find`; a wrong generation costs one look-up of a member.
-        unsafe { write_volatile(addr_of_mut!((*entry).generation), service.generation()) };
-    }
-    stays
+    // Not by the generation, as above: a frontend that went and came back begins anew with it.
+    is_member(&key.dst, &value.dst, &service)
 }
 
 /// Keeps state and time of an entry.

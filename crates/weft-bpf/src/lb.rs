@@ -164,6 +164,7 @@ impl SocketLb {
             pins,
             attached,
             pod_links,
+            reattach: false,
             options,
         };
         // What an earlier agent made may be smaller.
@@ -204,6 +205,8 @@ impl SocketLb {
     /// what nobody uses any more stays until [`Self::sweep`].
     pub fn switch(&mut self, tables: &ServiceTables) -> Result<ApplyStats> {
         let result = self.engine.switch(tables);
+        // Where maps grew and the programs could not be replaced, these tables reach nobody yet.
+        self.engine.kernel.reattach()?;
         if result.is_ok() {
             self.end_other_layouts();
         }
@@ -285,6 +288,8 @@ struct Maps {
     pins: Pins,
     attached: Attached,
     pod_links: PodLinks,
+    /// Whether the maps are others than those that the programs use.
+    reattach: bool,
     options: OpenOptions,
 }
 
@@ -346,17 +351,31 @@ impl Maps {
     fn grow(&mut self, sizes: [u32; 3]) -> Result<()> {
         let [services, slots, members] = sizes;
         let grown = [
-            self.services.grow(services, &self.pins)?,
-            self.slots.grow(slots, &self.pins)?,
-            self.members.grow(members, &self.pins)?,
+            self.services.grow(services, &self.pins),
+            self.slots.grow(slots, &self.pins),
+            self.members.grow(members, &self.pins),
         ];
-        if !grown.contains(&true) {
+        if grown.iter().any(|g| matches!(g, Ok(true))) {
+            tracing::info!(services, slots, members, "maps grew");
+            self.reattach = true;
+        }
+        // Also where one of them could not grow: the others have changed already.
+        let reattached = self.reattach();
+        grown.into_iter().try_for_each(|g| g.map(|_| ()))?;
+        reattached
+    }
+
+    /// Makes the programs use the maps that are there now, if they do not. Until that succeeds
+    /// they go on with the old ones, and nothing that is written reaches them.
+    fn reattach(&mut self) -> Result<()> {
+        if !self.reattach {
             return Ok(());
         }
-        tracing::info!(services, slots, members, "maps grew");
         let loaded = Loaded::new(Some(&self.pins), &self.options.sizes)?;
         attach(&loaded, &self.pins, &self.options.cgroup)?;
-        self.pod_links.renew(&loaded, &self.pins)
+        self.pod_links.renew(&loaded, &self.pins)?;
+        self.reattach = false;
+        Ok(())
     }
 }
 

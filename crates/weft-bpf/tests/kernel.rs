@@ -14,6 +14,8 @@ mod lifecycle;
 mod links;
 #[path = "kernel/sctp.rs"]
 mod sctp;
+#[path = "kernel/sctp_packet.rs"]
+mod sctp_packet;
 #[path = "kernel/sockets.rs"]
 mod sockets;
 #[path = "kernel/tc.rs"]

@@ -13,10 +13,14 @@ mod disk;
 mod entrance;
 mod hostport;
 mod kubectl;
+mod links;
 mod model;
 mod nodeport;
 mod observe;
 mod policies;
+#[expect(dead_code, clippy::unwrap_used, reason = "shared with the kernel tests of weft-bpf")]
+#[path = "../../../weft-bpf/tests/kernel/sctp_packet.rs"]
+mod sctp_packet;
 mod services;
 mod transitions;
 mod why;
