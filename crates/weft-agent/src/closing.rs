@@ -45,7 +45,8 @@ pub struct Applied {
     pub tables: ServiceTables,
 }
 
-/// Publishes what was applied; none before the first time.
+/// Publishes what was applied; none before the first time, and while the kernel's tables are
+/// being changed.
 pub type AppliedSender = watch::Sender<Option<Arc<Applied>>>;
 
 /// The sockets stage.
@@ -96,10 +97,14 @@ impl SocketStage {
         Self { state, node, bpf_dir, namespaces, own, refusals, records: None, sought, closed }
     }
 
-    /// Closes what is stale by the tables; says when to look again. Blocks.
-    pub fn step(&mut self, applied: &Applied) -> Duration {
+    /// Closes what is stale by the tables; says when to look again. `current`: whether these are
+    /// still the tables in the kernel; those of records that are newer than them say nothing.
+    /// Blocks.
+    pub fn step(&mut self, applied: &Applied, current: impl Fn() -> bool) -> Duration {
         let mut round = Round::default();
         match self.stale(applied) {
+            // Asked after the records were listed.
+            Ok(_) if !current() => return AGAIN,
             Ok(stale) => self.close_all(stale, &mut round),
             Err(e) => round.errors.push(chain(&e)),
         }
@@ -230,7 +235,8 @@ pub fn follow(
 ) {
     loop {
         let latest = applied.borrow_and_update().clone();
-        let wait = latest.map_or(DRIFT_INTERVAL, |latest| stage.step(&latest));
+        let current = || !applied.has_changed().unwrap_or(true);
+        let wait = latest.map_or(DRIFT_INTERVAL, |latest| stage.step(&latest, current));
         let go_on = runtime.block_on(async {
             let changed = async {
                 tokio::time::sleep(PAUSE).await;

@@ -189,12 +189,11 @@ impl HostPorts {
                 });
             }
         }
-        let same = match self.held.get(key) {
-            Some(held) => *held == ports,
-            None => ports.mappings.is_empty(),
-        };
-        if same {
-            return Ok(self.wanted.borrow().version);
+        match self.held.get(key) {
+            // Nothing to wait for.
+            None if ports.mappings.is_empty() => return Ok(0),
+            Some(held) if *held == ports => return Ok(self.wanted.borrow().version),
+            _ => {}
         }
         let mut held = self.held.clone();
         held.insert(key.clone(), ports);
@@ -294,7 +293,8 @@ impl HostEntrances {
     }
 }
 
-/// Where one pod's host ports are, on this node.
+/// Where one pod's host ports are, on this node: at the node's own addresses only. A `hostIP`
+/// that is another's would lead that one's traffic here.
 fn entrances<'a>(
     pod: &'a PodPorts,
     node: Option<&'a Node>,
@@ -303,7 +303,7 @@ fn entrances<'a>(
     pod.ips.iter().flat_map(move |ip| {
         pod.mappings.iter().flat_map(move |m| {
             let target = Target { addr: *ip, port: m.container_port.get(), here: true };
-            let at = m.host_ip.as_slice().iter().chain(if m.host_ip.is_some() { &[] } else { own });
+            let at = own.iter().filter(|a| m.host_ip.is_none_or(|ip| ip == **a));
             at.filter(|a| IpFamily::of(**a) == IpFamily::of(*ip)).map(move |addr| {
                 let (port, protocol) = (m.host_port.get(), m.protocol.number());
                 (Entrance { addr: *addr, port, protocol }, target)
@@ -427,5 +427,12 @@ mod tests {
         assert_eq!(step(&[web.clone()], Some(claimed)), both[1..]);
         assert_eq!(step(&[web], None), both);
         assert_eq!(step(&[], None), [""; 0]);
+        // One address of the node; none of anybody else.
+        let at =
+            |ip| ports("10.0.0.1", &json!([{"hostPort": 80, "containerPort": 1, "hostIP": ip}]));
+        assert_eq!(step(&[at("192.0.2.1")], None), ["192.0.2.1:80 10.0.0.1:1"]);
+        for ip in ["192.0.2.2", "127.0.0.1", "fd02::1"] {
+            assert_eq!(step(&[at(ip)], None), [""; 0], "{ip}");
+        }
     }
 }

@@ -86,10 +86,11 @@ where
     }
 }
 
-/// Listens for both families, or for IPv4 alone where the kernel has no other.
+/// Listens for both families, or for IPv4 alone where the kernel has no other. An address that
+/// is not "all" is never widened to that.
 async fn bind(at: SocketAddr) -> io::Result<TcpListener> {
     match TcpListener::bind(at).await {
-        Err(e) if e.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {
+        Err(e) if e.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) && at.ip().is_unspecified() => {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, at.port())).await
         }
         other => other,

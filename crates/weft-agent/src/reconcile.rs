@@ -298,12 +298,25 @@ impl ServiceStage {
         if drift_due {
             self.verified = Some(Instant::now());
         }
+        // Before the kernel's tables are others: whoever connects from now on is not judged by
+        // the old ones.
+        let told = self.applied.borrow().as_ref().is_some_and(|a| {
+            a.tables.generation == tables.generation && a.tables.frontends.same(&tables.frontends)
+        });
+        if !told {
+            self.applied.send_replace(None);
+        }
         let sockets = self.open().and_then(|lb| {
             if drift_due && !lb.verify(VERIFY_COUNT)? {
                 info!("the socket hooks' maps were changed by somebody else; mending them");
             }
             lb.switch(&tables)
         });
+        // Whatever netfilter says. Where frontends were left out, nobody knows which are old.
+        if sockets.is_ok() && !told {
+            let now = Applied { snapshot: snapshot.clone(), tables: tables.clone() };
+            self.applied.send_replace(Some(Arc::new(now)));
+        }
         // A kernel that cannot do the one may do the other.
         let own = snapshot.nodes.get(&self.node).map(AsRef::as_ref);
         let host_ports = self.state.host_ports.borrow().clone();
@@ -378,10 +391,6 @@ impl ServiceStage {
                 stage.generation = snapshot.generation.max(1);
             }
         });
-        if applied {
-            let now = Applied { snapshot: snapshot.clone(), tables: tables.clone() };
-            self.applied.send_replace(Some(Arc::new(now)));
-        }
         self.told = tables.clone();
     }
 

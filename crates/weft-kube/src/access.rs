@@ -319,6 +319,18 @@ impl Reloading {
     }
 }
 
+/// A request without an answer, whether it failed or its caller waits no longer: a server that
+/// hangs takes connections all the while, and must not keep its turn.
+struct Unanswered<'a>(Option<&'a Endpoints>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(endpoints) = self.0 {
+            endpoints.failed();
+        }
+    }
+}
+
 impl Service<Request<Body>> for Reloading {
     type Response = Response<Incoming>;
     type Error = BoxError;
@@ -334,15 +346,13 @@ impl Service<Request<Body>> for Reloading {
         let query = uri.query().unwrap_or_default();
         tracing::debug!(method = %request.method(), path = uri.path(), query, "request");
         Box::pin(async move {
-            let answer = this.stack().await.oneshot(request).await;
-            match &answer {
-                Ok(a) if a.status() == StatusCode::UNAUTHORIZED => {
-                    lock(&this.loaded).refused = true;
-                }
-                Ok(_) => {}
-                Err(_) => this.endpoints.failed(),
+            let mut waiting = Unanswered(Some(&this.endpoints));
+            let answer = this.stack().await.oneshot(request).await?;
+            waiting.0 = None;
+            if answer.status() == StatusCode::UNAUTHORIZED {
+                lock(&this.loaded).refused = true;
             }
-            answer
+            Ok(answer)
         })
     }
 }

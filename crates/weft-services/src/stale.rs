@@ -7,8 +7,8 @@
 //!   backend is stale as soon as it is not eligible, whatever the reason (kube-proxy forgets
 //!   such flows in the kernel's connection table).
 //! - **TCP** drains: a backend that is unready, or terminates and still serves, keeps its
-//!   connections (KEP-1669). It is stale when its address is in no slice any more, which means
-//!   that the pod is gone and nobody would ever answer; or when nobody owns the frontend's
+//!   connections (KEP-1669). It is stale when its address is a pod's and in no slice any more,
+//!   which means that the pod is gone and nobody would ever answer; or when nobody owns the frontend's
 //!   address any more, because the Service was deleted.
 
 use crate::{Backend, Frontend, ServiceTables};
@@ -41,8 +41,13 @@ pub fn stale(
         used.iter().filter(|u| !eligible(u)).partition(|u| u.frontend.protocol == Protocol::Tcp);
     let mut stale: BTreeSet<Used> =
         others.into_iter().filter(|u| u.frontend.protocol == Protocol::Udp).collect();
+    // What is no pod's address may be served on although nobody lists it any more: an API
+    // server that ends lets go of its endpoint first.
+    let of_pods = |addr: &IpAddr| {
+        snapshot.nodes.values().any(|n| n.pod_cidrs.iter().any(|cidr| cidr.contains(addr)))
+    };
     let gone = absent(
-        tcp.iter().map(|u| u.backend.addr).collect(),
+        tcp.iter().map(|u| u.backend.addr).filter(of_pods).collect(),
         snapshot.slices.values().flat_map(|of_service| {
             of_service.values().flat_map(|s| s.endpoints.iter().map(|e| e.address))
         }),

@@ -1,4 +1,4 @@
-//! The `weft` binary: argument parsing and dispatch, nothing else.
+//! The `weft` binary: argument parsing, dispatch, and the I/O of apiserver, why, check and policy.
 
 mod apiserver;
 mod check;

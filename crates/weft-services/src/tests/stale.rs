@@ -21,7 +21,7 @@ fn with_node(mut snapshot: Snapshot) -> Snapshot {
     let own = Node {
         name: node(1),
         internal_ips: vec![ip("192.0.2.1")],
-        pod_cidrs: Vec::new(),
+        pod_cidrs: vec!["10.244.0.0/16".parse().expect("prefix")],
         zone: None,
         eligible: true,
         ready: true,
