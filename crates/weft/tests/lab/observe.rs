@@ -191,7 +191,8 @@ fn bad_objects_are_named_in_events_and_harm_nobody() {
     assert!(brief.lines().count() == 4 && brief.contains("5 warnings"), "{brief}");
     // What the API knows to be wrong never comes so far.
     for (manifest, field) in [
-        (WEB.replace("port: 80", "port: 70000"), "spec.ports[0].port"),
+        // Another name: `apply` would merge the port with the good one's.
+        (with("far", "198.51.100.9", 0).replace("port: 0", "port: 70000"), "spec.ports[0].port"),
         (with("loop", "127.0.0.1", 80), "spec.externalIPs[0]"),
         (
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: bad, labels: \

@@ -328,16 +328,21 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         let right = |line: &str| {
             let path = field(line, "path").unwrap();
             let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-            let (group, resource) = match parts[..] {
-                ["api", "v1", resource] => ("", resource),
-                ["apis", group, _, resource] => (group, resource),
-                _ => panic!("neither a list nor a watch of a whole kind: {line}"),
+            let (group, resource, one) = match parts[..] {
+                ["api", "v1", resource] => ("", resource, false),
+                ["apis", group, _, resource] => (group, resource, false),
+                ["api", "v1", "namespaces", _, resource] => ("", resource, false),
+                ["api", "v1", "namespaces", _, resource, _] => ("", resource, true),
+                ["apis", group, _, "namespaces", _, resource] => (group, resource, false),
+                _ => panic!("nothing that the agent should ask for: {line}"),
             };
             let watch = field(line, "query").unwrap().contains("watch=true");
             let verb = match (field(line, "method").as_deref(), watch) {
                 (Some("GET"), true) => "watch",
+                (Some("GET"), false) if one => "get",
                 (Some("GET"), false) => "list",
                 (Some("POST"), _) => "create",
+                (Some("PATCH"), _) => "patch",
                 _ => panic!("{line}"),
             };
             [group, resource, verb].map(str::to_owned)
