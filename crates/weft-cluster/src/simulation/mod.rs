@@ -197,12 +197,15 @@ impl Simulation {
         }
     }
 
+    /// Neither deleted nor ended: those that controllers count. (A pod whose node is gone is
+    /// Failed first and deleted then; its successor may come in between.)
     fn active(&self, app: &str) -> Vec<&Value> {
         self.api
             .list(Kind::Pod)
             .filter(|pod| {
                 pod["metadata"]["labels"]["app"] == app
                     && pod["metadata"]["deletionTimestamp"].is_null()
+                    && pod["status"]["phase"] != "Failed"
             })
             .collect()
     }

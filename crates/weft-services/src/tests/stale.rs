@@ -125,7 +125,7 @@ fn a_deleted_service_ends_its_connections_and_a_changed_one_does_not() {
 fn a_nodes_own_dns_is_in_no_slice_and_serves() {
     let mut dns = service("kube-dns", &["10.96.0.10"], &[("dns-tcp", Protocol::Tcp, 53)]);
     dns.id = NamespacedName::new("kube-system", "kube-dns");
-    let snapshot = snapshot(vec![dns], vec![]);
+    let snapshot = with_node(snapshot(vec![dns], vec![]));
     let input = PlanInput { node_dns: vec![ip("10.244.1.1")], ..PlanInput::default() };
     let tables = plan(&snapshot, &node(1), &input);
     let uses = |backend| BTreeSet::from([used("10.96.0.10", (Protocol::Tcp, 53), backend, 53)]);
