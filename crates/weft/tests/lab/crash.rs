@@ -97,7 +97,13 @@ fn up_adopts_a_lab_whose_supervisor_was_killed() {
     let before = pods(&lab);
     let agent = pid_of(&lab, "node1", "agent");
     kill9(supervisor(&lab));
-    assert!(poll(|| lab.status()["running"] == false));
+    // While the process ends, its API may still take a connection and break it.
+    let stopped = || {
+        let out = lab.try_run(&["status"], &["-o", "json"]);
+        serde_json::from_slice(&out.stdout)
+            .is_ok_and(|status: serde_json::Value| status["running"] == false)
+    };
+    assert!(poll(stopped));
     // Another definition is refused; the same one adopts.
     let out = lab.try_run(&["up"], &["--nodes", "3"]);
     assert!(!out.status.success() && text(&out.stderr).contains("another definition"));
