@@ -47,6 +47,12 @@ fn helpers(output: &str) -> usize {
     output.lines().filter(|l| l.contains(" ... ignored, run by ")).count()
 }
 
+/// The names of the tests that failed, from the list before the result line.
+pub fn failures(output: &str) -> Vec<&str> {
+    let Some((_, list)) = output.rsplit_once("\nfailures:\n") else { return Vec::new() };
+    list.lines().map_while(|l| l.strip_prefix("    ")).collect()
+}
+
 /// The lines `SKIP name: why`.
 pub fn skips(output: &str) -> impl Iterator<Item = &str> {
     output.lines().filter(|l| l.starts_with("SKIP "))
@@ -55,6 +61,13 @@ pub fn skips(output: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failed_tests_are_named() {
+        let output = "\nfailures:\n\n---- a::b stdout ----\n    not a name\n\nfailures:\n    a::b\n    c\n\ntest result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
+        assert_eq!(failures(output), ["a::b", "c"]);
+        assert!(failures("killed").is_empty());
+    }
 
     #[test]
     fn a_skip_is_no_pass() {
