@@ -131,7 +131,7 @@ impl World {
 }
 
 fn worker(ns: &Namespace, args: &[&str]) -> Result<Child> {
-    let me = std::env::current_exe().context("find xtask")?;
+    let me = super::me();
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", ns.path.display())).arg(me).arg("bench-worker").args(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start a worker")

@@ -70,7 +70,7 @@ pub fn run() -> Result<()> {
         }
     }
     drop(lab);
-    let me = std::env::current_exe().context("find xtask")?;
+    let me = super::me();
     sh::run("bench-netfilter", sh::as_root(&me).arg("bench-netfilter"))
 }
 
@@ -192,7 +192,7 @@ fn pod(lab: &BenchLab, name: &str) -> Result<PodAt> {
 
 fn worker(lab: &BenchLab, name: &str, before: &[&str], after: &[&str]) -> Result<Worker> {
     let pod = pod(lab, name)?;
-    let me = std::env::current_exe().context("find xtask")?;
+    let me = super::me();
     let mut command = sh::as_root("/usr/bin/nsenter".as_ref());
     command
         .arg(format!("--net={}", pod.netns.display()))
