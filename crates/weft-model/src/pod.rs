@@ -63,6 +63,9 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// Its labels; the API sets `kubernetes.io/metadata.name` on every one.
     pub labels: Labels,
+    /// Annotation `weft.dev/policy-audit: enabled`: its NetworkPolicies are in audit mode, as if
+    /// each were annotated. Policies of the cluster are not.
+    pub audit: bool,
 }
 
 /// A node as a peer of policies.

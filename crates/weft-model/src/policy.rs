@@ -195,6 +195,9 @@ pub struct NetworkPolicy {
     pub ingress: Option<Vec<NetworkRule>>,
     /// Rules for what they send; `None` where `policyTypes` leaves egress alone.
     pub egress: Option<Vec<NetworkRule>>,
+    /// Annotation `weft.dev/policy-audit: enabled`: its rules allow, and what it alone would deny
+    /// passes and is marked.
+    pub audit: bool,
 }
 
 impl NetworkPolicy {
@@ -287,6 +290,9 @@ pub struct ClusterNetworkPolicy {
     pub ingress: Vec<ClusterRule>,
     /// Rules for what they send.
     pub egress: Vec<ClusterRule>,
+    /// Annotation `weft.dev/policy-audit: enabled`: what its Deny rules match is marked, and goes
+    /// on to the rules below as if they were not there.
+    pub audit: bool,
 }
 
 impl ClusterNetworkPolicy {

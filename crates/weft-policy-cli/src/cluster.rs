@@ -175,10 +175,11 @@ impl Cluster {
 
     /// A namespace that is used exists, as it must before anything can be created in it.
     fn namespace(&mut self, name: &Arc<str>) {
-        self.input.namespaces.entry(name.clone()).or_insert_with(|| {
+        if !self.input.namespaces.contains_key(name) {
             let labels = Labels::from_iter([(NAME_LABEL, &**name)]);
-            Arc::new(Namespace { name: name.clone(), labels })
-        });
+            let made = Namespace { name: name.clone(), labels, audit: false };
+            self.input.namespaces.insert(name.clone(), Arc::new(made));
+        }
     }
 
     fn make_nodes(&mut self) {

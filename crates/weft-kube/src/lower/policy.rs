@@ -27,7 +27,7 @@ fn labels(map: &Option<BTreeMap<String, String>>) -> Labels {
 /// Lowers a Namespace with its labels.
 pub fn labelled_namespace(ns: &core::Namespace) -> Lowered<Namespace> {
     let name = id_of(&ns.metadata).name;
-    let value = Namespace { name, labels: labels(&ns.metadata.labels) };
+    let value = Namespace { name, labels: labels(&ns.metadata.labels), audit: false };
     Lowered { value: Some(value), diagnostics: Vec::new() }
 }
 
@@ -173,7 +173,7 @@ pub fn network_policy(policy: &networking::NetworkPolicy) -> Lowered<NetworkPoli
             })
             .collect()
     });
-    found.partial(NetworkPolicy { id, pods, ingress, egress })
+    found.partial(NetworkPolicy { id, pods, ingress, egress, audit: false })
 }
 
 /// A list in which only an absent or empty one means everything.
@@ -311,7 +311,8 @@ pub fn cluster_network_policy(policy: &ApiClusterNetworkPolicy) -> Lowered<Clust
     };
     let ingress = cluster_rules(&spec.ingress, "spec.ingress", &mut found);
     let egress = cluster_rules(&spec.egress, "spec.egress", &mut found);
-    found.partial(ClusterNetworkPolicy { name: id.name, tier, priority, subject, ingress, egress })
+    let (name, audit) = (id.name, false);
+    found.partial(ClusterNetworkPolicy { name, tier, priority, subject, ingress, egress, audit })
 }
 
 /// Something that was complained about.
