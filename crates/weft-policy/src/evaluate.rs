@@ -55,11 +55,14 @@ impl Verdict {
         self.egress.allowed && self.ingress.allowed
     }
 
-    /// The side that speaks for the whole: the one that denies, the source first; else the
-    /// destination, unless only the source has something to say.
+    /// The side that speaks for the whole: the one that denies, the source first; else one that
+    /// would deny without audit mode; else the destination, unless only the source has something
+    /// to say.
     pub fn deciding(&self) -> (Direction, &Decision) {
         let says = |d: &Decision| matches!(d.reason, Reason::Rule(_) | Reason::Isolated(_));
-        if !self.egress.allowed || (self.ingress.allowed && !says(&self.ingress)) {
+        let both = self.egress.allowed && self.ingress.allowed;
+        let egress = self.egress.audit || !(says(&self.ingress) || self.ingress.audit);
+        if !self.egress.allowed || (both && egress) {
             (Direction::Egress, &self.egress)
         } else {
             (Direction::Ingress, &self.ingress)
@@ -159,32 +162,61 @@ impl<'a> Evaluator<'a> {
             ports && step.peers.is_none_or(|p| self.peer_of(p, direction, peer).is_some())
         };
         let mut passed = Vec::new();
-        match program.admin.iter().find(matches) {
-            Some(Step { action: Action::Pass, rule, .. }) => passed.push(rule.clone()),
-            Some(step) => return decided(step, passed),
-            None => {}
-        }
-        match &program.rest {
-            Rest::Network { policies, steps } => {
-                if let Some(step) = steps.iter().find(matches) {
+        // What would have denied it first, had its policy not been in audit mode.
+        let mut marked = None;
+        let decision = match first(&program.admin, &matches, &mut marked) {
+            Some(Step { action: Action::Pass, rule, .. }) => {
+                if marked.is_none() {
+                    passed.push(rule.clone());
+                }
+                None
+            }
+            Some(step) => Some(decided(step, Vec::new())),
+            None => None,
+        };
+        let own_node = direction == Direction::Egress
+            && matches!(peer.owner, Owner::Node(n) if pod.node.as_ref() == Some(&n.name));
+        let decision = decision.unwrap_or_else(|| {
+            Self::rest(&program.rest, matches, (own_node, itself), passed, &mut marked)
+        });
+        decision.marked(marked)
+    }
+
+    /// What follows the Admin tier.
+    fn rest(
+        rest: &Rest<'_>,
+        matches: impl Fn(&&Step<'_>) -> bool,
+        (own_node, itself): (bool, bool),
+        mut passed: Vec<RuleId>,
+        marked: &mut Option<Reason>,
+    ) -> Decision {
+        let allow = |reason, passed| Decision { passed, ..Decision::allow(reason) };
+        match rest {
+            Rest::Network { audit, policies, steps, below } => {
+                if let Some(step) = steps.iter().find(&matches) {
                     return decided(step, passed);
                 }
-                let own_node = direction == Direction::Egress
-                    && matches!(peer.owner, Owner::Node(n) if pod.node.as_ref() == Some(&n.name));
-                let (allowed, reason) = match (own_node, itself) {
-                    (true, _) => (true, Reason::OwnNode),
-                    (_, true) => (true, Reason::Itself),
-                    _ => (false, Reason::Isolated(policies.clone())),
-                };
-                Decision { allowed, reason, passed }
+                if own_node || itself {
+                    let reason = if own_node { Reason::OwnNode } else { Reason::Itself };
+                    return allow(reason, passed);
+                }
+                let isolated = Reason::Isolated(policies.clone());
+                if !audit {
+                    return Decision { allowed: false, ..allow(isolated, passed) };
+                }
+                marked.get_or_insert(isolated);
+                match first(below, &matches, marked) {
+                    Some(step) if step.action == Action::Deny => decided(step, passed),
+                    _ => allow(Reason::Unselected, passed),
+                }
             }
-            Rest::Baseline(steps) => match steps.iter().find(matches) {
+            Rest::Baseline(steps) => match first(steps, &matches, marked) {
                 Some(Step { action: Action::Pass, rule, .. }) => {
                     passed.push(rule.clone());
-                    Decision { allowed: true, reason: Reason::Unselected, passed }
+                    allow(Reason::Unselected, passed)
                 }
                 Some(step) => decided(step, passed),
-                None => Decision { allowed: true, reason: Reason::Unselected, passed },
+                None => allow(Reason::Unselected, passed),
             },
         }
     }
@@ -230,8 +262,11 @@ impl<'a> Evaluator<'a> {
         };
         let Owner::Pod(pod) = self.world.owner(subject) else { return None };
         let program = self.program(pod, rule.direction)?;
-        let (Rest::Network { steps, .. } | Rest::Baseline(steps)) = &program.rest;
-        let step = program.admin.iter().chain(steps).find(|s| s.rule == *rule)?;
+        let (rest, below): (_, &[Step<'_>]) = match &program.rest {
+            Rest::Network { steps, below, .. } => (steps, below),
+            Rest::Baseline(steps) => (steps, &[]),
+        };
+        let step = program.admin.iter().chain(rest).chain(below).find(|s| s.rule == *rule)?;
         Some(self.matched(step, flow))
     }
 
@@ -250,7 +285,22 @@ impl<'a> Evaluator<'a> {
     }
 }
 
+/// The step that decides: the first that matches, but for those that only mark.
+fn first<'s, 'a>(
+    steps: &'s [Step<'a>],
+    matches: impl Fn(&&Step<'_>) -> bool,
+    marked: &mut Option<Reason>,
+) -> Option<&'s Step<'a>> {
+    for step in steps.iter().filter(|s| matches(s)) {
+        if !(step.audit && step.action == Action::Deny) {
+            return Some(step);
+        }
+        marked.get_or_insert_with(|| Reason::Rule(step.rule.clone()));
+    }
+    None
+}
+
 fn decided(step: &Step<'_>, passed: Vec<RuleId>) -> Decision {
     let allowed = step.action == Action::Accept;
-    Decision { allowed, reason: Reason::Rule(step.rule.clone()), passed }
+    Decision { allowed, passed, ..Decision::allow(Reason::Rule(step.rule.clone())) }
 }

@@ -23,23 +23,31 @@
 
 mod compile;
 mod evaluate;
-mod identity;
 mod input;
 mod lint;
+mod numbers;
+mod planner;
 mod ports;
 mod program;
 mod reach;
+mod reasons;
 mod rule;
 mod tables;
 mod world;
 
-pub use compile::{Limits, compile, compile_within};
+pub use compile::{compile, compile_within};
 pub use evaluate::{Evaluator, Flow, Matched, Transport, Verdict};
 pub use input::PolicyInput;
 pub use lint::{Finding, Problem, Severity, lint};
+pub use planner::{
+    Census, Limits, Move, Planner, Retire, Start, Step as TableStep, Transition, Whole,
+};
 pub use ports::{PortPrefix, prefixes};
 pub use program::{Program, Step};
 pub use reach::{PROTOCOLS, Reach, Stretches};
+pub use reasons::Reasons;
 pub use rule::{Decision, Diagnostic, PolicyId, Reason, RuleId};
-pub use tables::{Entry, Hooks, Identity, Key, Packet, PolicyTables, RuleSet, SetId, SetKind};
+pub use tables::{
+    Entry, Hooks, Identity, Key, Lookup, Packet, PolicyTables, RuleSet, SetId, SetKind, interpret,
+};
 pub use world::{Owner, World};

@@ -11,6 +11,9 @@
 //! - What a pod sends to its own node is allowed by NetworkPolicies ("traffic to and from the node
 //!   where a Pod is running is always allowed"), but ClusterNetworkPolicies may deny it: their
 //!   `nodes` peers are there for that.
+//! - A policy in audit mode (`docs/adr/0024-audit-mode.md`) allows as others do. What its Deny rules
+//!   match goes on to the rules below; what a NetworkPolicy in audit mode does not allow is denied
+//!   where one that is not isolates the pod too, and goes on to the Baseline tier otherwise.
 //! - What the node itself sends to its own pods is allowed before any policy: probes must pass.
 
 use crate::{PolicyId, RuleId, World};
@@ -30,6 +33,8 @@ pub struct Step<'a> {
     pub peers: Option<&'a [Peer]>,
     /// Which ports; `None` for everything.
     pub ports: Option<&'a [PortMatch]>,
+    /// Its policy is in audit mode. Only Deny is different then: it marks what it matches.
+    pub audit: bool,
 }
 
 /// The rules of a tier group.
@@ -37,10 +42,15 @@ pub struct Step<'a> {
 pub enum Rest<'a> {
     /// NetworkPolicies select the pod: what no step allows is denied.
     Network {
-        /// The policies, by name.
+        /// Whether all of them are in audit mode.
+        audit: bool,
+        /// Those that deny the rest, by name: the ones that are not in audit mode, or all where
+        /// every one is.
         policies: Vec<NamespacedName>,
-        /// Their rules.
+        /// The rules of all of them.
         steps: Vec<Step<'a>>,
+        /// Where all are in audit mode: what then decides about the rest.
+        below: Vec<Step<'a>>,
     },
     /// None does: what no step decides is allowed.
     Baseline(Vec<Step<'a>>),
@@ -66,9 +76,13 @@ impl<'a> Program<'a> {
         let rest = if selecting.is_empty() {
             Rest::Baseline(tier(Tier::Baseline))
         } else {
+            let audit = selecting.iter().all(|p| world.in_audit_mode(p));
+            let denying = selecting.iter().filter(|p| audit || !world.in_audit_mode(p));
             Rest::Network {
-                policies: selecting.iter().map(|p| p.id.clone()).collect(),
+                audit,
+                policies: denying.map(|p| p.id.clone()).collect(),
                 steps: selecting.iter().flat_map(|p| network_steps(p, direction)).collect(),
+                below: if audit { tier(Tier::Baseline) } else { Vec::new() },
             }
         };
         Self { admin: tier(Tier::Admin), rest }
@@ -89,6 +103,7 @@ pub(crate) fn cluster_steps(
         action: rule.action,
         peers: rule.peers.as_deref(),
         ports: rule.ports.as_deref(),
+        audit: policy.audit,
     })
 }
 
@@ -103,5 +118,6 @@ pub(crate) fn network_steps(
         action: Action::Accept,
         peers: rule.peers.as_deref(),
         ports: rule.ports.as_deref(),
+        audit: false,
     })
 }

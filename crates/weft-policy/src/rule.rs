@@ -84,22 +84,39 @@ impl fmt::Display for Reason {
 pub struct Decision {
     /// Whether this side lets it through.
     pub allowed: bool,
-    /// Why.
+    /// It passes only because policies are in audit mode: without their annotations it would be
+    /// denied, for this reason. Never where it is denied.
+    pub audit: bool,
+    /// Why; for what passes by audit mode alone, what would deny it first.
     pub reason: Reason,
-    /// The rules with action Pass that it met before, at most one a tier.
+    /// The rules with action Pass that it met before, at most one a tier; none is told of what
+    /// passes by audit mode.
     pub passed: Vec<RuleId>,
 }
 
 impl Decision {
     /// Allowed, for a reason that is no rule.
     pub(crate) fn allow(reason: Reason) -> Self {
-        Self { allowed: true, reason, passed: Vec::new() }
+        Self { allowed: true, audit: false, reason, passed: Vec::new() }
+    }
+
+    /// The same, where a policy in audit mode would have denied it before this was asked.
+    pub(crate) fn marked(self, by: Option<Reason>) -> Self {
+        match by {
+            Some(reason) if self.allowed => Self { audit: true, ..Self::allow(reason) },
+            _ => self,
+        }
     }
 }
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", if self.allowed { "allow" } else { "deny" }, self.reason)?;
+        let verdict = match (self.allowed, self.audit) {
+            (true, true) => "allow (audit: would deny)",
+            (true, false) => "allow",
+            (false, _) => "deny",
+        };
+        write!(f, "{verdict}: {}", self.reason)?;
         for rule in &self.passed {
             write!(f, ", passed by {rule}")?;
         }
@@ -131,5 +148,27 @@ pub enum Diagnostic {
         limit: usize,
         /// The policies whose rules they are.
         policies: Vec<PolicyId>,
+    },
+    /// A rule set is closed because the address ranges and names of its rules exceed a bound.
+    #[error(
+        "{direction} of {pods} pods is closed: all ranges and names together exceed {limit} prefixes"
+    )]
+    TooManyPrefixes {
+        /// Which direction.
+        direction: Direction,
+        /// How many pods of this node it concerns.
+        pods: usize,
+        /// The bound.
+        limit: usize,
+        /// The policies whose rules they are.
+        policies: Vec<PolicyId>,
+    },
+    /// Every rule set is closed because there are more peers than a bound.
+    #[error("all policies are closed: {peers} addresses of pods and nodes exceed {limit}")]
+    TooManyPeers {
+        /// How many addresses have an owner.
+        peers: usize,
+        /// The bound.
+        limit: usize,
     },
 }

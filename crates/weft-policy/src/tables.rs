@@ -7,9 +7,10 @@
 //!
 //! Longest prefix is not priority. Within one identity the compiler leaves nothing that a stronger
 //! and wider entry shadows, so the longest prefix that is found is the strongest of that identity;
-//! between the two identities the precedences are compared.
+//! between the two identities the precedences are compared. The same precedence is one rule, of
+//! which audit mode left two entries: the peer's own one says more.
 
-use crate::{Decision, Diagnostic, PortPrefix, Reason, RuleId, Transport};
+use crate::{Decision, Diagnostic, PortPrefix, Reason, Reasons, RuleId, Transport};
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,7 +27,7 @@ impl Identity {
     pub const ANY: Self = Self(0);
 }
 
-/// Number of a rule set.
+/// Number of a rule set. 0 is never one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetId(pub u32);
 
@@ -48,7 +49,11 @@ pub struct Entry {
     pub precedence: u32,
     /// What becomes of the flow.
     pub action: Action,
-    /// Index into [`PolicyTables::reasons`].
+    /// Audit mode. With Deny the flow passes, finally, and is marked with the reason. With Pass
+    /// the next set is asked, and if the flow passes there, it is marked with this reason. Never
+    /// with Accept.
+    pub audit: bool,
+    /// Number in [`Reasons`].
     pub reason: u32,
 }
 
@@ -70,33 +75,9 @@ pub struct RuleSet {
     pub kind: SetKind,
     /// The entries.
     pub entries: HashMap<Key, Entry>,
-    /// Bit `n` is set where an entry with a protocol and a port prefix of `n` bits exists.
+    /// Bit `n` is set where an entry with a protocol and a port prefix of `n` bits may exist. The
+    /// rules alone decide: it stays while the set lives, whoever becomes a peer.
     pub lengths: u32,
-}
-
-impl RuleSet {
-    /// The strongest entry for this peer.
-    fn find(&self, identity: Identity, transport: Transport) -> Option<Entry> {
-        let own = self.find_of(identity, transport);
-        if identity == Identity::ANY {
-            return own;
-        }
-        let any = self.find_of(Identity::ANY, transport);
-        own.into_iter().chain(any).min_by_key(|e| e.precedence)
-    }
-
-    fn find_of(&self, identity: Identity, transport: Transport) -> Option<Entry> {
-        if let Transport::Port(protocol, port) = transport {
-            for bits in (0..=16).rev().filter(|b| self.lengths & (1 << b) != 0) {
-                let ports = PortPrefix::around(port.get(), bits);
-                let key = Key { identity, protocol: Some(protocol), ports };
-                if let Some(entry) = self.entries.get(&key) {
-                    return Some(*entry);
-                }
-            }
-        }
-        self.entries.get(&Key { identity, protocol: None, ports: PortPrefix::ALL }).copied()
-    }
 }
 
 /// The sets of one pod and direction; with neither, no policy is about it.
@@ -122,7 +103,7 @@ pub struct PolicyTables {
     /// The rule sets.
     pub sets: BTreeMap<SetId, RuleSet>,
     /// What the numbers in entries stand for.
-    pub reasons: Vec<Reason>,
+    pub reasons: Reasons,
     /// What could not be done.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -146,6 +127,95 @@ pub struct Packet<'a> {
     pub from_this_node: bool,
 }
 
+/// Where tables are looked up: in a picture of them, or in what stands in for the kernel's maps.
+pub trait Lookup {
+    /// The sets of a pod, ingress and egress; `None` for one that nobody judged.
+    fn hooks(&self, pod: &NamespacedName) -> Option<[Hooks; 2]>;
+    /// The identity of an address as a pod sees it: that of the longest prefix.
+    fn identity(&self, pod: &NamespacedName, address: IpAddr) -> Identity;
+    /// Kind and prefix lengths of a set.
+    fn set(&self, set: SetId) -> Option<(SetKind, u32)>;
+    /// An entry.
+    fn entry(&self, set: SetId, key: &Key) -> Option<Entry>;
+    /// What a number stands for.
+    fn reason(&self, number: u32) -> Option<Reason>;
+}
+
+/// What the data path does with `packet`; `None` where nobody judged the pod.
+pub fn interpret(tables: &impl Lookup, packet: &Packet<'_>) -> Option<Decision> {
+    let hooks = tables.hooks(packet.pod)?[packet.direction as usize];
+    if packet.itself && !packet.through_service {
+        return Some(Decision::allow(Reason::Itself));
+    }
+    if packet.direction == Direction::Ingress && packet.from_this_node {
+        return Some(Decision::allow(Reason::OwnNode));
+    }
+    let identity = tables.identity(packet.pod, packet.peer);
+    let ask = |set: Option<SetId>| {
+        let set = set?;
+        let (kind, lengths) = tables.set(set)?;
+        Some((kind, find(tables, set, lengths, identity, packet.transport)?))
+    };
+    let reason = |entry: Entry| tables.reason(entry.reason).unwrap_or(Reason::TooLarge);
+    let decision = |entry: Entry, passed| {
+        let allowed = entry.action == Action::Accept || entry.audit;
+        let passed = if entry.audit { Vec::new() } else { passed };
+        Decision { allowed, audit: entry.audit, reason: reason(entry), passed }
+    };
+    let pass = |entry: Entry, passed: &mut Vec<RuleId>| match reason(entry) {
+        Reason::Rule(rule) => passed.push(rule),
+        _ => {}
+    };
+    let (mut passed, mut marked) = (Vec::new(), None);
+    match ask(hooks.admin) {
+        Some((_, entry)) if entry.action != Action::Pass => return Some(decision(entry, passed)),
+        Some((_, entry)) if entry.audit => marked = Some(reason(entry)),
+        Some((_, entry)) => pass(entry, &mut passed),
+        None => {}
+    }
+    let allow = |reason, passed| Decision { passed, ..Decision::allow(reason) };
+    let rest = match ask(hooks.rest) {
+        None => allow(Reason::Unselected, passed),
+        Some((_, entry)) if entry.action == Action::Pass => {
+            pass(entry, &mut passed);
+            allow(Reason::Unselected, passed)
+        }
+        Some((SetKind::Network, entry)) if entry.action == Action::Deny && packet.itself => {
+            allow(Reason::Itself, passed)
+        }
+        Some((_, entry)) => decision(entry, passed),
+    };
+    Some(rest.marked(marked))
+}
+
+/// The strongest entry for this peer.
+fn find(
+    tables: &impl Lookup,
+    set: SetId,
+    lengths: u32,
+    identity: Identity,
+    transport: Transport,
+) -> Option<Entry> {
+    let of = |identity| {
+        if let Transport::Port(protocol, port) = transport {
+            for bits in (0..=16).rev().filter(|b| lengths & (1 << b) != 0) {
+                let ports = PortPrefix::around(port.get(), bits);
+                let key = Key { identity, protocol: Some(protocol), ports };
+                if let Some(entry) = tables.entry(set, &key) {
+                    return Some(entry);
+                }
+            }
+        }
+        tables.entry(set, &Key { identity, protocol: None, ports: PortPrefix::ALL })
+    };
+    let own = of(identity);
+    if identity == Identity::ANY {
+        return own;
+    }
+    // Of equal ones the first: the peer's own.
+    own.into_iter().chain(of(Identity::ANY)).min_by_key(|e| e.precedence)
+}
+
 impl PolicyTables {
     /// The identity of an address.
     pub fn identity(&self, address: IpAddr) -> Identity {
@@ -161,58 +231,33 @@ impl PolicyTables {
 
     /// What the data path does with `packet`; `None` where the pod is not one of this node's.
     pub fn interpret(&self, packet: &Packet<'_>) -> Option<Decision> {
-        let hooks = self.pods.get(packet.pod)?[packet.direction as usize];
-        if packet.itself && !packet.through_service {
-            return Some(Decision::allow(Reason::Itself));
-        }
-        if packet.direction == Direction::Ingress && packet.from_this_node {
-            return Some(Decision::allow(Reason::OwnNode));
-        }
-        let identity = self.identity(packet.peer);
-        let mut passed = Vec::new();
-        if let Some(entry) = self.find(hooks.admin, identity, packet.transport) {
-            match entry.action {
-                Action::Pass => passed.extend(self.rule(entry)),
-                _ => return Some(self.decision(entry, passed)),
-            }
-        }
-        let unselected = |passed| Decision { allowed: true, reason: Reason::Unselected, passed };
-        let Some(entry) = self.find(hooks.rest, identity, packet.transport) else {
-            return Some(unselected(passed));
-        };
-        let network = hooks.rest.and_then(|s| self.sets.get(&s));
-        let network = network.is_some_and(|s| s.kind == SetKind::Network);
-        Some(match entry.action {
-            Action::Pass => {
-                passed.extend(self.rule(entry));
-                unselected(passed)
-            }
-            Action::Deny if network && packet.itself => {
-                Decision { allowed: true, reason: Reason::Itself, passed }
-            }
-            _ => self.decision(entry, passed),
-        })
-    }
-
-    fn find(&self, set: Option<SetId>, identity: Identity, transport: Transport) -> Option<Entry> {
-        self.sets.get(&set?)?.find(identity, transport)
-    }
-
-    fn rule(&self, entry: Entry) -> Option<RuleId> {
-        match self.reasons.get(entry.reason as usize) {
-            Some(Reason::Rule(rule)) => Some(rule.clone()),
-            _ => None,
-        }
-    }
-
-    fn decision(&self, entry: Entry, passed: Vec<RuleId>) -> Decision {
-        let reason = self.reasons.get(entry.reason as usize).cloned();
-        let reason = reason.unwrap_or(Reason::TooLarge);
-        Decision { allowed: entry.action == Action::Accept, reason, passed }
+        interpret(self, packet)
     }
 
     /// How many entries all sets have together.
     pub fn entries(&self) -> usize {
         self.sets.values().map(|s| s.entries.len()).sum()
+    }
+}
+
+impl Lookup for PolicyTables {
+    fn hooks(&self, pod: &NamespacedName) -> Option<[Hooks; 2]> {
+        self.pods.get(pod).copied()
+    }
+
+    fn identity(&self, _: &NamespacedName, address: IpAddr) -> Identity {
+        self.identity(address)
+    }
+
+    fn set(&self, set: SetId) -> Option<(SetKind, u32)> {
+        self.sets.get(&set).map(|s| (s.kind, s.lengths))
+    }
+
+    fn entry(&self, set: SetId, key: &Key) -> Option<Entry> {
+        self.sets.get(&set)?.entries.get(key).copied()
+    }
+
+    fn reason(&self, number: u32) -> Option<Reason> {
+        self.reasons.get(number).cloned()
     }
 }

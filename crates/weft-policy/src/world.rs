@@ -88,11 +88,7 @@ impl<'a> World<'a> {
             of_tier
         };
         let (admin, baseline) = (tier(Tier::Admin), tier(Tier::Baseline));
-        let dns_labels = Labels::from_iter([DNS_LABEL]);
-        let dns_ports = Port::try_from(DNS_PORT).into_iter().flat_map(|port| {
-            DNS_PORTS.map(|(name, protocol)| NamedPort { name: name.into(), protocol, port })
-        });
-        let dns_ports = dns_ports.collect();
+        let (dns_labels, dns_ports) = (dns_labels(), dns_ports());
         Self { input, owners, dns_labels, dns_ports, by_namespace, admin, baseline, diagnostics }
     }
 
@@ -129,6 +125,12 @@ impl<'a> World<'a> {
             .filter(|p| p.pods.matches(&pod.labels))
             .collect::<Vec<_>>()
             .into_iter()
+    }
+
+    /// Whether a NetworkPolicy is in audit mode, by itself or with its namespace.
+    pub fn in_audit_mode(&self, policy: &NetworkPolicy) -> bool {
+        let namespace = self.input.namespaces.get(&policy.id.namespace);
+        policy.audit || namespace.is_some_and(|n| n.audit)
     }
 
     /// The ClusterNetworkPolicies of a tier that apply to `pod` and have rules for `direction`,
@@ -215,6 +217,20 @@ impl<'a> World<'a> {
         let names = self.input.names.iter().filter(|(name, _)| pattern.matches(name));
         names.flat_map(|(_, addresses)| addresses.iter().copied())
     }
+}
+
+/// The labels of the cluster's DNS.
+pub(crate) fn dns_labels() -> Labels {
+    Labels::from_iter([DNS_LABEL])
+}
+
+/// The named ports of the cluster's DNS.
+pub(crate) fn dns_ports() -> Vec<NamedPort> {
+    let port = Port::try_from(DNS_PORT).into_iter();
+    let ports = port.flat_map(|port| {
+        DNS_PORTS.map(|(name, protocol)| NamedPort { name: name.into(), protocol, port })
+    });
+    ports.collect()
 }
 
 /// Whether policy can see `pod` by its address: it has a network of its own, and that is not

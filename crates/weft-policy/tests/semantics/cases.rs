@@ -90,7 +90,7 @@ fn what_a_stronger_rule_covers_is_not_in_the_tables() {
         .sets
         .values()
         .flat_map(|s| s.entries.values())
-        .map(|e| &tables.reasons[e.reason as usize])
+        .filter_map(|e| tables.reasons.get(e.reason))
         .collect();
     let of_rule = |index| {
         let named = |r: &&&Reason| matches!(r, Reason::Rule(rule) if rule.index == index);

@@ -107,18 +107,22 @@ impl Cluster {
             }
             let mut labels = labels(e, &["team"]);
             labels.insert("kubernetes.io/metadata.name".to_owned(), json!(name));
-            cluster.namespaces.push(json!({"metadata": {"name": name, "labels": labels}}));
+            let mut namespace = json!({"metadata": {"name": name, "labels": labels}});
+            annotate(e, &mut namespace, 1);
+            cluster.namespaces.push(namespace);
         }
         for i in 0..5 {
             let pod = pod(e, i);
             cluster.pods.push(pod);
         }
         for i in 0..e.below(4) {
-            let policy = network_policy(e, i);
+            let mut policy = network_policy(e, i);
+            annotate(e, &mut policy, 3);
             cluster.network_policies.push(policy);
         }
         for i in 0..e.below(4) {
-            let policy = cluster_policy(e, i);
+            let mut policy = cluster_policy(e, i);
+            annotate(e, &mut policy, 3);
             cluster.cluster_policies.push(policy);
         }
         cluster
@@ -140,7 +144,7 @@ impl Cluster {
         for (name, address) in &self.names {
             names.entry((*name).into()).or_default().insert(*address);
         }
-        PolicyInput {
+        let mut input = PolicyInput {
             generation: 1,
             namespaces: of(&self.namespaces, lower::labelled_namespace)
                 .map(|n| (n.name.clone(), n))
@@ -155,7 +159,22 @@ impl Cluster {
                 .collect(),
             dns: self.dns.iter().copied().collect(),
             names,
+        };
+        // Lowering does not read the annotation yet.
+        for object in self.namespaces.iter().filter(|v| annotated(v)) {
+            let name = object["metadata"]["name"].as_str().expect("a name");
+            Arc::make_mut(input.namespaces.get_mut(name).expect("it")).audit = true;
         }
+        for object in self.network_policies.iter().filter(|v| annotated(v)) {
+            let text = |key: &str| object["metadata"][key].as_str().expect("text");
+            let id = weft_model::NamespacedName::new(text("namespace"), text("name"));
+            Arc::make_mut(input.network_policies.get_mut(&id).expect("it")).audit = true;
+        }
+        for object in self.cluster_policies.iter().filter(|v| annotated(v)) {
+            let name = object["metadata"]["name"].as_str().expect("a name");
+            Arc::make_mut(input.cluster_policies.get_mut(name).expect("it")).audit = true;
+        }
+        input
     }
 
     /// Every pair of everybody, with every port and protocol that matters.
@@ -232,6 +251,17 @@ impl fmt::Display for Cluster {
             writeln!(f, "{object}")?;
         }
         Ok(())
+    }
+}
+
+pub fn annotated(object: &Value) -> bool {
+    object["metadata"]["annotations"]["weft.dev/policy-audit"] == "enabled"
+}
+
+/// Puts something into audit mode, in `n` of 16 cases.
+fn annotate(e: &mut Entropy<'_>, object: &mut Value, n: usize) {
+    if e.rarely(n) {
+        object["metadata"]["annotations"] = json!({"weft.dev/policy-audit": "enabled"});
     }
 }
 

@@ -23,6 +23,12 @@ const ENTROPY: usize = 600;
 static SEEN: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
 
 fn kind(decision: &Decision) -> &'static str {
+    if decision.audit {
+        return match &decision.reason {
+            Reason::Isolated(_) => "audit: isolated",
+            _ => "audit: denied by a rule",
+        };
+    }
     match (&decision.reason, decision.allowed) {
         (Reason::Rule(r), allowed) => match (&r.policy, allowed) {
             (weft_policy::PolicyId::Network(_), _) => "rule of a NetworkPolicy",
@@ -92,9 +98,10 @@ fn agree(cluster: &Cluster, input: &PolicyInput) -> Result<u64, TestCaseError> {
     for flow in cluster.flows() {
         flows += 1;
         let verdict = evaluator.evaluate(&flow);
-        let told = oracle::allowed(cluster, &flow);
+        let told = oracle::judged(cluster, &flow);
+        let judged = [&verdict.egress, &verdict.ingress].map(|d| (d.allowed, d.audit));
         prop_assert_eq!(
-            (verdict.egress.allowed, verdict.ingress.allowed),
+            judged,
             told,
             "{:?}\nevaluated: {}\n           {}\n{}",
             flow,
@@ -164,6 +171,8 @@ fn the_generator_reaches_every_kind_of_answer() {
         "itself",
         "own node",
         "not a pod",
+        "audit: isolated",
+        "audit: denied by a rule",
     ] {
         assert!(seen.get(kind).is_some_and(|n| *n >= 100), "{kind}: {seen:?}");
     }

@@ -2,13 +2,32 @@
 //! documentation, on the objects as the API spells them, without anything of the crate's.
 //! Quotations are from the documentation of the fields.
 
-use crate::generate::Cluster;
+use crate::generate::{Cluster, annotated};
 use serde_json::Value;
 use std::net::IpAddr;
 use weft_policy::{Flow, Transport};
 
+/// For the source's side and the destination's: whether it allows a flow, and whether it does so
+/// only because policies are in audit mode. That is: without the annotations it would not.
+pub fn judged(cluster: &Cluster, flow: &Flow) -> [(bool, bool); 2] {
+    let real = allowed(cluster, flow);
+    let enforced = allowed_by(cluster, flow, false);
+    [(real.0, real.0 && !enforced.0), (real.1, real.1 && !enforced.1)]
+}
+
 /// Whether the source's side and the destination's side allow a flow.
 pub fn allowed(cluster: &Cluster, flow: &Flow) -> (bool, bool) {
+    allowed_by(cluster, flow, true)
+}
+
+/// Whether a policy is in audit mode; that of a namespace is that of its NetworkPolicies.
+fn audited(cluster: &Cluster, policy: &Value) -> bool {
+    let namespace = policy["metadata"]["namespace"].as_str();
+    let namespace = namespace.and_then(|n| named(&cluster.namespaces, n));
+    annotated(policy) || namespace.is_some_and(annotated)
+}
+
+fn allowed_by(cluster: &Cluster, flow: &Flow, audit: bool) -> (bool, bool) {
     let from_a_node = flow.from_node.as_ref().map(|n| n.as_str());
     let source = if from_a_node.is_some() { None } else { pod_at(cluster, flow.source) };
     let destination = pod_at(cluster, flow.destination);
@@ -21,18 +40,25 @@ pub fn allowed(cluster: &Cluster, flow: &Flow) -> (bool, bool) {
     if itself && !flow.through_service {
         return (true, true);
     }
-    let egress = source.is_none_or(|pod| side(cluster, flow, pod, "egress", itself));
+    let egress = source.is_none_or(|pod| side(cluster, flow, pod, "egress", itself, audit));
     // "OR if the traffic source is the pod's local node"
     let ingress = destination.is_none_or(|pod| {
         let local = from_a_node.is_some() && pod["spec"]["nodeName"].as_str() == from_a_node;
-        local || side(cluster, flow, pod, "ingress", itself)
+        local || side(cluster, flow, pod, "ingress", itself, audit)
     });
     (egress, ingress)
 }
 
 /// What the policies of one pod say, tier after tier.
-fn side(cluster: &Cluster, flow: &Flow, pod: &Value, direction: &str, itself: bool) -> bool {
-    match tier(cluster, flow, pod, direction, "Admin") {
+fn side(
+    cluster: &Cluster,
+    flow: &Flow,
+    pod: &Value,
+    direction: &str,
+    itself: bool,
+    audit: bool,
+) -> bool {
+    match tier(cluster, flow, pod, direction, "Admin", audit) {
         Some("Accept") => return true,
         Some("Deny") => return false,
         _ => {}
@@ -47,7 +73,7 @@ fn side(cluster: &Cluster, flow: &Flow, pod: &Value, direction: &str, itself: bo
             && node_at(cluster, flow.destination)
                 .is_some_and(|n| n["metadata"]["name"] == pod["spec"]["nodeName"]);
         // "a pod cannot block access to itself"
-        return itself
+        let allowed = itself
             || own_node
             || selecting.iter().any(|np| {
                 let rules = np["spec"][direction].as_array();
@@ -61,10 +87,15 @@ fn side(cluster: &Cluster, flow: &Flow, pod: &Value, direction: &str, itself: bo
                     by_peer && by_port
                 })
             });
+        // In audit mode a policy allows, but does not isolate.
+        let isolated = selecting.iter().any(|np| !audit || !audited(cluster, np));
+        if allowed || isolated {
+            return allowed;
+        }
     }
     // "If a given connection wasn't allowed or denied by any of the tiers, the default kubernetes
     // policy is applied, which says that all pods can communicate with each other."
-    tier(cluster, flow, pod, direction, "Baseline") != Some("Deny")
+    tier(cluster, flow, pod, direction, "Baseline", audit) != Some("Deny")
 }
 
 /// What the rules of a tier do with the flow.
@@ -74,6 +105,7 @@ fn tier<'c>(
     pod: &Value,
     direction: &str,
     tier: &str,
+    audit: bool,
 ) -> Option<&'c str> {
     let of_tier = cluster.cluster_policies.iter().filter(|p| p["spec"]["tier"] == tier);
     let mut applying: Vec<&Value> = of_tier.filter(|p| subject(cluster, p, pod)).collect();
@@ -95,7 +127,7 @@ fn tier<'c>(
                 // "For "Accept" rules, "fail closed" means: "treat the rule as matching no
                 // traffic". For "Deny" and "Pass" rules, "fail closed" means: "treat the rule as
                 // a 'Deny all' rule"."
-                if action == "Accept" {
+                if action == "Accept" || (audit && audited(cluster, policy)) {
                     continue;
                 }
                 return Some("Deny");
@@ -103,7 +135,9 @@ fn tier<'c>(
             let by_peer = list(peers).any(|p| cluster_peer(cluster, flow, p, direction));
             let by_port = rule.get("protocols").is_none()
                 || list(&rule["protocols"]).any(|p| cluster_protocol(cluster, flow, p));
-            if by_peer && by_port {
+            // In audit mode nothing is denied.
+            let mute = action == "Deny" && audit && audited(cluster, policy);
+            if by_peer && by_port && !mute {
                 return Some(action);
             }
         }
