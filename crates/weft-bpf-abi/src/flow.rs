@@ -1,6 +1,6 @@
 //! Pod links and the flows that are translated there.
 
-use crate::Addr;
+use crate::{Addr, ConnKey, ConnValue, JudgeWork, VerdictEvent};
 use core::mem::{align_of, offset_of, size_of};
 
 /// How many Service ranges of one family the programs can compare with.
@@ -136,8 +136,13 @@ pub struct FragmentValue {
     pub src: [u32; 4],
     /// New destination address.
     pub dst: [u32; 4],
-    /// As in [`FlowValue::flags`].
+    /// As in [`FlowValue::flags`], or [`FragmentValue::PLAIN`].
     pub flags: u32,
+}
+
+impl FragmentValue {
+    /// The packet goes on as it is.
+    pub const PLAIN: u32 = 1 << 8;
 }
 
 /// What a program writes down while it is about one packet: more than an eBPF stack holds.
@@ -158,6 +163,16 @@ pub struct TcWork {
     pub fate: FragmentValue,
     /// Zero.
     pub pad: u32,
+    /// The flow that it is of, as policy sees it.
+    pub conn: ConnKey,
+    /// Zero.
+    pub pad2: u32,
+    /// How that one stands.
+    pub entry: ConnValue,
+    /// What is asked of the judge.
+    pub judge: JudgeWork,
+    /// What is told.
+    pub event: VerdictEvent,
 }
 
 /// Index in [`crate::MapName::TcCounters`], an array of one `u64` per CPU.
@@ -176,17 +191,59 @@ pub enum TcCounter {
     Spoofed = 4,
     /// Packets that could not be rewritten, dropped, or not remembered, left as they were.
     Errors = 5,
+    /// Flows that policy remembered.
+    Conns = 6,
+    /// Packets that policy dropped, whatever the reason.
+    Denied = 7,
+    /// Those of them that met the entry of a denied flow.
+    Tombstones = 8,
+    /// Those of them in the middle of a flow that nobody knows.
+    NoFlow = 9,
+    /// Those of them at a pod that nobody had judged.
+    Unknown = 10,
+    /// Those of them whose transport header cannot be found.
+    Unreadable = 11,
+    /// Flows that were judged again because the rules had changed.
+    Rejudged = 12,
+    /// Those of them that ended by it.
+    Cut = 13,
+    /// Flows that pass, and that a rule on trial would deny.
+    Audited = 14,
+    /// Events that were sent.
+    Events = 15,
+    /// Events that were not sent because there were too many.
+    EventsLimited = 16,
+    /// Events that found no room in the ring buffer.
+    EventsLost = 17,
+    /// Judgements counted under no reason: there are too many reasons.
+    ReasonsFull = 18,
+    /// The tables contradicted themselves.
+    Faults = 19,
 }
 
 impl TcCounter {
     /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 20] = [
         Self::Flows,
         Self::Translated,
         Self::Reversed,
         Self::NoBackend,
         Self::Spoofed,
         Self::Errors,
+        Self::Conns,
+        Self::Denied,
+        Self::Tombstones,
+        Self::NoFlow,
+        Self::Unknown,
+        Self::Unreadable,
+        Self::Rejudged,
+        Self::Cut,
+        Self::Audited,
+        Self::Events,
+        Self::EventsLimited,
+        Self::EventsLost,
+        Self::ReasonsFull,
+        Self::Faults,
     ];
 }
 
@@ -203,5 +260,5 @@ const _: () = {
     assert!(offset_of!(FlowValue, generation) == 48 && offset_of!(FlowValue, pad) == 54);
     assert!(size_of::<FragmentKey>() == 48 && align_of::<FragmentKey>() == 4);
     assert!(size_of::<FragmentValue>() == 36 && align_of::<FragmentValue>() == 4);
-    assert!(size_of::<TcWork>() == 296 && align_of::<TcWork>() == 8);
+    assert!(size_of::<TcWork>() == 552 && align_of::<TcWork>() == 8);
 };

@@ -24,6 +24,7 @@ pub mod crc32c;
 mod flow;
 mod layout;
 mod maps;
+mod policy;
 
 pub use flow::{
     FROM_POD, FlowKey, FlowValue, FragmentKey, FragmentValue, PodValue, RANGES_MAX, TO_POD,
@@ -34,10 +35,15 @@ pub use layout::{
     SocketKey,
 };
 pub use maps::{MapKind, MapName};
+pub use policy::{
+    BlockKey, BucketValue, ConnKey, ConnValue, EventConfig, JudgeWork, MARK_BOUNCED,
+    MARK_FROM_NODE, PeerKey, PodPolicy, ReasonValue, RuleKey, RuleValue, SetValue, VerdictEvent,
+    reason,
+};
 
 /// Version of the layouts; part of the pin path. Any change to a type, a map or the meaning
 /// of a field needs a new number: pins of an older number are never reinterpreted.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// TCP's protocol number (IANA). The socket hooks translate this one and UDP's only.
 pub const PROTO_TCP: u8 = 6;

@@ -11,6 +11,12 @@ pub enum MapKind {
     PerCpuArray,
     /// Array.
     Array,
+    /// Longest prefix.
+    LpmTrie,
+    /// Hash of one value per CPU, elements allocated as they come.
+    PerCpuHash,
+    /// Ring buffer; it has neither keys nor values.
+    RingBuf,
 }
 
 /// The maps of the socket load balancer and of the programs at the pods' links.
@@ -46,11 +52,33 @@ pub enum MapName {
     TcWork,
     /// [`crate::TcCounter`] → `u64` per CPU.
     TcCounters,
+    /// [`crate::PeerKey`] → identity (`u32`).
+    Peers,
+    /// [`crate::BlockKey`] → identity (`u32`).
+    Blocks,
+    /// [`crate::RuleKey`] → [`crate::RuleValue`].
+    Rules,
+    /// Number of a rule set (`u32`) → [`crate::SetValue`].
+    Sets,
+    /// Index of a pod's link (`u32`) → [`crate::PodPolicy`].
+    PodPolicy,
+    /// One `u32`: a flow that was judged under another number is judged again.
+    Generation,
+    /// [`crate::ConnKey`] → [`crate::ConnValue`].
+    Conns,
+    /// [`crate::VerdictEvent`]s.
+    Verdicts,
+    /// One [`crate::EventConfig`].
+    Events,
+    /// 0 for allowed flows, 1 for denials → [`crate::BucketValue`] per CPU.
+    Buckets,
+    /// Number of a reason (`u32`) → [`crate::ReasonValue`] per CPU.
+    Reasons,
 }
 
 impl MapName {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 26] = [
         Self::Services,
         Self::Slots,
         Self::Members,
@@ -66,6 +94,17 @@ impl MapName {
         Self::Fragments,
         Self::TcWork,
         Self::TcCounters,
+        Self::Peers,
+        Self::Blocks,
+        Self::Rules,
+        Self::Sets,
+        Self::PodPolicy,
+        Self::Generation,
+        Self::Conns,
+        Self::Verdicts,
+        Self::Events,
+        Self::Buckets,
+        Self::Reasons,
     ];
 
     /// Name in the object, in the kernel (at most 15 characters: `BPF_OBJ_NAME_LEN` is 16)
@@ -87,6 +126,17 @@ impl MapName {
             Self::Fragments => "WEFT_FRAGMENTS",
             Self::TcWork => "WEFT_TC_WORK",
             Self::TcCounters => "WEFT_TC_COUNT",
+            Self::Peers => "WEFT_PEERS",
+            Self::Blocks => "WEFT_BLOCKS",
+            Self::Rules => "WEFT_RULES",
+            Self::Sets => "WEFT_SETS",
+            Self::PodPolicy => "WEFT_POD_POLICY",
+            Self::Generation => "WEFT_GENERATION",
+            Self::Conns => "WEFT_CONNS",
+            Self::Verdicts => "WEFT_VERDICTS",
+            Self::Events => "WEFT_EVENTS",
+            Self::Buckets => "WEFT_BUCKETS",
+            Self::Reasons => "WEFT_REASONS",
         }
     }
 
@@ -96,11 +146,33 @@ impl MapName {
             Self::Services | Self::Slots | Self::Members | Self::OptOut | Self::Pods => {
                 MapKind::Hash
             }
+            Self::Peers | Self::Rules | Self::Sets | Self::PodPolicy => MapKind::Hash,
             Self::UdpSticky | Self::Reverse | Self::Affinity | Self::Flows | Self::Fragments => {
                 MapKind::LruHash
             }
-            Self::Node | Self::TcConfig => MapKind::Array,
-            Self::Counters | Self::TcWork | Self::TcCounters => MapKind::PerCpuArray,
+            Self::Conns => MapKind::LruHash,
+            Self::Node | Self::TcConfig | Self::Generation | Self::Events => MapKind::Array,
+            Self::Counters | Self::TcWork | Self::TcCounters | Self::Buckets => {
+                MapKind::PerCpuArray
+            }
+            Self::Blocks => MapKind::LpmTrie,
+            Self::Reasons => MapKind::PerCpuHash,
+            Self::Verdicts => MapKind::RingBuf,
         }
+    }
+
+    /// Whether what it holds means the same in layout `version`, so that its elements can be
+    /// copied.
+    pub const fn is_unchanged_since(self, version: u32) -> bool {
+        version == 2
+            && matches!(
+                self,
+                Self::UdpSticky
+                    | Self::Reverse
+                    | Self::Affinity
+                    | Self::OptOut
+                    | Self::Pods
+                    | Self::Flows
+            )
     }
 }
