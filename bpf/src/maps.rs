@@ -3,12 +3,13 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use weft_bpf_abi::{
-    Addr, AffinityValue, ClientKey, Counter, FlowKey, FlowValue, FragmentKey, FragmentValue,
-    MemberKey, NodeValue, PodValue, Record, ServiceValue, SlotKey, SocketKey, TcConfig, TcCounter,
-    TcWork,
+    Addr, AffinityValue, BucketValue, ClientKey, ConnKey, ConnValue, Counter, EventConfig, FlowKey,
+    FlowValue, FragmentKey, FragmentValue, MemberKey, NodeValue, PeerKey, PodPolicy, PodValue,
+    ReasonValue, Record, RuleKey, RuleValue, ServiceValue, SetValue, SlotKey, SocketKey, TcConfig,
+    TcCounter, TcWork,
 };
 
 // Elements are allocated as they come: most nodes use a small part of the size, and memory
@@ -82,3 +83,41 @@ pub fn tc_count(counter: TcCounter) {
         unsafe { *value += 1 };
     }
 }
+
+// Policy.
+
+#[map(name = "WEFT_PEERS")]
+pub static PEERS: HashMap<PeerKey, u32> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// The key is a [`weft_bpf_abi::BlockKey`]: the number of bits, and what they are of.
+#[map(name = "WEFT_BLOCKS")]
+pub static BLOCKS: LpmTrie<[u32; 6], u32> = LpmTrie::with_max_entries(1, 0);
+
+#[map(name = "WEFT_RULES")]
+pub static RULES: HashMap<RuleKey, RuleValue> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+#[map(name = "WEFT_SETS")]
+pub static SETS: HashMap<u32, SetValue> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+// An element that is not allocated beforehand is replaced as a whole by an update.
+#[map(name = "WEFT_POD_POLICY")]
+pub static POD_POLICY: HashMap<u32, PodPolicy> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+#[map(name = "WEFT_GENERATION")]
+pub static GENERATION: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map(name = "WEFT_CONNS")]
+pub static CONNS: LruHashMap<ConnKey, ConnValue> = LruHashMap::with_max_entries(1, 0);
+
+#[map(name = "WEFT_VERDICTS")]
+pub static VERDICTS: RingBuf = RingBuf::with_byte_size(65_536, 0);
+
+#[map(name = "WEFT_EVENTS")]
+pub static EVENTS: Array<EventConfig> = Array::with_max_entries(1, 0);
+
+#[map(name = "WEFT_BUCKETS")]
+pub static BUCKETS: PerCpuArray<BucketValue> = PerCpuArray::with_max_entries(2, 0);
+
+#[map(name = "WEFT_REASONS")]
+pub static REASONS: PerCpuHashMap<u32, ReasonValue> =
+    PerCpuHashMap::with_max_entries(1, BPF_F_NO_PREALLOC);

@@ -4,26 +4,35 @@
 //! sockets, sockets connected before the Service was there, pods that opted out). They get a
 //! flow entry and a backend; the answers get the Service's address back.
 //!
+//! Policy is asked of real addresses: behind the translation of what the pod sends, before that
+//! of what it receives.
+//!
 //! Invariants:
-//! - A packet that is no Service's costs one look-up from the pod (its addresses), and one to
-//!   the pod as long as no flow of this pod was translated.
-//! - What has no backend, and what needs the stack (IP options, extension headers), passes
-//!   unchanged: the stack refuses it.
+//! - A packet of a flow that is known, that was judged by the rules in force and is not
+//!   translated costs one look-up.
+//! - What has no backend passes unchanged, and the stack refuses it. What needs the stack (IP
+//!   options, extension headers) is judged, and is not translated.
 //! - A packet leaves rewritten as a whole, or is dropped; it never leaves half rewritten.
 //! - From the pod come only packets with one of its addresses as their source.
 
 mod flow;
 mod icmp;
+mod judge;
 mod packet;
+mod policy;
 mod rewrite;
+mod tell;
 
 use crate::maps::{FRAGMENTS, PODS, TC_CONFIG, TC_WORK, tc_count};
 use aya_ebpf::{
     bindings::__sk_buff, helpers::generated::bpf_redirect, macros::classifier, programs::TcContext,
 };
-use core::ptr::{addr_of, read_volatile};
-use packet::{Fragment, Packet};
-use weft_bpf_abi::{FROM_POD, FlowValue, PodValue, TO_POD, TcConfig, TcCounter, TcWork};
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+use packet::{Fragment, Packet, Phase};
+use weft_bpf_abi::{
+    ConnValue, FROM_POD, FlowValue, FragmentValue, MARK_BOUNCED, MARK_FROM_NODE, PodValue, TO_POD,
+    TcConfig, TcCounter, TcWork,
+};
 
 /// `TC_ACT_UNSPEC`: the next program decides, and without one the packet goes on.
 const PASS: i32 = -1;
@@ -60,6 +69,18 @@ impl Place {
         // SAFETY: the kernel's context; the verifier checks every access.
         unsafe { read_volatile(addr_of!((*self.skb).protocol)) as u16 }
     }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.skb).mark)) }
+    }
+
+    #[inline(always)]
+    fn set_mark(&self, mark: u32) {
+        // SAFETY: as above.
+        unsafe { write_volatile(addr_of_mut!((*self.skb).mark), mark) };
+    }
 }
 
 /// Packets that a pod sends.
@@ -74,47 +95,165 @@ pub fn weft_from_pod(ctx: TcContext) -> i32 {
         ETH_P_8021Q | ETH_P_8021AD => return spoofed(),
         _ => return PASS,
     };
-    let Some(pod) = PODS.get_ptr_mut(&at.link) else { return PASS };
+    let Some(work) = work() else { return PASS };
+    let Some(config) = TC_CONFIG.get(0) else { return PASS };
     let Some(mut packet) = Packet::read(&at, v4) else { return PASS };
+    packet.read_transport(&at);
+    let service = is_service(config, &packet);
+    let mut known = policy::unknown();
+    let flow = packet.is_flow();
+    if flow && !service {
+        policy::set_key_of(&at, work, &packet);
+        known = policy::known(&at, packet.phase, false, work);
+        let told = known.flags & (ConnValue::OWN | ConnValue::BOUNCE);
+        if known.passes && told == ConnValue::OWN && packet.fragment == Fragment::Whole {
+            return PASS;
+        }
+    }
+    let Some(pod) = PODS.get_ptr_mut(&at.link) else { return PASS };
     // SAFETY: the pointer comes from a look-up in this RCU section and is not null.
     if !unsafe { is_own(pod, &packet) } {
         return spoofed();
     }
-    let Some(config) = TC_CONFIG.get(0) else { return PASS };
-    let service = is_service(config, &packet);
-    if !service && packet.dst != *router(config, v4) {
+    if packet.fragment == Fragment::Later {
+        return later(&at, &packet, false, work);
+    }
+    if is_discovery(&at, config, &packet) {
         return PASS;
     }
-    if !packet.read_transport(&at) {
-        return PASS;
+    let to_router = packet.dst == *router(config, v4);
+    let mut translated = false;
+    if packet.is_plain() && (service || to_router) {
+        if packet.is_icmp() {
+            match icmp::error(&at, &packet, work) {
+                Some(Ok(())) => translated = true,
+                Some(Err(())) => return failed(),
+                None => {}
+            }
+        } else {
+            translated = flow::outbound(&at, pod, config, &packet, service, work).is_some();
+            if service && !translated {
+                // Nobody is behind it: the stack says so.
+                return PASS;
+            }
+        }
     }
-    translate(&at, &packet, |work| flow::outbound(&at, pod, config, &packet, service, work))
+    let mut flags = ConnValue::OWN;
+    let mut side = at;
+    if translated {
+        flags |= ConnValue::THROUGH_SERVICE;
+        if work.value.flags & FlowValue::BOUNCE != 0 {
+            flags |= ConnValue::BOUNCE;
+            if work.value.flags & FlowValue::REVERSE != 0 {
+                // What the pod answers itself.
+                side.direction = TO_POD;
+            }
+        }
+        policy::set_key_translated(&at, work);
+        known = policy::known(&side, packet.phase, false, work);
+    } else if packet.phase == Phase::Related {
+        known = policy::known_error(&at, &packet, false, work);
+    } else if service || !flow {
+        policy::set_key_of(&at, work, &packet);
+        if flow {
+            known = policy::known(&at, packet.phase, false, work);
+        }
+    }
+    if !known.passes && !policy::passes(&side, packet.phase, false, flags, &known) {
+        return DROP;
+    }
+    if translated && !packet.is_icmp() { rewrite(&at, &packet, work) } else { go(&at, &packet, translated, work) }
 }
 
 /// Packets to a pod.
 #[classifier]
 pub fn weft_to_pod(ctx: TcContext) -> i32 {
     let at = Place::new(&ctx, TO_POD);
-    let Some(pod) = PODS.get_ptr(&at.link) else { return PASS };
-    // SAFETY: the pointer comes from a look-up in this RCU section and is not null.
-    if unsafe { read_volatile(addr_of!((*pod).has_flows)) } == 0 {
-        return PASS;
-    }
     let v4 = match at.ethertype() {
         ETH_P_IP => true,
         ETH_P_IPV6 => false,
         _ => return PASS,
     };
-    let Some(mut packet) = Packet::read(&at, v4) else { return PASS };
-    if !packet.read_transport(&at) {
+    let mark = at.mark();
+    if mark == MARK_BOUNCED {
+        // Judged where it came from.
         return PASS;
     }
-    translate(&at, &packet, |work| flow::inbound(&at, &packet, work))
+    let marked = mark & MARK_FROM_NODE != 0;
+    let Some(work) = work() else { return PASS };
+    let Some(config) = TC_CONFIG.get(0) else { return PASS };
+    let Some(mut packet) = Packet::read(&at, v4) else { return PASS };
+    packet.read_transport(&at);
+    let mut known = policy::unknown();
+    let flow = packet.is_flow();
+    if flow {
+        policy::set_key_of(&at, work, &packet);
+        known = policy::known(&at, packet.phase, marked, work);
+        let told = known.flags & ConnValue::THROUGH_SERVICE;
+        if known.passes && told == 0 && packet.fragment == Fragment::Whole {
+            return PASS;
+        }
+    }
+    let Some(pod) = PODS.get_ptr(&at.link) else { return PASS };
+    if packet.fragment == Fragment::Later {
+        return later(&at, &packet, marked, work);
+    }
+    if is_discovery(&at, config, &packet) {
+        return PASS;
+    }
+    if packet.phase == Phase::Related {
+        known = policy::known_error(&at, &packet, marked, work);
+    } else if !flow {
+        policy::set_key_of(&at, work, &packet);
+    }
+    // SAFETY: the pointer comes from a look-up in this RCU section and is not null.
+    let flags = if unsafe { is_at(pod, &packet.dst, v4) } { ConnValue::OWN } else { 0 };
+    if !known.passes && !policy::passes(&at, packet.phase, marked, flags, &known) {
+        return DROP;
+    }
+    // SAFETY: as above.
+    if unsafe { read_volatile(addr_of!((*pod).has_flows)) } == 0 || !packet.is_plain() {
+        return go(&at, &packet, false, work);
+    }
+    if packet.is_icmp() {
+        return match icmp::error(&at, &packet, work) {
+            Some(Ok(())) => go(&at, &packet, true, work),
+            Some(Err(())) => failed(),
+            None => PASS,
+        };
+    }
+    match flow::inbound(&at, &packet, work) {
+        Some(()) => rewrite(&at, &packet, work),
+        None => go(&at, &packet, false, work),
+    }
+}
+
+/// What this CPU writes down about the packet.
+#[inline(always)]
+fn work() -> Option<&'static mut TcWork> {
+    // SAFETY: the element is this CPU's own, and neither program interrupts the other.
+    TC_WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }
 
 fn spoofed() -> i32 {
     tc_count(TcCounter::Spoofed);
     DROP
+}
+
+/// Whether `ip` is the pod's.
+///
+/// # Safety
+/// `pod` points to a value of the map.
+#[inline(always)]
+unsafe fn is_at(pod: *const PodValue, ip: &[u32; 4], v4: bool) -> bool {
+    if v4 {
+        // SAFETY: the caller's.
+        let own = unsafe { read_volatile(addr_of!((*pod).v4)) };
+        return own != 0 && ip[3] == own;
+    }
+    // SAFETY: the caller's.
+    let own = unsafe { (*pod).v6 };
+    *ip == own && own[0] != 0
 }
 
 /// Whether the source is the pod's; neighbour discovery and multicast reports also come from
@@ -124,23 +263,53 @@ fn spoofed() -> i32 {
 /// `pod` points to a value of the map.
 #[inline(always)]
 unsafe fn is_own(pod: *const PodValue, packet: &Packet) -> bool {
-    if packet.v4 {
-        // SAFETY: the caller's.
-        let own = unsafe { read_volatile(addr_of!((*pod).v4)) };
-        return own != 0 && packet.src[3] == own;
-    }
     // SAFETY: the caller's.
-    let own = unsafe { (*pod).v6 };
-    if packet.src == own && own[0] != 0 {
+    if unsafe { is_at(pod, &packet.src, packet.v4) } {
         return true;
     }
-    const LINK_LOCAL: u32 = 0xfe80_0000_u32.to_be();
-    const LINK_LOCAL_MASK: u32 = 0xffc0_0000_u32.to_be();
-    const MULTICAST: u32 = 0xff00_0000_u32.to_be();
-    let is_near = |ip: &[u32; 4]| ip[0] & LINK_LOCAL_MASK == LINK_LOCAL;
+    if packet.v4 {
+        return false;
+    }
     let unspecified = packet.src[0] | packet.src[1] | packet.src[2] | packet.src[3] == 0;
-    (unspecified || is_near(&packet.src))
-        && (is_near(&packet.dst) || packet.dst[0] & MULTICAST == MULTICAST)
+    (unspecified || is_near(&packet.src)) && (is_near(&packet.dst) || is_multicast(&packet.dst))
+}
+
+/// Whether an IPv6 address is link-local.
+#[inline(always)]
+fn is_near(ip: &[u32; 4]) -> bool {
+    const LINK_LOCAL: u32 = 0xfe80_0000_u32.to_be();
+    const MASK: u32 = 0xffc0_0000_u32.to_be();
+    ip[0] & MASK == LINK_LOCAL
+}
+
+#[inline(always)]
+fn is_multicast(ip: &[u32; 4]) -> bool {
+    const MULTICAST: u32 = 0xff00_0000_u32.to_be();
+    ip[0] & MULTICAST == MULTICAST
+}
+
+/// Neighbour discovery and multicast reports, as far as they stay on the link: no policy is about
+/// them. Discovery never passes a router (hop limit 255); what the pod sends must not be forwarded
+/// either.
+#[inline(always)]
+fn is_discovery(at: &Place, config: &TcConfig, packet: &Packet) -> bool {
+    const LINK_SCOPE: u32 = 0xff02_0000_u32.to_be();
+    const SCOPE_MASK: u32 = 0xffff_0000_u32.to_be();
+    if packet.v4 || !packet.is_icmp() || packet.phase != Phase::Datagram {
+        return false;
+    }
+    let to_link = packet.dst[0] & SCOPE_MASK == LINK_SCOPE;
+    match packet.kind {
+        133..=137 => {
+            packet.hops == 255
+                && (at.direction == TO_POD
+                    || to_link
+                    || is_near(&packet.dst)
+                    || packet.dst == config.routers[1])
+        }
+        130..=132 | 143 => to_link,
+        _ => false,
+    }
 }
 
 /// Whether the packet goes to an address of a Service range.
@@ -168,46 +337,55 @@ fn router(config: &TcConfig, v4: bool) -> &[u32; 4] {
     if v4 { &config.routers[0] } else { &config.routers[1] }
 }
 
-/// Rewrites the packet as its flow wants it; `find` is asked where it has ports.
+/// A fragment without ports: it goes the way of the first one.
 #[inline(always)]
-fn translate(at: &Place, packet: &Packet, find: impl FnOnce(&mut TcWork) -> Option<()>) -> i32 {
-    let Some(work) = TC_WORK.get_ptr_mut(0) else { return PASS };
-    // SAFETY: the element is this CPU's own, and neither program interrupts the other.
-    let work = unsafe { &mut *work };
-    let flags = if packet.fragment == Fragment::Later {
-        work.fragment = packet.fragment_key(at);
-        // SAFETY: evicted meanwhile, it is at worst another packet's, and so is the fragment's
-        // fate: it completes no packet.
-        let Some(known) = (unsafe { FRAGMENTS.get(&work.fragment) }) else { return PASS };
-        work.fate = *known;
-        if rewrite::addresses(at, packet, &work.fate.src, &work.fate.dst).is_err() {
-            return failed();
-        }
-        work.fate.flags as u8
-    } else if packet.is_icmp() {
-        let Some(done) = icmp::error(at, packet, work) else { return PASS };
-        if done.is_err() {
-            return failed();
-        }
-        work.value.flags
-    } else {
-        if find(work).is_none() {
-            return PASS;
-        }
-        if rewrite::packet(at, packet, &work.value.src, &work.value.dst).is_err() {
-            return failed();
-        }
-        if packet.fragment == Fragment::First {
-            work.fragment = packet.fragment_key(at);
-            work.fate.src = work.value.src.ip;
-            work.fate.dst = work.value.dst.ip;
-            work.fate.flags = work.value.flags as u32;
-            if FRAGMENTS.insert(&work.fragment, &work.fate, 0).is_err() {
-                tc_count(TcCounter::Errors);
-            }
-        }
-        work.value.flags
+fn later(at: &Place, packet: &Packet, marked: bool, work: &mut TcWork) -> i32 {
+    work.fragment = packet.fragment_key(at);
+    // SAFETY: evicted meanwhile, it is at worst another packet's, and so is the fragment's fate:
+    // it completes no packet.
+    let Some(known) = (unsafe { FRAGMENTS.get(&work.fragment) }) else {
+        policy::set_key_of(at, work, packet);
+        let passes = policy::passes(at, packet.phase, marked, 0, &policy::unknown());
+        return if passes { PASS } else { DROP };
     };
+    work.fate = *known;
+    if work.fate.flags & FragmentValue::PLAIN != 0 {
+        return PASS;
+    }
+    if rewrite::addresses(at, packet, &work.fate.src, &work.fate.dst).is_err() {
+        return failed();
+    }
+    done(at, work.fate.flags as u8)
+}
+
+/// Rewrites the packet as its flow `work.value` wants it.
+#[inline(always)]
+fn rewrite(at: &Place, packet: &Packet, work: &mut TcWork) -> i32 {
+    if rewrite::packet(at, packet, &work.value.src, &work.value.dst).is_err() {
+        return failed();
+    }
+    go(at, packet, true, work)
+}
+
+/// A packet leaves; those that it is the first fragment of will follow.
+#[inline(always)]
+fn go(at: &Place, packet: &Packet, translated: bool, work: &mut TcWork) -> i32 {
+    if packet.fragment == Fragment::First {
+        work.fragment = packet.fragment_key(at);
+        work.fate.src = if translated { work.value.src.ip } else { packet.src };
+        work.fate.dst = if translated { work.value.dst.ip } else { packet.dst };
+        let plain = FragmentValue::PLAIN;
+        work.fate.flags = if translated { work.value.flags as u32 } else { plain };
+        if FRAGMENTS.insert(&work.fragment, &work.fate, 0).is_err() {
+            tc_count(TcCounter::Errors);
+        }
+    }
+    if translated { done(at, work.value.flags) } else { PASS }
+}
+
+/// A packet that was translated leaves.
+#[inline(always)]
+fn done(at: &Place, flags: u8) -> i32 {
     let towards_backend = at.direction == FROM_POD && flags & FlowValue::REVERSE == 0;
     tc_count(if towards_backend { TcCounter::Translated } else { TcCounter::Reversed });
     if flags & FlowValue::BOUNCE == 0 {
@@ -216,6 +394,7 @@ fn translate(at: &Place, packet: &Packet, find: impl FnOnce(&mut TcWork) -> Opti
     if rewrite::turn_round(at).is_err() {
         return failed();
     }
+    at.set_mark(MARK_BOUNCED);
     // SAFETY: the helper has no preconditions. It sends by the pod's own link.
     unsafe { bpf_redirect(at.link, 0) as i32 }
 }

@@ -7,7 +7,7 @@
 
 use super::{
     Place,
-    packet::{Packet, load},
+    packet::{Packet, Phase},
     router,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 use weft_bpf_abi::{
-    FROM_POD, FlowKey, FlowValue, PROTO_TCP, PROTO_UDP, PodValue, TO_POD, TcConfig, TcCounter,
+    FROM_POD, FlowKey, FlowValue, PROTO_UDP, PodValue, TO_POD, TcConfig, TcCounter,
     TcWork,
 };
 
@@ -33,14 +33,6 @@ const IDLE_OPEN_NS: u64 = 7200 * NS_PER_S;
 /// taken is that of a table far more than full.
 const PORT_TRIES: u32 = 3;
 
-const TCP_FIN: u8 = 1;
-const TCP_SYN: u8 = 2;
-const TCP_RST: u8 = 4;
-const TCP_ACK: u8 = 16;
-const SCTP_INIT: u8 = 1;
-const SCTP_ABORT: u8 = 6;
-const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
-
 /// What a packet does to its flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -50,26 +42,12 @@ enum Step {
 }
 
 #[inline(always)]
-fn step(at: &Place, packet: &Packet) -> Option<Step> {
-    if packet.protocol == PROTO_UDP {
-        return Some(Step::Begin);
-    }
-    if packet.protocol == PROTO_TCP {
-        let flags = load::<u8>(at, packet.at + 13)?;
-        return Some(if flags & (TCP_RST | TCP_FIN) != 0 {
-            Step::End
-        } else if flags & (TCP_SYN | TCP_ACK) == TCP_SYN {
-            Step::Begin
-        } else {
-            Step::Go
-        });
-    }
-    // The first chunk; INIT, ABORT and SHUTDOWN COMPLETE stand alone or first.
-    Some(match load::<u8>(at, packet.at + 12)? {
-        SCTP_INIT => Step::Begin,
-        SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Step::End,
+fn step(packet: &Packet) -> Step {
+    match packet.phase {
+        Phase::Begin | Phase::Datagram => Step::Begin,
+        Phase::End => Step::End,
         _ => Step::Go,
-    })
+    }
 }
 
 #[inline(always)]
@@ -125,7 +103,7 @@ pub fn find(work: &mut TcWork) -> Option<*mut FlowValue> {
 pub fn inbound(at: &Place, packet: &Packet, work: &mut TcWork) -> Option<()> {
     work.key = key(at, packet);
     let entry = find(work)?;
-    touch(entry, work, step(at, packet)?);
+    touch(entry, work, step(packet));
     Some(())
 }
 
@@ -141,7 +119,7 @@ pub fn outbound(
     work: &mut TcWork,
 ) -> Option<()> {
     work.key = key(at, packet);
-    let step = step(at, packet)?;
+    let step = step(packet);
     if let Some(entry) = find(work) {
         if stays(work, step) {
             touch(entry, work, step);

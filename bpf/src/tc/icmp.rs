@@ -17,20 +17,43 @@ use weft_bpf_abi::{Addr, FlowKey, TcWork};
 /// Length of an ICMP header, where the quoted packet begins.
 const ICMP_LEN: u32 = 8;
 
-/// Destination unreachable, time exceeded, parameter problem (RFC 792).
-#[inline(always)]
-fn is_error(v4: bool, kind: u8) -> bool {
-    if v4 { kind == 3 || kind == 11 || kind == 12 } else { (1..=4).contains(&kind) }
-}
-
 /// Rewrites an error about a known flow, whose entry is `work.value` then; `None` for other
 /// messages.
 #[inline(always)]
 pub fn error(at: &Place, packet: &Packet, work: &mut TcWork) -> Option<Result<(), ()>> {
-    if !is_error(packet.v4, load::<u8>(at, packet.at)?) {
+    if !packet.is_error() {
         return None;
     }
     if packet.v4 { error4(at, packet, work) } else { error6(at, packet, work) }
+}
+
+/// What an error quotes: source and destination, ports and protocol. `None` where it has no ports
+/// to tell, or none that can be found.
+#[inline(always)]
+pub fn quoted(at: &Place, packet: &Packet) -> Option<([u32; 4], [u32; 4], u32, u8)> {
+    let quoted = packet.at + ICMP_LEN;
+    let (src, dst, protocol, transport) = if packet.v4 {
+        let head = load::<[u32; 5]>(at, quoted)?;
+        let len = (head[0].to_ne_bytes()[0] as u32 & 15) * 4;
+        if head[1] & FRAGMENT != 0 {
+            return None;
+        }
+        (mapped(head[3]), mapped(head[4]), head[2].to_ne_bytes()[1], quoted + len)
+    } else {
+        let head = load::<[u32; 10]>(at, quoted)?;
+        let (src, dst) =
+            ([head[2], head[3], head[4], head[5]], [head[6], head[7], head[8], head[9]]);
+        (src, dst, head[1].to_ne_bytes()[2], quoted + IPV6_LEN)
+    };
+    if has_ports(protocol) {
+        return Some((src, dst, load::<u32>(at, transport)?, protocol));
+    }
+    if protocol == packet.protocol {
+        // A ping; its identifier stands for both ports.
+        let id = load::<u32>(at, transport + 4)? & 0xffff;
+        return Some((src, dst, id | id << 16, protocol));
+    }
+    Some((src, dst, 0, protocol))
 }
 
 /// The key of the answers to the quoted packet.

@@ -14,11 +14,22 @@ pub const IPV6_LEN: u32 = 40;
 
 const PROTO_ICMP: u8 = 1;
 const PROTO_ICMPV6: u8 = 58;
+const PROTO_HOP_BY_HOP: u8 = 0;
+const PROTO_ROUTING: u8 = 43;
 const PROTO_FRAGMENT: u8 = 44;
+const PROTO_OPTIONS: u8 = 60;
 
-/// Version 4, five words: no options.
-const PLAIN_IPV4: u8 = 0x45;
+/// How many extension headers are walked; the specification has five in a packet.
+const HEADERS_MAX: u32 = 6;
 const DONT_CARE: u32 = 0;
+
+const TCP_FIN: u8 = 1;
+const TCP_SYN: u8 = 2;
+const TCP_RST: u8 = 4;
+const TCP_ACK: u8 = 16;
+const SCTP_INIT: u8 = 1;
+const SCTP_ABORT: u8 = 6;
+const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fragment {
@@ -28,6 +39,24 @@ pub enum Fragment {
     First,
     /// Has no ports.
     Later,
+}
+
+/// What a packet does to its flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Begins it: TCP's SYN, SCTP's INIT.
+    Begin = 0,
+    /// Begins or continues it.
+    Datagram = 1,
+    /// Continues it.
+    Go = 2,
+    /// Ends it.
+    End = 3,
+    /// Is about it: an ICMP error.
+    Related = 4,
+    /// Nobody knows: the transport header cannot be found.
+    Unreadable = 5,
 }
 
 /// What the programs look at.
@@ -43,10 +72,17 @@ pub struct Packet {
     pub at: u32,
     /// Bytes from there to the end of the IP packet.
     pub len: u16,
-    /// Source and destination port, as the word that they are in the packet.
+    /// Source and destination port, as the word that they are in the packet; the identifier of
+    /// ICMP, twice.
     pub ports: u32,
-    /// Whether an IPv4 header has options; and IPv6's first extension header.
-    special: u8,
+    /// Type of an ICMP message.
+    pub kind: u8,
+    /// IPv6's hop limit.
+    pub hops: u8,
+    pub phase: Phase,
+    /// Neither IPv4 options nor extension headers but that of fragments: only these packets are
+    /// translated.
+    plain: bool,
 }
 
 /// Reads a value at an offset.
@@ -77,6 +113,8 @@ impl Packet {
             let head = load::<[u32; 5]>(at, L3)?;
             let first = head[0].to_ne_bytes();
             let total = u16::from_be_bytes([first[2], first[3]]);
+            // In words.
+            let header = (first[0] as u32 & 15) * 4;
             let second = head[1].to_ne_bytes();
             let offset = u16::from_be_bytes([second[2], second[3]]);
             Some(Self {
@@ -86,10 +124,13 @@ impl Packet {
                 protocol: head[2].to_ne_bytes()[1],
                 fragment: fragment(offset & 0x1fff, offset & 0x2000),
                 id: head[1] & 0xffff,
-                at: L3 + IPV4_LEN,
-                len: total.wrapping_sub(IPV4_LEN as u16),
+                at: L3 + header,
+                len: total.wrapping_sub(header as u16),
                 ports: DONT_CARE,
-                special: (first[0] != PLAIN_IPV4) as u8,
+                kind: 0,
+                hops: 0,
+                phase: if header < IPV4_LEN { Phase::Unreadable } else { Phase::Datagram },
+                plain: header == IPV4_LEN,
             })
         } else {
             let head = load::<[u32; 10]>(at, L3)?;
@@ -104,39 +145,135 @@ impl Packet {
                 at: L3 + IPV6_LEN,
                 len: u16::from_be_bytes([second[0], second[1]]),
                 ports: DONT_CARE,
-                special: 0,
+                kind: 0,
+                hops: second[3],
+                phase: Phase::Datagram,
+                plain: true,
             })
         }
     }
 
-    /// Goes on to the transport header; `false` for what needs the stack.
+    /// Goes on to the transport header.
     #[inline(always)]
-    pub fn read_transport(&mut self, at: &Place) -> bool {
-        if self.special != 0 {
-            return false;
+    pub fn read_transport(&mut self, at: &Place) {
+        if self.phase == Phase::Unreadable {
+            return;
         }
-        if !self.v4 && self.protocol == PROTO_FRAGMENT {
-            let Some(head) = load::<[u32; 2]>(at, self.at) else { return false };
-            let bytes = head[0].to_ne_bytes();
-            let offset = u16::from_be_bytes([bytes[2], bytes[3]]);
-            self.protocol = bytes[0];
-            // In units of eight bytes, three bits further up than in IPv4.
-            self.fragment = fragment(offset & 0xfff8, offset & 1);
-            self.id = head[1];
-            self.at += 8;
-            self.len = self.len.wrapping_sub(8);
+        let phase = if self.v4 || self.walk(at).is_some() { self.transport(at) } else { None };
+        self.phase = match phase {
+            Some(phase) => phase,
+            None => Phase::Unreadable,
+        };
+    }
+
+    /// Walks over IPv6's extension headers. One that ends a flow's packets from being told apart
+    /// (more of them than are walked) leaves them unreadable.
+    #[inline(always)]
+    fn walk(&mut self, at: &Place) -> Option<()> {
+        let mut n = 0;
+        while n < HEADERS_MAX {
+            n += 1;
+            match self.protocol {
+                PROTO_FRAGMENT => {
+                    let head = load::<[u32; 2]>(at, self.at)?;
+                    let bytes = head[0].to_ne_bytes();
+                    let offset = u16::from_be_bytes([bytes[2], bytes[3]]);
+                    self.protocol = bytes[0];
+                    // In units of eight bytes, three bits further up than in IPv4.
+                    self.fragment = fragment(offset & 0xfff8, offset & 1);
+                    self.id = head[1];
+                    self.at += 8;
+                    self.len = self.len.wrapping_sub(8);
+                    if self.fragment == Fragment::Later {
+                        return Some(());
+                    }
+                }
+                PROTO_HOP_BY_HOP | PROTO_ROUTING | PROTO_OPTIONS => {
+                    let head = load::<[u8; 2]>(at, self.at)?;
+                    let len = (head[1] as u32 + 1) * 8;
+                    self.protocol = head[0];
+                    self.at += len;
+                    self.len = self.len.wrapping_sub(len as u16);
+                    self.plain = false;
+                }
+                _ => return Some(()),
+            }
+        }
+        match self.protocol {
+            PROTO_FRAGMENT | PROTO_HOP_BY_HOP | PROTO_ROUTING | PROTO_OPTIONS => None,
+            _ => Some(()),
+        }
+    }
+
+    /// Ports, and what the packet does to its flow.
+    #[inline(always)]
+    fn transport(&mut self, at: &Place) -> Option<Phase> {
+        if self.fragment == Fragment::Later {
+            return Some(Phase::Go);
         }
         if self.is_icmp() {
-            return self.fragment == Fragment::Whole;
+            let head = load::<[u32; 2]>(at, self.at)?;
+            self.kind = head[0].to_ne_bytes()[0];
+            let query = if self.v4 { self.kind == 8 } else { self.kind == 128 };
+            let answer = if self.v4 { self.kind == 0 } else { self.kind == 129 };
+            if query || answer {
+                let id = head[1] & 0xffff;
+                self.ports = id | id << 16;
+            }
+            return Some(match () {
+                () if answer => Phase::Go,
+                () if self.is_error() => Phase::Related,
+                () => Phase::Datagram,
+            });
         }
         if !has_ports(self.protocol) {
+            return Some(Phase::Datagram);
+        }
+        self.ports = load::<u32>(at, self.at)?;
+        if self.protocol == PROTO_UDP {
+            return Some(Phase::Datagram);
+        }
+        if self.protocol == PROTO_TCP {
+            let flags = load::<u8>(at, self.at + 13)?;
+            return Some(if flags & (TCP_RST | TCP_FIN) != 0 {
+                Phase::End
+            } else if flags & (TCP_SYN | TCP_ACK) == TCP_SYN {
+                Phase::Begin
+            } else {
+                Phase::Go
+            });
+        }
+        // The first chunk; INIT, ABORT and SHUTDOWN COMPLETE stand alone or first.
+        Some(match load::<u8>(at, self.at + 12)? {
+            SCTP_INIT => Phase::Begin,
+            SCTP_ABORT | SCTP_SHUTDOWN_COMPLETE => Phase::End,
+            _ => Phase::Go,
+        })
+    }
+
+    /// Whether it can be told which flow it is of by its own headers.
+    #[inline(always)]
+    pub fn is_flow(&self) -> bool {
+        let told = self.phase != Phase::Unreadable && self.phase != Phase::Related;
+        told && self.fragment != Fragment::Later
+    }
+
+    /// Whether it can be translated: nothing in it needs the stack.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        if !self.plain || self.phase == Phase::Unreadable {
             return false;
         }
-        if self.fragment != Fragment::Later {
-            let Some(ports) = load::<u32>(at, self.at) else { return false };
-            self.ports = ports;
-        }
-        true
+        if self.is_icmp() { self.fragment == Fragment::Whole } else { has_ports(self.protocol) }
+    }
+
+    /// An ICMP message about another packet: destination unreachable, too big, time exceeded,
+    /// parameter problem (RFC 792, RFC 4443).
+    #[inline(always)]
+    pub fn is_error(&self) -> bool {
+        let kind = self.kind;
+        let known = if self.v4 { kind == 3 || kind == 11 || kind == 12 } else { kind.wrapping_sub(1) < 4 };
+        known && self.is_icmp()
     }
 
     #[inline(always)]

@@ -407,7 +407,7 @@ impl ServiceStage {
             Some(lb) => lb,
             None => {
                 let lb = weft_bpf::SocketLb::open(self.options.clone())?;
-                self.programs.send_replace(Some(lb.pod_links().clone()));
+                self.programs.send_replace(lb.pod_links().ok().cloned());
                 lb
             }
         };

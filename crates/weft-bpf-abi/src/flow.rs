@@ -260,5 +260,5 @@ const _: () = {
     assert!(offset_of!(FlowValue, generation) == 48 && offset_of!(FlowValue, pad) == 54);
     assert!(size_of::<FragmentKey>() == 48 && align_of::<FragmentKey>() == 4);
     assert!(size_of::<FragmentValue>() == 36 && align_of::<FragmentValue>() == 4);
-    assert!(size_of::<TcWork>() == 552 && align_of::<TcWork>() == 8);
+    assert!(size_of::<TcWork>() == 560 && align_of::<TcWork>() == 8);
 };

@@ -17,20 +17,22 @@ pub struct PeerKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockKey {
-    /// How many bits behind this field count: [`BlockKey::EPOCH_BITS`] and those of the
+    /// How many bits behind this field count: [`BlockKey::FIXED_BITS`] and those of the
     /// (v4-mapped) prefix.
     pub bits: u32,
     /// As in [`PeerKey::epoch`].
     pub epoch: u32,
+    /// 4 or 6: `::/0` must not hold IPv4 addresses, although they are v4-mapped.
+    pub family: u32,
     /// As in [`crate::Addr::ip`]; the bits behind the prefix are zero.
     pub ip: [u32; 4],
 }
 
 impl BlockKey {
-    /// The epoch counts as a whole.
-    pub const EPOCH_BITS: u32 = 32;
+    /// Epoch and family count as a whole.
+    pub const FIXED_BITS: u32 = 64;
     /// What a look-up of one address has in [`BlockKey::bits`].
-    pub const ALL_BITS: u32 = Self::EPOCH_BITS + 128;
+    pub const ALL_BITS: u32 = Self::FIXED_BITS + 128;
 }
 
 /// What a rule is found by ([`crate::MapName::Rules`]).
@@ -280,6 +282,8 @@ pub struct JudgeWork {
     pub reason: u32,
     /// Answer: as in [`VerdictEvent::passed`].
     pub passed: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Reasons that are no rule's. Numbers of rules are below [`reason::FIRST`].
@@ -316,7 +320,7 @@ pub const MARK_BOUNCED: u32 = 0x0457_0b0c;
 
 const _: () = {
     assert!(size_of::<PeerKey>() == 20 && align_of::<PeerKey>() == 4);
-    assert!(size_of::<BlockKey>() == 24 && offset_of!(BlockKey, ip) == 8);
+    assert!(size_of::<BlockKey>() == 28 && offset_of!(BlockKey, ip) == 12);
     assert!(size_of::<RuleKey>() == 12 && offset_of!(RuleKey, port) == 8);
     assert!(offset_of!(RuleKey, protocol) == 10 && offset_of!(RuleKey, bits) == 11);
     assert!(size_of::<RuleValue>() == 12 && offset_of!(RuleValue, action) == 8);
@@ -330,5 +334,5 @@ const _: () = {
     assert!(size_of::<VerdictEvent>() == 72 && align_of::<VerdictEvent>() == 8);
     assert!(offset_of!(VerdictEvent, reason) == 52 && offset_of!(VerdictEvent, flags) == 66);
     assert!(size_of::<EventConfig>() == 16 && size_of::<BucketValue>() == 16);
-    assert!(size_of::<ReasonValue>() == 32 && size_of::<JudgeWork>() == 112);
+    assert!(size_of::<ReasonValue>() == 32 && size_of::<JudgeWork>() == 120);
 };

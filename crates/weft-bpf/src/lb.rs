@@ -1,13 +1,13 @@
 //! The socket load balancer of one node.
 
 use crate::{
-    Attached, BpfError, LinkAttach, PodLinks, Result,
+    Attached, BpfError, LinkAttach, PodLinks, PolicyMaps, Result,
     attach::attach,
     engine::{Engine, Grace, Kernel, Table},
     map::Map,
     object::Loaded,
     pins::Pins,
-    sys,
+    sys, upgrade,
 };
 use std::{
     fs, io,
@@ -79,14 +79,26 @@ pub struct MapSizes {
     pub pods: u32,
     /// Directions of flows that are translated at the pods' links; two a flow.
     pub flows: u32,
+    /// Addresses of single hosts that policy knows; grows with need.
+    pub peers: u32,
+    /// Wider prefixes that policy knows. They take memory only where they are.
+    pub blocks: u32,
+    /// Rules of all rule sets together; grows with need.
+    pub rules: u32,
+    /// Rule sets; grows with need.
+    pub sets: u32,
+    /// Flows at the pods' links; the ones not used for longest are pushed out.
+    pub conns: u32,
+    /// Bytes for events that nobody has read yet; a power of two of at least a page.
+    pub event_bytes: u32,
 }
 
 impl Default for MapSizes {
     /// 10,000 dual-stack Services with 10 endpoints each, all node ports (2,768) at an address of
     /// each version, and as many addresses of load balancers (31,072 frontends, 310,720 slots),
     /// and room for growth and one step of a change, in about 19 MB: hash maps take 16 bytes for
-    /// an entry that is not there, those that evict about 104. And 16,384 flows at the pods'
-    /// links, in 5 MB.
+    /// an entry that is not there, those that evict about 104. And 16,384 flows that are translated
+    /// at the pods' links, in 5 MB. For policy 65,536 flows in 10 MB, and 3 MB for the rest.
     fn default() -> Self {
         Self {
             services: 65_536,
@@ -96,6 +108,12 @@ impl Default for MapSizes {
             clients: 4_096,
             pods: 4_096,
             flows: 32_768,
+            peers: 65_536,
+            blocks: 1_048_576,
+            rules: 65_536,
+            sets: 4_096,
+            conns: 65_536,
+            event_bytes: 262_144,
         }
     }
 }
@@ -153,7 +171,11 @@ impl SocketLb {
         let node: Map<u32, NodeValue> = Map::new(MapName::Node, loaded.map(MapName::Node)?);
         node.put(&[(0, NodeValue { netns_cookie: options.node_netns })])?;
         let attached = attach(&loaded, &pins, &options.cgroup)?;
-        let pod_links = PodLinks::open(&mut loaded, &pins, options.link_attach)?;
+        let links = Links::open(&mut loaded, &pins, &options);
+        if let Err(error) = &links {
+            let reason = crate::probe::reasons(error);
+            tracing::error!(reason, "no programs at the pods' links; sockets are translated");
+        }
         let counters = loaded.map(MapName::Counters)?;
         let mut maps = Maps {
             services: Map::new(MapName::Services, loaded.map(MapName::Services)?)
@@ -163,7 +185,7 @@ impl SocketLb {
                 .failing(options.faults),
             pins,
             attached,
-            pod_links,
+            links,
             reattach: false,
             options,
         };
@@ -179,9 +201,15 @@ impl SocketLb {
     }
 
     /// The programs at the pods' links, which use the same maps. They may be used by other
-    /// threads, and as long as this process lives.
-    pub fn pod_links(&self) -> &PodLinks {
-        &self.engine.kernel.pod_links
+    /// threads, and as long as this process lives. The error is why there are none: sockets are
+    /// translated all the same.
+    pub fn pod_links(&self) -> Result<&PodLinks, &BpfError> {
+        self.engine.kernel.links.as_ref().map(|l| &l.pods)
+    }
+
+    /// The tables of policy at the pods' links; as [`Self::pod_links`].
+    pub fn policy(&self) -> Result<&PolicyMaps, &BpfError> {
+        self.engine.kernel.links.as_ref().map(|l| &l.policy)
     }
 
     /// Makes the kernel hold `tables`, changing only what differs; calling it again with the
@@ -237,6 +265,7 @@ impl SocketLb {
         if !self.others_left {
             return;
         }
+        upgrade::carry_rest(&self.engine.kernel.pins);
         match self.engine.kernel.pins.remove_other_layouts() {
             Ok(()) => self.others_left = false,
             Err(error) => tracing::warn!(%error, "another version's programs are still there"),
@@ -279,6 +308,21 @@ pub(crate) fn sum(counters: BorrowedFd<'_>, map: MapName, index: u32) -> Result<
     Ok(words.map(|w| u64::from_ne_bytes(*w)).fold(0, u64::wrapping_add))
 }
 
+/// What stands at the pods' links.
+#[derive(Debug)]
+struct Links {
+    pods: PodLinks,
+    policy: PolicyMaps,
+}
+
+impl Links {
+    fn open(loaded: &mut Loaded, pins: &Pins, options: &OpenOptions) -> Result<Self> {
+        let pods = PodLinks::open(loaded, pins, options.link_attach)?;
+        let policy = PolicyMaps::open(loaded, pins, options, &pods)?;
+        Ok(Self { pods, policy })
+    }
+}
+
 /// The maps that the engine programs.
 #[derive(Debug)]
 struct Maps {
@@ -287,7 +331,7 @@ struct Maps {
     members: Map<MemberKey, u32>,
     pins: Pins,
     attached: Attached,
-    pod_links: PodLinks,
+    links: Result<Links>,
     /// Whether the maps are others than those that the programs use.
     reattach: bool,
     options: OpenOptions,
@@ -350,6 +394,8 @@ impl Maps {
     /// that do not agree; the next one sees that by the numbers of the maps.
     fn grow(&mut self, sizes: [u32; 3]) -> Result<()> {
         let [services, slots, members] = sizes;
+        let growing = self.pins.beside();
+        let _guard = growing.growing();
         let grown = [
             self.services.grow(services, &self.pins),
             self.slots.grow(slots, &self.pins),
@@ -360,7 +406,7 @@ impl Maps {
             self.reattach = true;
         }
         // Also where one of them could not grow: the others have changed already.
-        let reattached = self.reattach();
+        let reattached = self.reattach_alone();
         grown.into_iter().try_for_each(|g| g.map(|_| ()))?;
         reattached
     }
@@ -368,12 +414,21 @@ impl Maps {
     /// Makes the programs use the maps that are there now, if they do not. Until that succeeds
     /// they go on with the old ones, and nothing that is written reaches them.
     fn reattach(&mut self) -> Result<()> {
+        let growing = self.pins.beside();
+        let _guard = growing.growing();
+        self.reattach_alone()
+    }
+
+    /// The same for who holds [`Pins::growing`].
+    fn reattach_alone(&mut self) -> Result<()> {
         if !self.reattach {
             return Ok(());
         }
         let loaded = Loaded::new(Some(&self.pins), &self.options.sizes)?;
         attach(&loaded, &self.pins, &self.options.cgroup)?;
-        self.pod_links.renew(&loaded, &self.pins)?;
+        if let Ok(links) = &self.links {
+            links.pods.renew(&loaded, &self.pins)?;
+        }
         self.reattach = false;
         Ok(())
     }
@@ -390,7 +445,7 @@ fn limit_entries() -> u32 {
 }
 
 /// How many values a per-CPU map has: one for each CPU that could ever be plugged in.
-fn possible_cpus() -> Result<usize> {
+pub(crate) fn possible_cpus() -> Result<usize> {
     const PATH: &str = "/sys/devices/system/cpu/possible";
     let text = fs::read_to_string(PATH).map_err(BpfError::file("read", PATH))?;
     // `0-3,8-11`: the highest number counts, whatever the gaps.

@@ -1,6 +1,7 @@
 //! Loader, pins and maps of the eBPF programs: [`SocketLb`] translates Services when a
 //! socket connects or sends, nothing per packet; [`PodLinks`] are the programs at the pods'
-//! links, for packets that passed no socket hook.
+//! links, for packets that passed no socket hook, and for policy; [`PolicyMaps`] are the tables
+//! by which they judge.
 //!
 //! Flow: [`SocketLb::open`] loads the committed object (or adopts what an earlier agent
 //! pinned), attaches it to a node's cgroup, and reads the maps; [`SocketLb::apply`] compares
@@ -27,13 +28,22 @@ mod map;
 mod object;
 mod pins;
 mod pod_links;
+mod policy;
 mod probe;
 mod records;
 mod sys;
+mod upgrade;
+mod verdicts;
 
 pub use attach::Attached;
 pub use error::{BpfError, Failures, LeftOut, Result};
 pub use lb::{ApplyStats, MapSizes, OpenOptions, SocketLb, Stats};
 pub use pod_links::{LinkAttach, PodLinkSpec, PodLinks, TcStats};
+pub use policy::{
+    EventOptions, FlowMarks, PodSets, PodState, PolicyEntry, PolicyFlow, PolicyMaps,
+    PolicyObserved, PolicyPod, PolicyRetire, PolicySet, PolicySetKind, PolicyStats, PolicyStep,
+    PolicyVerdict, ReasonCounts,
+};
 pub use probe::{Feature, probe};
 pub use records::{Records, SocketRecord};
+pub use verdicts::{Batch, PolicyEvent, Verdicts};

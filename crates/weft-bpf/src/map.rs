@@ -4,11 +4,12 @@ use crate::{BpfError, LeftOut, Result, engine::Table, pins::Pins, sys};
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 use weft_bpf_abi::{
-    Addr, MapName, MemberKey, NodeValue, PodValue, Record, ServiceValue, SlotKey, SocketKey,
-    TcConfig,
+    Addr, BlockKey, ConnKey, ConnValue, EventConfig, MapName, MemberKey, NodeValue, PeerKey,
+    PodPolicy, PodValue, ReasonValue, Record, RuleKey, RuleValue, ServiceValue, SetValue, SlotKey,
+    SocketKey, TcConfig, VerdictEvent,
 };
 
 /// Elements a call: enough to make the call itself cheap, small enough that the kernel's
@@ -39,6 +40,28 @@ unsafe impl Plain for NodeValue {}
 unsafe impl Plain for PodValue {}
 // SAFETY: as above.
 unsafe impl Plain for TcConfig {}
+// SAFETY: as above.
+unsafe impl Plain for PeerKey {}
+// SAFETY: as above.
+unsafe impl Plain for BlockKey {}
+// SAFETY: as above.
+unsafe impl Plain for RuleKey {}
+// SAFETY: as above.
+unsafe impl Plain for RuleValue {}
+// SAFETY: as above.
+unsafe impl Plain for SetValue {}
+// SAFETY: as above.
+unsafe impl Plain for PodPolicy {}
+// SAFETY: as above.
+unsafe impl Plain for ConnKey {}
+// SAFETY: as above.
+unsafe impl Plain for ConnValue {}
+// SAFETY: as above.
+unsafe impl Plain for EventConfig {}
+// SAFETY: as above.
+unsafe impl Plain for ReasonValue {}
+// SAFETY: as above.
+unsafe impl Plain for VerdictEvent {}
 // SAFETY: an integer.
 unsafe impl Plain for u32 {}
 // SAFETY: an integer.
@@ -49,7 +72,7 @@ fn bytes<T: Plain>(items: &[T]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(items.as_ptr().cast(), size_of_val(items)) }
 }
 
-fn from_bytes<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> {
+pub(crate) fn from_bytes<T: Plain>(bytes: &[u8]) -> impl Iterator<Item = T> {
     // SAFETY: each chunk has the size of T, every bit pattern is valid, and the read does
     // not ask for alignment.
     bytes.chunks_exact(size_of::<T>()).map(|c| unsafe { c.as_ptr().cast::<T>().read_unaligned() })
@@ -137,7 +160,8 @@ impl<K: Plain, V: Plain> Map<K, V> {
     }
 
     fn put_error(&self, source: io::Error) -> BpfError {
-        if source.raw_os_error() == Some(libc::E2BIG) {
+        // Tries say it in another way than hash maps.
+        if matches!(source.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) {
             let max_entries = sys::map_info(self.fd.as_fd()).map_or(0, |i| i.max_entries);
             let left_out = LeftOut::default();
             return BpfError::MapFull { map: self.name.as_str(), max_entries, left_out };
@@ -170,34 +194,43 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// Reads the whole map. Nothing is missed where only this process writes it; of a map that
     /// programs write, what is there from begin to end.
     pub(crate) fn dump(&self) -> Result<Vec<(K, V)>> {
-        let mut room = BATCH;
-        let mut found = Vec::new();
-        let mut position = None;
-        loop {
-            let mut keys = vec![0u8; room * size_of::<K>()];
-            let mut values = vec![0u8; room * size_of::<V>()];
-            let start = position;
-            let (count, result) =
-                sys::lookup_batch(self.fd.as_fd(), &mut position, &mut keys, &mut values, room);
-            let code = result.as_ref().err().and_then(io::Error::raw_os_error);
-            if code == Some(libc::ENOSPC) {
-                // One bucket holds more than there is room for; ask again from the same
-                // place. Hash maps hand out whole buckets.
-                room *= 2;
-                position = start;
-                continue;
-            }
-            if code.is_none() || code == Some(libc::ENOENT) {
-                found.extend(
-                    from_bytes(&keys[..count * size_of::<K>()])
-                        .zip(from_bytes(&values[..count * size_of::<V>()])),
-                );
-            }
-            match result {
-                Ok(()) => {}
-                Err(_) if code == Some(libc::ENOENT) => return Ok(found),
-                Err(e) => return Err(BpfError::call("MAP_LOOKUP_BATCH", self.name.as_str())(e)),
-            }
+        let (keys, values) = dump(self.fd.as_fd(), self.name, size_of::<K>(), size_of::<V>())?;
+        Ok(from_bytes(&keys).zip(from_bytes(&values)).collect())
+    }
+}
+
+/// Reads a whole map: all keys, and all values, one behind the other.
+pub(crate) fn dump(
+    map: BorrowedFd<'_>,
+    name: MapName,
+    key_size: usize,
+    value_size: usize,
+) -> Result<(Vec<u8>, Vec<u8>)> {
+    let mut room = BATCH;
+    let (mut all_keys, mut all_values) = (Vec::new(), Vec::new());
+    let mut position = None;
+    loop {
+        let mut keys = vec![0u8; room * key_size];
+        let mut values = vec![0u8; room * value_size];
+        let start = position;
+        let (count, result) =
+            sys::lookup_batch(map, &mut position, &mut keys, &mut values, room);
+        let code = result.as_ref().err().and_then(io::Error::raw_os_error);
+        if code == Some(libc::ENOSPC) {
+            // One bucket holds more than there is room for; ask again from the same place.
+            // Hash maps hand out whole buckets.
+            room *= 2;
+            position = start;
+            continue;
+        }
+        if code.is_none() || code == Some(libc::ENOENT) {
+            all_keys.extend_from_slice(&keys[..count * key_size]);
+            all_values.extend_from_slice(&values[..count * value_size]);
+        }
+        match result {
+            Ok(()) => {}
+            Err(_) if code == Some(libc::ENOENT) => return Ok((all_keys, all_values)),
+            Err(e) => return Err(BpfError::call("MAP_LOOKUP_BATCH", name.as_str())(e)),
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     BpfError, MapSizes, Result,
     pins::Pins,
     sys::{self, MapInfo, Records},
+    upgrade::carry_over,
 };
 use aya_obj::{Object, btf::BtfFeatures, generated::bpf_insn};
 use std::{
@@ -13,9 +14,10 @@ use std::{
     path::PathBuf,
 };
 use weft_bpf_abi::{
-    Addr, AffinityValue, ClientKey, Counter, FlowKey, FlowValue, FragmentKey, FragmentValue,
-    MapKind, MapName, MemberKey, NodeValue, PodValue, Record, ServiceValue, SlotKey, SocketKey,
-    TcConfig, TcCounter, TcWork,
+    Addr, AffinityValue, BlockKey, BucketValue, ClientKey, ConnKey, ConnValue, Counter,
+    EventConfig, FlowKey, FlowValue, FragmentKey, FragmentValue, MapKind, MapName, MemberKey,
+    NodeValue, PeerKey, PodPolicy, PodValue, ReasonValue, Record, RuleKey, RuleValue, ServiceValue,
+    SetValue, SlotKey, SocketKey, TcConfig, TcCounter, TcWork,
 };
 
 /// Built by `cargo xtask bpf`; `weft.bpf.lock` beside it says from what.
@@ -177,7 +179,8 @@ fn open_map(map: MapName, shape: &MapInfo, pins: Option<&Pins>) -> Result<OwnedF
     }
     let fd =
         sys::map_create(map.as_str(), shape).map_err(BpfError::call("MAP_CREATE", map.as_str()))?;
-    if let Some(pin) = pin {
+    if let (Some(pins), Some(pin)) = (pins, pin) {
+        carry_over(map, fd.as_fd(), pins);
         sys::obj_pin(fd.as_fd(), &pin).map_err(BpfError::file("pin", &pin))?;
     }
     Ok(fd)
@@ -222,16 +225,29 @@ fn entries(map: MapName, sizes: &MapSizes) -> Option<u32> {
         MapName::Members => Some(sizes.members),
         MapName::UdpSticky | MapName::Reverse => Some(sizes.sockets),
         MapName::Affinity => Some(sizes.clients),
-        MapName::OptOut | MapName::Pods => Some(sizes.pods),
+        MapName::OptOut | MapName::Pods | MapName::PodPolicy => Some(sizes.pods),
+        MapName::Peers => Some(sizes.peers),
+        MapName::Blocks => Some(sizes.blocks),
+        MapName::Rules => Some(sizes.rules),
+        MapName::Sets => Some(sizes.sets),
+        MapName::Conns => Some(sizes.conns),
+        MapName::Verdicts => Some(sizes.event_bytes),
+        MapName::Reasons => Some(REASONS),
         MapName::Flows => Some(sizes.flows),
         MapName::Fragments => Some(FRAGMENTS),
         MapName::Counters
         | MapName::Node
         | MapName::TcConfig
         | MapName::TcWork
-        | MapName::TcCounters => None,
+        | MapName::TcCounters
+        | MapName::Generation
+        | MapName::Events
+        | MapName::Buckets => None,
     }
 }
+
+/// Reasons with counters.
+const REASONS: u32 = 4096;
 
 /// Packets whose fragments are on their way at a time.
 const FRAGMENTS: u32 = 1024;
@@ -253,6 +269,17 @@ fn shape(map: MapName) -> (usize, usize) {
         MapName::Flows => (size_of::<FlowKey>(), size_of::<FlowValue>()),
         MapName::Fragments => (size_of::<FragmentKey>(), size_of::<FragmentValue>()),
         MapName::TcWork => (size_of::<u32>(), size_of::<TcWork>()),
+        MapName::Peers => (size_of::<PeerKey>(), size_of::<u32>()),
+        MapName::Blocks => (size_of::<BlockKey>(), size_of::<u32>()),
+        MapName::Rules => (size_of::<RuleKey>(), size_of::<RuleValue>()),
+        MapName::Sets => (size_of::<u32>(), size_of::<SetValue>()),
+        MapName::PodPolicy => (size_of::<u32>(), size_of::<PodPolicy>()),
+        MapName::Generation => (size_of::<u32>(), size_of::<u32>()),
+        MapName::Conns => (size_of::<ConnKey>(), size_of::<ConnValue>()),
+        MapName::Verdicts => (0, 0),
+        MapName::Events => (size_of::<u32>(), size_of::<EventConfig>()),
+        MapName::Buckets => (size_of::<u32>(), size_of::<BucketValue>()),
+        MapName::Reasons => (size_of::<u32>(), size_of::<ReasonValue>()),
     }
 }
 
@@ -263,6 +290,9 @@ fn kind(map: MapName) -> u32 {
         MapKind::Array => 2,
         MapKind::PerCpuArray => 6,
         MapKind::LruHash => 9,
+        MapKind::LpmTrie => 11,
+        MapKind::PerCpuHash => 5,
+        MapKind::RingBuf => 27,
     }
 }
 
@@ -274,6 +304,7 @@ pub(crate) fn check_shape(info: &MapInfo, map: MapName, path: impl Fn() -> PathB
     let least = match map {
         MapName::Counters => Counter::ALL.len(),
         MapName::TcCounters => TcCounter::ALL.len(),
+        MapName::Buckets => 2,
         _ => 0,
     };
     let too_short = (info.max_entries as usize) < least;

@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use weft_bpf_abi::{LAYOUT_VERSION, MapName};
@@ -21,7 +22,9 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Pins {
     bpf_dir: PathBuf,
     /// Its lock ends with it.
-    _lock: File,
+    _lock: Option<File>,
+    /// Held while a pinned map and the programs that use it are replaced.
+    growing: Arc<Mutex<()>>,
 }
 
 impl Pins {
@@ -56,7 +59,24 @@ impl Pins {
             }
             std::thread::sleep(LOCK_INTERVAL);
         }
-        Ok(Self { bpf_dir: bpf_dir.to_owned(), _lock: lock })
+        Ok(Self { bpf_dir: bpf_dir.to_owned(), _lock: Some(lock), growing: Arc::default() })
+    }
+
+    /// The same directories for who works beside the owner, and must not outlive it as their
+    /// holder.
+    pub(crate) fn beside(&self) -> Self {
+        Self { bpf_dir: self.bpf_dir.clone(), _lock: None, growing: self.growing.clone() }
+    }
+
+    /// Waits for others who replace maps and programs: who loads programs in between would give
+    /// them maps that are not written any more.
+    pub(crate) fn growing(&self) -> MutexGuard<'_, ()> {
+        self.growing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a map of another layout version is pinned.
+    pub(crate) fn map_of(&self, version: u32, map: MapName) -> PathBuf {
+        self.bpf_dir.join(format!("v{version}")).join("maps").join(map.as_str())
     }
 
     pub(crate) fn map(&self, map: MapName) -> PathBuf {
@@ -119,7 +139,7 @@ impl Pins {
     }
 
     /// Removes all pins and directories, of every layout version.
-    pub(crate) fn remove(self) -> Result<()> {
+    pub(crate) fn remove(&self) -> Result<()> {
         let mut failures = Vec::new();
         for hook in HOOKS.iter().rev() {
             let pin = self.link(hook.pin);

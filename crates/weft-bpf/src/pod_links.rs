@@ -21,7 +21,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
 };
-use weft_bpf_abi::{Addr, MapName, PodValue, RANGES_MAX, TcConfig, TcCounter};
+use weft_bpf_abi::{Addr, MapName, PodPolicy, PodValue, RANGES_MAX, TcConfig, TcCounter};
 use weft_netlink::{Netlink, TcHook};
 
 /// How a program is attached to a link.
@@ -82,6 +82,8 @@ struct Inner {
     config: Map<u32, TcConfig>,
     pods: Map<u32, PodValue>,
     opt_out: Map<u64, u32>,
+    /// Never replaced by a larger one.
+    policy: Map<u32, PodPolicy>,
     counters: OwnedFd,
 }
 
@@ -109,6 +111,7 @@ impl PodLinks {
             config: Map::new(MapName::TcConfig, map(MapName::TcConfig)?),
             pods: Map::new(MapName::Pods, map(MapName::Pods)?),
             opt_out: Map::new(MapName::OptOut, map(MapName::OptOut)?),
+            policy: Map::new(MapName::PodPolicy, map(MapName::PodPolicy)?),
             counters: map(MapName::TcCounters)?,
             programs: RwLock::new(programs),
         })))
@@ -244,6 +247,8 @@ impl PodLinks {
                 self.0.opt_out.delete(&[pod.client])?;
             }
             self.0.pods.delete(&[index])?;
+            // Last: without it everything passes.
+            self.0.policy.delete(&[index])?;
         }
         Ok(())
     }
@@ -255,6 +260,7 @@ impl PodLinks {
         let pins = self.pins()?;
         let opted_out = self.0.opt_out.dump()?;
         let pods = self.0.pods.dump()?;
+        let policies = self.0.policy.dump()?;
         let links = netlink
             .links()
             .map_err(|source| BpfError::Link { link: "(any)".to_owned(), source })?;
@@ -268,6 +274,8 @@ impl PodLinks {
                 gone += 1;
             }
         }
+        let gone_policies = policies.iter().map(|(i, _)| *i).filter(|i| !indexes.contains(i));
+        self.0.policy.delete(&gone_policies.collect::<Vec<_>>())?;
         let clients: BTreeSet<u64> = pods.iter().map(|(_, p)| p.client).collect();
         let orphans = opted_out.into_iter().map(|(c, _)| c).filter(|c| !clients.contains(c));
         self.0.opt_out.delete(&orphans.collect::<Vec<_>>())?;
@@ -290,9 +298,19 @@ impl PodLinks {
         Ok((self.0.pods.dump()?.len(), self.0.opt_out.dump()?.len()))
     }
 
+    /// What applies to each pod, by its link.
+    pub(crate) fn policy(&self) -> &Map<u32, PodPolicy> {
+        &self.0.policy
+    }
+
+    /// Sum over all CPUs of one counter.
+    pub(crate) fn counter(&self, counter: TcCounter) -> Result<u64> {
+        sum(self.0.counters.as_fd(), MapName::TcCounters, counter as u32)
+    }
+
     /// Counters of the data path.
     pub fn stats(&self) -> Result<TcStats> {
-        let of = |c: TcCounter| sum(self.0.counters.as_fd(), MapName::TcCounters, c as u32);
+        let of = |c: TcCounter| self.counter(c);
         Ok(TcStats {
             flows: of(TcCounter::Flows)?,
             translated: of(TcCounter::Translated)?,

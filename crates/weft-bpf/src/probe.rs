@@ -29,6 +29,12 @@ const PROBE_SIZES: MapSizes = MapSizes {
     clients: 64,
     pods: 64,
     flows: 64,
+    peers: 64,
+    blocks: 64,
+    rules: 64,
+    sets: 64,
+    conns: 64,
+    event_bytes: 65_536,
 };
 
 /// Tries the features that the socket load balancer needs: reads `/proc`, and passes the very

@@ -18,6 +18,7 @@ use std::{
 
 const MAP_CREATE: u32 = 0;
 const MAP_LOOKUP_ELEM: u32 = 1;
+const MAP_UPDATE_ELEM: u32 = 2;
 const PROG_LOAD: u32 = 5;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
@@ -520,18 +521,38 @@ pub(crate) fn delete_batch(
     (attr.count as usize, result)
 }
 
-/// Reads the next elements of a hash map into `keys` and `values`, which have room for
-/// `room`. `position` is the kernel's cursor (4 bytes for hash maps), `None` at the start.
+/// Stores one element if there is none with this key; says whether there was none.
+pub(crate) fn insert_new(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<bool> {
+    const NOEXIST: u64 = 1;
+    let mut attr = ElemAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: key.as_ptr() as u64,
+        value: value.as_ptr() as u64,
+        flags: NOEXIST,
+        ..Default::default()
+    };
+    match bpf(MAP_UPDATE_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The kernel's cursor in a map: four bytes for hash maps, a key for tries. No key is longer.
+pub(crate) type Cursor = [u64; 8];
+
+/// Reads the next elements of a map into `keys` and `values`, which have room for `room`.
+/// `position` is the kernel's cursor, `None` at the start.
 /// Returns how many were read; `Err` with ENOENT and a count means that these were the last.
 pub(crate) fn lookup_batch(
     map: BorrowedFd<'_>,
-    position: &mut Option<u32>,
+    position: &mut Option<Cursor>,
     keys: &mut [u8],
     values: &mut [u8],
     room: usize,
 ) -> (usize, io::Result<()>) {
     let before = *position;
-    let mut after = 0u32;
+    let mut after = Cursor::default();
     let mut attr = BatchAttr {
         in_batch: before.as_ref().map_or(0, |p| std::ptr::from_ref(p) as u64),
         out_batch: std::ptr::from_mut(&mut after) as u64,

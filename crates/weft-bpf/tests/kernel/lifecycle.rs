@@ -248,7 +248,7 @@ pub fn teardown_leaves_nothing(world: &World) {
     let mut lb = world.open();
     lb.apply(&tables(&[(Tcp, "127.96.0.1:80", &BACKENDS[..1])])).unwrap();
     tcp_ask(addr("127.96.0.1:80")).unwrap();
-    assert_eq!(world.pins().len(), 9 + 15 + 2, "{:?}", world.pins());
+    assert_eq!(world.pins().len(), 9 + 26 + 2, "{:?}", world.pins());
     lb.close_and_unpin().unwrap();
     assert!(!world.bpf_dir.exists(), "{:?}", world.pins());
     let error = tcp_ask(addr("127.96.0.1:80")).unwrap_err();
@@ -275,7 +275,7 @@ pub fn another_layout_ends_with_the_first_tables(world: &World) {
     lb.apply(&one(&BACKENDS[1..2])).unwrap();
     assert!((0..8).all(|_| tcp_ask(addr(FRONTEND)).unwrap().0 == BACKENDS[1]));
     assert!(!older.exists());
-    assert_eq!(world.pins().len(), 9 + 15 + 2, "{:?}", world.pins());
+    assert_eq!(world.pins().len(), 9 + 26 + 2, "{:?}", world.pins());
 }
 
 pub fn a_foreign_layout_is_refused(world: &World) {

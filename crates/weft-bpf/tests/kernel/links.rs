@@ -74,7 +74,7 @@ pub fn each_way(world: &World, scenario: impl Fn(&mut Node)) {
         println!("{way:?}");
         let lb = SocketLb::open(options.clone()).unwrap_or_else(|e| panic!("{}", chain(&e)));
         let services = ["10.96.0.0/16", "fd00:10:96::/112"].map(|s| s.parse().unwrap());
-        lb.pod_links().configure(&services, &ROUTERS.map(ip)).unwrap();
+        lb.pod_links().unwrap().configure(&services, &ROUTERS.map(ip)).unwrap();
         let netlink = Netlink::open().expect("netlink");
         let mut node = Node { lb: Some(lb), netlink, options, made: Cell::new(0) };
         scenario(&mut node);
@@ -89,7 +89,7 @@ fn has_tcx() -> bool {
 
 impl Node {
     pub fn links(&self) -> &PodLinks {
-        self.lb.as_ref().expect("open").pod_links()
+        self.lb.as_ref().expect("open").pod_links().expect("programs")
     }
 
     pub fn apply(&mut self, tables: &ServiceTables) {
