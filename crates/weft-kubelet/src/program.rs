@@ -244,7 +244,7 @@ mod tests {
         std::fs::write(&script, "#!/bin/sh\n").unwrap();
         std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
         let (source, target) = (dir.path().into(), "/scripts".into());
-        let m = [Mount { source, beneath: None, target, read_only: true }];
+        let m = [Mount { source, beneath: None, ids: None, target, read_only: true }];
         assert!(on_host("/scripts/run.sh", PATH, None, &m));
         assert!(on_host("./run.sh", PATH, Some(Path::new("/scripts")), &m));
         assert!(on_host("run.sh", "/scripts", None, &m));

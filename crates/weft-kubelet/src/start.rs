@@ -133,7 +133,7 @@ fn etc(ctx: &Ctx, r: &Request, mounts: &mut Vec<Mount>) -> Result<()> {
         }
         let target = Path::new("/etc").join(name);
         if source.exists() && !mounts.iter().any(|m| m.target == target) {
-            mounts.push(Mount { source, beneath: None, target, read_only: false });
+            mounts.push(Mount { source, beneath: None, ids: None, target, read_only: false });
         }
     }
     let term = termination_file(ctx, uid, &r.container.name);
@@ -144,7 +144,7 @@ fn etc(ctx: &Ctx, r: &Request, mounts: &mut Vec<Mount>) -> Result<()> {
     fs::set_permissions(&term, fs::Permissions::from_mode(0o666)).map_err(file("open", &term))?;
     let path = r.container.termination_message_path.as_deref().filter(|p| !p.is_empty());
     let target = PathBuf::from(path.unwrap_or(TERMINATION_LOG));
-    mounts.push(Mount { source: term, beneath: None, target, read_only: false });
+    mounts.push(Mount { source: term, beneath: None, ids: None, target, read_only: false });
     Ok(())
 }
 

@@ -33,6 +33,13 @@ pub struct Mount {
     /// machine's root that looks at it.
     #[serde(default)]
     pub beneath: Option<PathBuf>,
+    /// First id on the machine of the range of 65,536 that the files there belong to, where it is
+    /// not the pod's own: data that outlives a pod. The container sees them as its own range's
+    /// (id N of one is id N of the other), and what it makes there gets an owner of this
+    /// range. Where the file system cannot be mounted so (tmpfs before Linux 6.3), files appear
+    /// as nobody's.
+    #[serde(default)]
+    pub ids: Option<u32>,
     /// Absolute path in the container.
     pub target: PathBuf,
     /// Recursively read-only.

@@ -13,6 +13,7 @@ pub(crate) const MOUNT_ATTR_RDONLY: u64 = 0x1;
 pub(crate) const MOUNT_ATTR_NOSUID: u64 = 0x2;
 pub(crate) const MOUNT_ATTR_NODEV: u64 = 0x4;
 pub(crate) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 
 const OPEN_TREE_CLONE: u32 = 1;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x4;
@@ -185,14 +186,29 @@ pub(crate) fn change_attr(
     clear: u64,
     recursive: bool,
 ) -> io::Result<()> {
-    #[repr(C)]
-    struct MountAttr {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
     let attr = MountAttr { set, clear, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    mount_setattr(tree, &attr, recursive)
+}
+
+/// Shows the owners of files on a detached mount as the user namespace maps them: an id inside it
+/// is the one on the file system, the id outside is what processes see. `EINVAL`: the file system
+/// cannot do that.
+pub(crate) fn map_ids(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let userns_fd = namespace.as_raw_fd() as u64;
+    let attr = MountAttr { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns_fd };
+    mount_setattr(tree, &attr, false)
+}
+
+/// `struct mount_attr` of its first version (Linux 5.12).
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+fn mount_setattr(tree: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {
     let mut flags = libc::AT_EMPTY_PATH;
     if recursive {
         flags |= libc::AT_RECURSIVE;
@@ -204,7 +220,7 @@ pub(crate) fn change_attr(
             tree.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     })

@@ -3,6 +3,7 @@
 //! cgroups → namespaces → root → streams → user namespace, capabilities, seccomp → `execve`.
 
 use super::confine::{self, UserNamespace};
+use super::idmap::IdMaps;
 use super::shim::Streams;
 use super::target::Root;
 use super::{At, Step, join_group, replace, rootfs, terminal};
@@ -27,7 +28,7 @@ pub(crate) fn container(
     socket: BorrowedFd<'_>,
     start: &Start,
     streams: &Streams,
-    stand_in: Option<&OwnedFd>,
+    (stand_in, maps): (Option<&OwnedFd>, &IdMaps),
 ) -> Step<Infallible> {
     let spec = &start.spec;
     join_v1(&start.groups.v1)?;
@@ -42,7 +43,7 @@ pub(crate) fn container(
     }
     // Now that all groups are joined: they are its root.
     unshare(CloneFlags::CLONE_NEWCGROUP).at(Stage::Namespace, "cgroup")?;
-    rootfs::build(start)?;
+    rootfs::build(start, maps)?;
     session()?;
     match streams {
         Streams::Terminal => terminal::open(socket, &start.identity)?,

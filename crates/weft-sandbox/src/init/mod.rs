@@ -6,6 +6,7 @@
 mod child;
 mod confine;
 mod exec;
+mod idmap;
 mod log;
 mod pause;
 mod rootfs;

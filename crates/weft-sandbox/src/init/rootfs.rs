@@ -6,6 +6,7 @@
 //! private layer takes changes; it and everything else lie in one tmpfs that goes with the
 //! container.
 
+use super::idmap::IdMaps;
 use super::target::Root;
 use super::{At, Step};
 use crate::spec::Mount;
@@ -89,7 +90,7 @@ const HARMLESS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const LAYER_SIZE: &str = "1g";
 
 /// Builds the root in the calling process's own mount namespace and makes it `/`.
-pub(crate) fn build(start: &Start) -> Step<()> {
+pub(crate) fn build(start: &Start, maps: &IdMaps) -> Step<()> {
     let owner = if start.identity.privileged { 0 } else { start.identity.base };
     let spec = &start.spec;
     umask(Mode::empty());
@@ -125,7 +126,7 @@ pub(crate) fn build(start: &Start) -> Step<()> {
     let sys_flags = if spec.privileged { nothing } else { nothing | MsFlags::MS_RDONLY };
     mount(Some("sysfs"), "root/sys", Some("sysfs"), sys_flags, None::<&str>)
         .at(Stage::Root, "/sys")?;
-    volumes(start, owner)?;
+    volumes(start, owner, maps)?;
     if spec.read_only_root {
         // Not recursively: volumes and /dev stay as they are.
         for part in ["."].iter().chain(&LAYERED) {
@@ -274,7 +275,7 @@ fn devices(dir: &Path, owner: u32, privileged: bool) -> Step<()> {
 }
 
 /// Bind mounts of the specification, in order.
-fn volumes(start: &Start, owner: u32) -> Step<()> {
+fn volumes(start: &Start, owner: u32, maps: &IdMaps) -> Step<()> {
     let top = fs::File::open("root").at(Stage::Mount, "/")?;
     let root = Root { fd: top.as_fd(), owner };
     for volume in &start.spec.mounts {
@@ -294,6 +295,13 @@ fn volumes(start: &Start, owner: u32) -> Step<()> {
         sys::change_attr(tree.as_fd(), attributes, MOUNT_ATTR_NOEXEC, true)
             .or_else(|_| sys::set_attr(tree.as_fd(), attributes, true))
             .at(Stage::Mount, &volume.source)?;
+        if let Some(map) = volume.ids.and_then(|ids| maps.get(ids)) {
+            match sys::map_ids(tree.as_fd(), map) {
+                // This file system cannot: the files are nobody's, which most pods can live with.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                other => other.at(Stage::Mount, &volume.source)?,
+            }
+        }
         let target =
             root.ensure(&volume.target, found.is_dir()).at(Stage::Mount, &volume.target)?;
         sys::attach(tree.as_fd(), target.as_fd()).at(Stage::Mount, &volume.target)?;

@@ -1,6 +1,7 @@
 //! The shim: one process per container, outside it. Starts the program, copies its output to the
 //! log and writes down how it ended; so that all this outlives the kubelet.
 
+use super::idmap::IdMaps;
 use super::log::Log;
 use super::{At, Step, child, fail, join_group, open_group, replace, spawn};
 use crate::container::{exit_path, state_path, stdin_path, write_json};
@@ -119,6 +120,7 @@ fn launch(start: &Start) -> Step<(Running, Log)> {
         ),
         Program::Command(_) => None,
     };
+    let maps = IdMaps::of(start)?;
     let mut flags = libc::CLONE_NEWNS as u64;
     if start.share_pid {
         let path = start.dir.join("pidns");
@@ -155,7 +157,7 @@ fn launch(start: &Start) -> Step<(Running, Log)> {
     };
     let group = open_group(&start.groups.v2)?;
     let child = spawn(flags, Some(group.as_fd()), |socket| {
-        child::failure(child::container(socket, start, &streams, stand_in.as_ref()))
+        child::failure(child::container(socket, start, &streams, (stand_in.as_ref(), &maps)))
     })
     .at(Stage::Namespace, "clone")?;
     drop(streams);

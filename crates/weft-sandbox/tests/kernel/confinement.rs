@@ -343,7 +343,7 @@ fn volumes_and_resolv_conf() {
         (&volume, "/usr/share/nginx/html", true),
     ] {
         let (source, target) = (source.clone(), target.into());
-        spec.mounts.push(Mount { source, beneath: None, target, read_only });
+        spec.mounts.push(Mount { source, beneath: None, ids: None, target, read_only });
     }
     let (exit, log) = pod.run(&spec);
     assert_eq!(exit.code, 0, "{log}");
@@ -375,7 +375,7 @@ fn a_mount_follows_no_link_of_a_container() {
     let start = |name: &str, source: std::path::PathBuf| {
         let mut spec = pod.spec(name, &["cat", "/m/file"]);
         let (beneath, target) = (Some(volumes.clone()), "/m".into());
-        spec.mounts.push(Mount { source, beneath, target, read_only: false });
+        spec.mounts.push(Mount { source, beneath, ids: None, target, read_only: false });
         pod.pod.start(&spec)
     };
     for (n, path) in ["v/out", "v/out/ssl", "v/in", "../volumes/v/dir"].iter().enumerate() {
@@ -407,6 +407,7 @@ fn programs_in_volumes_run_though_the_machine_has_them_on_noexec() {
         spec.mounts.push(Mount {
             source: source.clone(),
             beneath: Some(pod.scratch.clone()),
+            ids: None,
             target: "/work".into(),
             read_only: false,
         });
@@ -418,6 +419,49 @@ fn programs_in_volumes_run_though_the_machine_has_them_on_noexec() {
     assert_eq!(run("app", "/work/run"), "it runs\n");
     let options = run("options", "grep ' /work ' /proc/self/mounts");
     assert!(options.contains("nosuid,nodev") && !options.contains("noexec"), "{options}");
+}
+
+/// Data that outlives a pod: the next one, with other ids on the machine, is its owner as well.
+#[test]
+fn a_mapped_volume_belongs_to_every_pod_in_turn() {
+    if skip("a_mapped_volume_belongs_to_every_pod_in_turn") {
+        return;
+    }
+    let owner = |path: &std::path::Path| {
+        let found = std::fs::metadata(path).unwrap();
+        (std::os::unix::fs::MetadataExt::uid(&found), std::os::unix::fs::MetadataExt::gid(&found))
+    };
+    let first = TestPod::new();
+    let volume = first.scratch.join("volumes/data");
+    std::fs::create_dir_all(&volume).unwrap();
+    let ids = weft_sandbox::host_id("the volume", 0);
+    std::os::unix::fs::chown(&volume, Some(ids), Some(ids)).unwrap();
+    let run = |pod: &TestPod, name: &str, uid: Option<u32>, ids: Option<u32>, script: &str| {
+        let mut spec = pod.spec(name, &["sh", "-ec", script]);
+        (spec.uid, spec.gid) = (uid, uid);
+        spec.mounts.push(Mount {
+            source: volume.clone(),
+            beneath: Some(first.scratch.join("volumes")),
+            ids,
+            target: "/data".into(),
+            read_only: false,
+        });
+        let (exit, log) = pod.run(&spec);
+        assert_eq!(exit.code, 0, "{name}: {log}");
+        log
+    };
+    let make = "stat -c %u:%g /data; umask 077; echo one >/data/file; mkdir -m 1777 /data/open";
+    assert_eq!(run(&first, "make", None, Some(ids), make), "0:0\n");
+    run(&first, "user", Some(1000), Some(ids), "umask 077; echo mine >/data/open/file");
+    let second = TestPod::new();
+    assert_ne!(first.pod.host_id(0), second.pod.host_id(0));
+    let more = "echo two >>/data/file; cat /data/file; stat -c %u:%g /data/file /data/open/file";
+    assert_eq!(run(&second, "more", None, Some(ids), more), "one\ntwo\n0:0\n1000:1000\n");
+    run(&second, "user", Some(1000), Some(ids), "echo more >>/data/open/file");
+    // On the disk it is neither pod's, and without the map nobody's.
+    assert_eq!(owner(&volume.join("file")), (ids, ids));
+    assert_eq!(owner(&volume.join("open/file")), (ids + 1000, ids + 1000));
+    run(&second, "stranger", None, None, "! cat /data/file && ! touch /data/other");
 }
 
 #[test]

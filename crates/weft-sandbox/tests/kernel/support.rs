@@ -75,6 +75,7 @@ impl TestPod {
             mounts: vec![Mount {
                 source: helper().into(),
                 beneath: None,
+                ids: None,
                 target: "/probe".into(),
                 read_only: true,
             }],
