@@ -18,7 +18,7 @@ use crate::scheduler::{self, Assumed};
 use crate::store::Object;
 use crate::{
     budget, cidr, cronjob, daemonset, deployment, endpoints, endpointslice, gc, job, mirror,
-    namespace, nodelife, podgc, replicaset, statefulset,
+    namespace, nodelife, podgc, replicaset, statefulset, storage,
 };
 
 /// First pause after a write that lost a race; doubles up to [`PAUSE_MS_MAX`].
@@ -105,6 +105,11 @@ impl Core {
             batches: HashMap::new(),
             side: Vec::new(),
         }
+    }
+
+    /// The first moment that everything is known in: what is done once.
+    pub(crate) fn begin(&mut self) {
+        self.due.insert(Key::new(Controller::StandardClass, Kind::StorageClass, "", ""));
     }
 
     /// One step of one watch.
@@ -335,17 +340,15 @@ impl Core {
                     }
                 };
                 let of = (key.kind, namespace, name);
-                let (mut plan, notice) = gc::plan(world, of, since, now);
-                // An object that stays as it is says so once.
-                if self.notices.get(key) == notice.as_ref() {
-                    plan.actions.retain(|action| !action.is_event());
-                }
-                match notice {
-                    Some(notice) => self.notices.insert(key.clone(), notice),
-                    None => self.notices.remove(key),
-                };
-                plan
+                tell_once(&mut self.notices, key, gc::plan(world, of, since, now))
             }
+            Controller::Claim => {
+                tell_once(&mut self.notices, key, storage::bind(world, namespace, name, now))
+            }
+            Controller::Volume => {
+                tell_once(&mut self.notices, key, storage::keep(world, name, now))
+            }
+            Controller::StandardClass => storage::standard(world),
             Controller::PodGarbage => {
                 let since = match podgc::missing_node(world, namespace, name) {
                     Some(_) => *self.since.entry(key.clone()).or_insert(now),
@@ -382,6 +385,8 @@ impl Core {
                     self.due.extend(self.pending.iter().cloned());
                 }
             }
+            // What pods wait for may be bound.
+            Delta::PersistentVolumeClaim(..) => self.due.extend(self.pending.iter().cloned()),
             Delta::Node(old, new) if !scheduler::same_to_us(old.as_ref(), new.as_ref()) => {
                 self.due.extend(self.pending.iter().cloned());
             }
@@ -451,6 +456,7 @@ impl Core {
             (Controller::Job, Kind::Pod) => "job-controller",
             (Controller::Replication, Kind::Pod) => "replication-controller",
             (Controller::StatefulSet, Kind::Pod) => "statefulset-controller",
+            (Controller::StatefulSet, Kind::PersistentVolumeClaim) => "statefulset-controller",
             (Controller::CronJob, Kind::Job) => "cronjob-controller",
             _ => return,
         };
@@ -464,6 +470,11 @@ impl Core {
             _ => return,
         };
         let message = match key.controller {
+            Controller::StatefulSet if action.kind == Kind::PersistentVolumeClaim => {
+                // Its name is <template>-<pod>, the pod's <set>-<number>.
+                let pod = name.rfind(&format!("-{}-", key.name)).map_or(name, |at| &name[at + 1..]);
+                format!("{verb} Claim {name} Pod {pod} in StatefulSet {} success", key.name)
+            }
             Controller::StatefulSet => {
                 format!("{verb} Pod {name} in StatefulSet {} successful", key.name)
             }
@@ -479,6 +490,10 @@ impl Core {
     /// A pod that cannot be created is the owner's news.
     fn explain_failure(&mut self, key: &Key, action: &Action, reason: &str, now: Timestamp) {
         let Verb::Create(body) = &action.verb else { return };
+        if action.kind == Kind::PersistentVolumeClaim {
+            let message = format!("create Claim {} failed error: {reason}", action.name);
+            return self.tell_failure(key, (key.kind, &key.namespace, &key.name), &message, now);
+        }
         if action.kind != Kind::Pod {
             return;
         }
@@ -490,20 +505,46 @@ impl Core {
         else {
             return;
         };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let Some(kind) = Kind::of(&text(&owner["apiVersion"]), &text(&owner["kind"])) else {
+            return;
+        };
+        let of = (kind, action.namespace.as_str(), text(&owner["name"]));
+        let message = format!("Error creating: {reason}");
+        self.tell_failure(key, (of.0, of.1, &of.2), &message, now);
+    }
+
+    /// Tells an owner that something could not be made, once a round.
+    fn tell_failure(
+        &mut self,
+        key: &Key,
+        (kind, namespace, name): (Kind, &str, &str),
+        message: &str,
+        now: Timestamp,
+    ) {
+        let Some(meta) = self.world.metadata(kind, namespace, name) else { return };
         if let Some(running) = self.running.get_mut(key)
             && std::mem::replace(&mut running.explained, true)
         {
             return;
         }
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let Some(kind) = Kind::of(&text(&owner["apiVersion"]), &text(&owner["kind"])) else {
-            return;
-        };
-        let Some(meta) = self.world.metadata(kind, &action.namespace, &text(&owner["name"])) else {
-            return;
-        };
         let about = About { kind, meta, component: "weft-cluster", now };
-        let message = format!("Error creating: {reason}");
-        self.side.push(Action::event(&about, Severity::Warning, "FailedCreate", &message));
+        self.side.push(Action::event(&about, Severity::Warning, "FailedCreate", message));
     }
+}
+
+/// An object that stays as it is says so once.
+fn tell_once(
+    notices: &mut HashMap<Key, String>,
+    key: &Key,
+    (mut plan, notice): (Plan, Option<String>),
+) -> Plan {
+    if notices.get(key) == notice.as_ref() {
+        plan.actions.retain(|action| !action.is_event());
+    }
+    match notice {
+        Some(notice) => notices.insert(key.clone(), notice),
+        None => notices.remove(key),
+    };
+    plan
 }

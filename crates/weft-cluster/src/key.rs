@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 
 use crate::kinds::{Delta, Kind, Meta, World};
 use crate::labels;
@@ -28,6 +28,10 @@ pub(crate) enum Controller {
     Mirror,
     Garbage,
     PodGarbage,
+    Claim,
+    Volume,
+    /// The class of volumes that is there from the start; asked once.
+    StandardClass,
 }
 
 /// One question for one planner. Questions of one key never run at the same time.
@@ -107,6 +111,20 @@ pub(crate) fn concerned(world: &World, delta: &Delta) -> Vec<Key> {
             let left = world.pods.owned_by(old.uid());
             keys.extend(left.map(|pod| Key::of(Controller::PodGarbage, Kind::Pod, &pod.metadata)));
         }
+        Delta::PersistentVolumeClaim(old, new) => {
+            for claim in [old, new].into_iter().flatten() {
+                claim_changed(world, claim, &mut keys);
+            }
+        }
+        Delta::PersistentVolume(old, new) => {
+            for volume in [old, new].into_iter().flatten() {
+                match crate::storage::holder(volume) {
+                    Some((namespace, name, _)) => keys.push(claim_key(namespace, name)),
+                    None => unbound(world, &mut keys),
+                }
+            }
+        }
+        Delta::StorageClass(..) => unbound(world, &mut keys),
         Delta::Lease(..) => {
             let meta = new.or(old);
             if let Some(meta) = meta
@@ -132,6 +150,8 @@ fn own(kind: Kind, meta: Option<&Meta>, keys: &mut Vec<Key>) {
         Kind::CronJob => Controller::CronJob,
         Kind::PodDisruptionBudget => Controller::Budget,
         Kind::ReplicationController => Controller::Replication,
+        Kind::PersistentVolumeClaim => Controller::Claim,
+        Kind::PersistentVolume => Controller::Volume,
         _ => return,
     };
     keys.extend(meta.map(|meta| Key::of(controller, kind, meta)));
@@ -231,6 +251,9 @@ fn pod(world: &World, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>, keys: &mut
             own(Kind::PodDisruptionBudget, Some(&budget.metadata), keys);
         }
     }
+    for state in [old, new].into_iter().flatten() {
+        keys.extend(crate::storage::claims(state).map(|name| claim_key(namespace, name)));
+    }
     keys.push(Key::of(Controller::Scheduler, Kind::Pod, &any.metadata));
     keys.push(Key::of(Controller::PodGarbage, Kind::Pod, &any.metadata));
     // A pod that comes to a node with a NoExecute taint does not stay for ever, and one that
@@ -247,6 +270,34 @@ fn pod(world: &World, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>, keys: &mut
         && new.controller().is_none()
     {
         adopters(world, new, keys);
+    }
+}
+
+fn claim_key(namespace: &str, name: &str) -> Key {
+    Key::new(Controller::Claim, Kind::PersistentVolumeClaim, namespace, name)
+}
+
+/// The claims that wait for a volume.
+fn unbound(world: &World, keys: &mut Vec<Key>) {
+    let all = world.claims.iter().filter(|one| crate::storage::volume_name(one).is_none());
+    keys.extend(all.map(|one| claim_key(one.namespace(), one.name())));
+}
+
+/// What else a change of a claim concerns: its volumes, and the StatefulSet that it may be of.
+fn claim_changed(world: &World, claim: &PersistentVolumeClaim, keys: &mut Vec<Key>) {
+    let (namespace, name) = (claim.namespace(), claim.name());
+    let of = |one: &&Arc<PersistentVolume>| {
+        crate::storage::holder(one).is_some_and(|(of, by, _)| (of, by) == (namespace, name))
+    };
+    for volume in world.volumes.iter().filter(of) {
+        own(Kind::PersistentVolume, Some(&volume.metadata), keys);
+    }
+    for set in world.stateful_sets.within(namespace) {
+        if set.spec.as_ref().is_some_and(|spec| spec.volume_claim_templates.is_some())
+            && name.contains(set.name())
+        {
+            own(Kind::StatefulSet, Some(&set.metadata), keys);
+        }
     }
 }
 

@@ -11,11 +11,12 @@ use k8s_openapi::api::apps::v1::{
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, Secret, Service,
-    ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::watcher;
 use serde_json::Value;
 
@@ -453,6 +454,9 @@ kinds! {
     ConfigMap config_maps true;
     Secret secrets true;
     Lease leases true;
+    PersistentVolumeClaim claims true;
+    PersistentVolume volumes false;
+    StorageClass storage_classes false;
 }
 
 fn ingest<K: Object>(store: &mut Store<K>, event: watcher::Event<K>) -> Vec<crate::store::Diff<K>> {

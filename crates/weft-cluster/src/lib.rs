@@ -1,5 +1,5 @@
 //! What a real cluster brings itself: scheduler, workloads, EndpointSlices, pod CIDRs, node
-//! life cycle, namespaces and garbage. It runs only beside the embedded API; where a real
+//! life cycle, volumes for claims, namespaces and garbage. It runs only beside the embedded API; where a real
 //! control plane is, nothing of this is needed.
 //!
 //! Flow: one watch per kind (of its metadata, where no planner knows it) → [`core`](crate::core) (one thread, one consistent world) →
@@ -48,6 +48,7 @@ mod scheduler;
 #[cfg(test)]
 mod simulation;
 mod statefulset;
+mod storage;
 mod store;
 mod subsets;
 mod targets;

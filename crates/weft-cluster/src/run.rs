@@ -70,6 +70,13 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> R
             }
             () = timer => {}
         }
+        if !synced && core.world.synced() {
+            synced = true;
+            core.begin();
+            tracing::info!("every first list is complete, the controllers act");
+        } else if !synced {
+            tracing::trace!(missing = ?core.world.missing());
+        }
         for work in core.poll(Timestamp::now()) {
             for action in work.actions {
                 let (client, sender) = (client.clone(), sender.clone());
@@ -85,12 +92,6 @@ pub async fn run(client: Client, config: Config, cancel: CancellationToken) -> R
                     }
                 });
             }
-        }
-        if !synced && core.world.synced() {
-            synced = true;
-            tracing::info!("every first list is complete, the controllers act");
-        } else if !synced {
-            tracing::trace!(missing = ?core.world.missing());
         }
     }
 }

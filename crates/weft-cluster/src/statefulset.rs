@@ -1,4 +1,6 @@
-//! StatefulSet: pods with names that stay, one after the other or all at once.
+//! StatefulSet: pods with names and claims that stay, one after the other or all at once.
+
+mod claims;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use k8s_openapi::api::apps::v1::{
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
-use crate::action::{About, Action, Plan, Severity};
+use crate::action::{Action, Plan};
 use crate::claim::claim;
 use crate::deployment::share;
 use crate::kinds::{Kind, World};
@@ -59,14 +61,13 @@ pub(crate) fn plan(world: &World, namespace: &str, name: &str, now: Timestamp) -
         .and_then(|name| history.named(name))
         .unwrap_or(&update)
         .clone();
-    let round = Round::new(set, spec, update, current, own, now);
+    let round = Round::new(world, set, spec, (update, current), own, now);
+    plan.actions = round.claim_owners();
+    if !plan.actions.is_empty() {
+        return plan;
+    }
     round.step(&mut plan);
     round.status(&mut plan);
-    if held.observed_generation.is_none() && spec.volume_claim_templates.is_some() {
-        let about = round.about();
-        let message = "volumeClaimTemplates are ignored: there are no volumes to claim here";
-        plan.push(Action::event(&about, Severity::Warning, "VolumeClaimsIgnored", message));
-    }
     if plan.actions.is_empty() {
         let used: Vec<&str> = round
             .pods()
@@ -87,6 +88,7 @@ fn ordinal(set: &str, pod: &str) -> Option<i32> {
 }
 
 struct Round<'a> {
+    world: &'a World,
     set: &'a StatefulSet,
     spec: &'a StatefulSetSpec,
     update: Arc<ControllerRevision>,
@@ -104,10 +106,10 @@ struct Round<'a> {
 
 impl<'a> Round<'a> {
     fn new(
+        world: &'a World,
         set: &'a StatefulSet,
         spec: &'a StatefulSetSpec,
-        update: Arc<ControllerRevision>,
-        current: Arc<ControllerRevision>,
+        (update, current): (Arc<ControllerRevision>, Arc<ControllerRevision>),
         own: Vec<Arc<Pod>>,
         now: Timestamp,
     ) -> Self {
@@ -119,16 +121,11 @@ impl<'a> Round<'a> {
             let place = if (first..end).contains(&number) { &mut wanted } else { &mut condemned };
             place.insert(number, pod);
         }
-        Self { set, spec, update, current, first, end, wanted, condemned, now }
+        Self { world, set, spec, update, current, first, end, wanted, condemned, now }
     }
 
-    fn about(&self) -> About<'_> {
-        About {
-            kind: Kind::StatefulSet,
-            meta: &self.set.metadata,
-            component: "statefulset-controller",
-            now: self.now,
-        }
+    fn pod_name(&self, number: i32) -> String {
+        format!("{}-{number}", self.set.name())
     }
 
     fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
@@ -155,8 +152,19 @@ impl<'a> Round<'a> {
     /// Brings one place in order. Says whether the next one's turn has come.
     fn settle(&self, number: i32, pod: Option<&Pod>, plan: &mut Plan) -> bool {
         let next = !self.ordered();
+        // A claim is there before its pod, and again where somebody deleted it before the pod had
+        // a node.
+        if pod.is_none_or(|pod| pods::node(pod).is_none()) {
+            let missing = self.missing_claims(number);
+            if !missing.is_empty() {
+                plan.actions.extend(missing);
+                return next;
+            }
+        }
         let Some(pod) = pod else {
-            plan.push(self.create(number));
+            if self.claims_stay(number) {
+                plan.push(self.create(number));
+            }
             return next;
         };
         if pods::finished(pod) && !pod.deleting() {
@@ -248,7 +256,7 @@ impl<'a> Round<'a> {
         let reached = self.on_delete() || number >= self.first.saturating_add(self.threshold());
         let revision = if reached { &self.update } else { &self.current };
         let of = template(revision).unwrap_or_else(|| self.spec.template.clone());
-        let name = format!("{}-{number}", self.set.name());
+        let name = self.pod_name(number);
         let mut pod =
             pods::from_template(Kind::StatefulSet, &self.set.metadata, &of, Some(name.clone()));
         let labels = pod.metadata.labels.get_or_insert_default();
@@ -260,16 +268,7 @@ impl<'a> Round<'a> {
         if spec.subdomain.is_none() {
             spec.subdomain.clone_from(&self.spec.service_name);
         }
-        // Claims are not made here, so a volume of that name is an empty directory.
-        for claim in self.spec.volume_claim_templates.iter().flatten() {
-            let volumes = spec.volumes.get_or_insert_default();
-            volumes.retain(|volume| volume.name != claim.name());
-            volumes.push(k8s_openapi::api::core::v1::Volume {
-                name: claim.name().into(),
-                empty_dir: Some(Default::default()),
-                ..Default::default()
-            });
-        }
+        self.mount_claims(spec, number);
         Action::create(Kind::Pod, &pod)
     }
 
@@ -360,3 +359,6 @@ impl<'a> Round<'a> {
 fn is_of(pod: &Pod, revision: &ControllerRevision) -> bool {
     pod.labels().get(HASH).is_some_and(|held| held == revision.name())
 }
+
+#[cfg(test)]
+mod tests;

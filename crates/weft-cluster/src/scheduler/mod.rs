@@ -19,8 +19,8 @@ pub(crate) use self::filter::{daemon_may_run, daemon_may_stay, tolerates};
 use self::node::Nodes;
 use crate::action::{About, Action, Plan, Severity, Verb};
 use crate::kinds::{Kind, World};
-use crate::pods;
 use crate::store::{Id, Object};
+use crate::{pods, storage};
 
 const COMPONENT: &str = "default-scheduler";
 
@@ -133,6 +133,9 @@ fn known_message(pod: &Pod) -> Option<&str> {
 fn choose(world: &World, nodes: &Nodes, pod: &Pod) -> Result<String, String> {
     if nodes.all.is_empty() {
         return Err("no nodes available to schedule pods".into());
+    }
+    if let Some(obstacle) = storage::obstacle(world, pod) {
+        return Err(format!("0/{} nodes are available: {obstacle}.", nodes.all.len()));
     }
     let wants = filter::Wants::new(world, nodes, pod);
     let mut reasons: HashMap<String, usize> = HashMap::new();

@@ -78,9 +78,14 @@ impl Simulation {
             NS,
             json!({"metadata": {"name": "db"}, "spec": {
             "replicas": 2, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}],
             "template": {"metadata": {"labels": {"app": "db"}},
                 "spec": {"containers": [{"name": "c"}]}}}}),
         );
+        let class = json!({"metadata": {"name": "standard", "annotations":
+            {"storageclass.kubernetes.io/is-default-class": "true"}},
+            "provisioner": "weft.dev/volumes"});
+        self.api.create(Kind::StorageClass, "", class);
         self.api.create(
             Kind::DaemonSet,
             NS,
@@ -156,7 +161,7 @@ impl Simulation {
     }
 
     fn user(&mut self) {
-        match self.roll(6) {
+        match self.roll(7) {
             0 => {
                 let replicas = self.roll(REPLICAS_MAX + 1);
                 let body = json!({"spec": {"replicas": replicas}});
@@ -188,6 +193,10 @@ impl Simulation {
                 } else {
                     self.api.delete(Kind::Node, "", "d", &Delete::default());
                 }
+            }
+            5 => {
+                let name = format!("data-db-{}", self.roll(3));
+                self.api.delete(Kind::PersistentVolumeClaim, NS, &name, &Delete::default());
             }
             _ => {
                 let on = self.roll(2) == 0;
@@ -322,6 +331,21 @@ impl Simulation {
         let wanted = ["db-0", "db-1", "db-2"];
         let count = usize::try_from(replicas(Kind::StatefulSet, "db")).expect("small");
         assert_eq!(names, wanted[..count]);
+        // Each of them has a claim, no claim is without a volume, no volume without a claim.
+        for pod in names {
+            let claim = format!("data-{pod}");
+            assert!(self.api.get(Kind::PersistentVolumeClaim, NS, &claim).is_some(), "{claim}");
+        }
+        let claimed = |claim: &Value| {
+            assert_eq!(claim["status"]["phase"], "Bound", "{claim}");
+            claim["spec"]["volumeName"].to_string()
+        };
+        let claimed: BTreeSet<String> =
+            self.api.list(Kind::PersistentVolumeClaim).map(claimed).collect();
+        let volumes = self.api.list(Kind::PersistentVolume);
+        let volumes: BTreeSet<String> =
+            volumes.map(|volume| volume["metadata"]["name"].to_string()).collect();
+        assert_eq!(volumes, claimed);
         assert_eq!(self.active("agent").len(), self.api.list(Kind::Node).count());
         for pod in self.api.list(Kind::Pod) {
             assert!(!pod["spec"]["nodeName"].is_null(), "unbound: {pod}");

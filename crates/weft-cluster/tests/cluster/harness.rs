@@ -177,6 +177,8 @@ impl Cluster {
         for path in [
             "/api/v1/nodes",
             "/api/v1/pods",
+            "/api/v1/persistentvolumeclaims",
+            "/api/v1/persistentvolumes",
             "/apis/apps/v1/deployments",
             "/apis/apps/v1/replicasets",
             "/apis/apps/v1/statefulsets",

@@ -4,8 +4,9 @@ use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
 
 use crate::harness::*;
@@ -210,9 +211,19 @@ async fn stateful_set_in_order() {
     assert_eq!(labels["apps.kubernetes.io/pod-index"], "1");
     let spec = pods[1].spec.clone().expect("a spec");
     assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("db-1"), Some("db")));
-    assert!(spec.volumes.expect("volumes").iter().any(|volume| volume.name == "data"));
+    let volumes = spec.volumes.expect("volumes").into_iter();
+    let claimed: Vec<_> = volumes
+        .filter_map(|volume| Some((volume.name, volume.persistent_volume_claim?.claim_name)))
+        .collect();
+    assert_eq!(claimed, [("data".to_owned(), "data-db-1".to_owned())]);
+    let claims = cluster.list::<PersistentVolumeClaim>("default", "app=db").await;
+    let bound = |claim: &PersistentVolumeClaim| {
+        claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+    };
+    assert!(claims.len() == 3 && claims.iter().all(bound), "{claims:#?}");
     let events = cluster.list::<Event>("default", "").await;
-    assert!(events.iter().any(|event| event.reason.as_deref() == Some("VolumeClaimsIgnored")));
+    let told = |message: &str| events.iter().any(|one| one.message.as_deref() == Some(message));
+    assert!(told("create Claim data-db-1 Pod db-1 in StatefulSet db success"));
 
     // A partition holds the lower ones back.
     cluster
@@ -266,6 +277,25 @@ async fn stateful_set_in_order() {
     cluster.patch::<StatefulSet>("default", "db", json!({"spec": {"replicas": 1}})).await;
     let left = cluster.ready("default", "app=db", 1).await;
     assert_eq!(left[0].metadata.name.as_deref(), Some("db-0"));
+
+    // Claims stay, in use or not, until somebody deletes them, and take their volumes along.
+    let volumes: Api<PersistentVolume> = Api::all(cluster.client.clone());
+    let count = async || volumes.list(&ListParams::default()).await.expect("a list").items.len();
+    assert_eq!(count().await, 3);
+    let api = cluster.api::<PersistentVolumeClaim>("default");
+    for claim in ["data-db-0", "data-db-1"] {
+        api.delete(claim, &DeleteParams::default()).await.expect("deleted");
+    }
+    let left = async || {
+        let claims = cluster.list::<PersistentVolumeClaim>("default", "").await.into_iter();
+        let names: Vec<_> = claims.filter_map(|claim| claim.metadata.name).collect();
+        (names, count().await)
+    };
+    let two = (vec!["data-db-0".to_owned(), "data-db-2".to_owned()], 2);
+    cluster.until("one claim's end", || async { (left().await == two).then_some(()) }).await;
+    cluster.patch::<StatefulSet>("default", "db", json!({"spec": {"replicas": 0}})).await;
+    let one = (vec!["data-db-2".to_owned()], 1);
+    cluster.until("the other's", || async { (left().await == one).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
