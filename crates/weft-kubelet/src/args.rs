@@ -15,6 +15,10 @@ pub struct Args {
     /// Directory of the node: sockets, CNI files, pods.
     #[arg(long)]
     pub dir: PathBuf,
+    /// Directory of the volumes that claims get, shared by the nodes of a lab; `volumes` in the
+    /// node's directory where absent.
+    #[arg(long)]
+    pub volumes: Option<PathBuf>,
     /// cgroup of the node relative to the cgroup2 mount, e.g. `weft.lab/node1`.
     #[arg(long)]
     pub cgroup: PathBuf,

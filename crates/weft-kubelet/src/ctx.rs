@@ -1,13 +1,16 @@
 //! What every worker shares.
 
 use crate::args::Args;
+use crate::claims;
 use crate::cni::Cni;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::files::DnsConfig;
 use crate::sources::{self, Data, Kind, Sources};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+};
 use kube::api::{Api, PostParams};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -79,6 +82,11 @@ impl Ctx {
         self.args.dir.join("kubelet").join(uid)
     }
 
+    /// Directory of the volumes that claims get.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.args.volumes.clone().unwrap_or_else(|| self.args.dir.join("volumes"))
+    }
+
     /// File with the state of a pod.
     pub fn state_file(&self, uid: &str) -> PathBuf {
         self.args.dir.join("kubelet").join(format!("{uid}.json"))
@@ -145,6 +153,20 @@ impl Ctx {
             lock().insert(ns.to_owned(), (Instant::now(), d.clone()));
         }
         Ok(data)
+    }
+
+    /// What lies behind a claim.
+    pub async fn claim(&self, ns: &str, name: &str) -> Result<claims::Source> {
+        let failed = |kind: &str, name: &str| {
+            let op = format!("read {kind} \"{name}\"");
+            move |source| Error::Api { op, source: Box::new(source) }
+        };
+        let all: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), ns);
+        let claim = all.get_opt(name).await.map_err(failed("persistentvolumeclaim", name))?;
+        let volume = claims::bound(name, claim.as_ref())?;
+        let all: Api<PersistentVolume> = Api::all(self.client.clone());
+        let found = all.get_opt(&volume).await.map_err(failed("persistentvolume", &volume))?;
+        claims::source(name, &volume, found.as_ref())
     }
 
     /// Whether the pod's service account forbids the mounting of its token. One that does not

@@ -26,6 +26,7 @@ mod atomic;
 mod backoff;
 mod beneath;
 mod check;
+mod claims;
 mod cni;
 mod ctx;
 mod env;

@@ -2,13 +2,14 @@
 
 use crate::atomic::{self, Owner};
 use crate::beneath::Root;
+use crate::claims::{self, Claims, Source};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result, file};
 use crate::fields::View;
 use crate::payload::{self, TOKEN_SECONDS, Tokens};
 use crate::sources::{self, Sources};
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, Pod, PodSpec, Volume, VolumeMount,
+    Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, PodSpec, Volume, VolumeMount,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
@@ -44,14 +45,18 @@ fn mounts_account(c: &Container) -> bool {
     c.volume_mounts.iter().flatten().any(|m| m.mount_path.trim_end_matches('/') == ACCOUNT_DIR)
 }
 
-/// Who owns the files of a pod's volumes.
+/// Who owns the files of a pod's own volumes.
 pub fn owner(pod: &Pod) -> Owner {
-    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    owner_in(pod.metadata.uid.as_deref().unwrap_or_default(), pod)
+}
+
+/// The same, where the files belong to the ids that another object has on the machine.
+fn owner_in(object: &str, pod: &Pod) -> Owner {
     let security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let group = security.and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
     Owner {
-        uid: weft_sandbox::host_id(uid, 0),
-        gid: weft_sandbox::host_id(uid, group.unwrap_or(0)),
+        uid: weft_sandbox::host_id(object, 0),
+        gid: weft_sandbox::host_id(object, group.unwrap_or(0)),
         group: group.is_some(),
     }
 }
@@ -63,9 +68,21 @@ pub struct Place {
     root: PathBuf,
     /// The volume, relative to it. Of a hostPath every part may be a container's work.
     path: PathBuf,
+    /// The PersistentVolume whose ids the files have: they outlive the pod, whose ids no other
+    /// pod has. Every pod sees them as its own.
+    volume: Option<String>,
 }
 
 impl Place {
+    fn of_pod(root: PathBuf, path: PathBuf) -> Self {
+        Self { root, path, volume: None }
+    }
+
+    /// Who owns what the kubelet makes there.
+    fn owner(&self, pod: &Pod) -> Owner {
+        self.volume.as_deref().map_or_else(|| owner(pod), |volume| owner_in(volume, pod))
+    }
+
     /// In the machine's view.
     pub fn full(&self) -> PathBuf {
         // `join("")` would add a slash.
@@ -79,23 +96,22 @@ impl Place {
     /// The mount of it.
     pub fn mount(self, target: impl Into<PathBuf>, read_only: bool) -> Mount {
         let source = self.full();
-        Mount { source, beneath: Some(self.root), target: target.into(), read_only }
+        let ids = self.volume.map(|volume| weft_sandbox::host_id(&volume, 0));
+        Mount { source, beneath: Some(self.root), ids, target: target.into(), read_only }
     }
 }
 
-fn place(ctx: &Ctx, pod: &Pod, v: &Volume) -> Result<Place> {
+fn place(ctx: &Ctx, pod: &Pod, v: &Volume, claimed: Option<&Source>) -> Result<Place> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let ns = pod.metadata.namespace.as_deref().unwrap_or("default");
-    if let Some(h) = &v.host_path {
+    if let Some(h) = host_path_of(v, claimed) {
         let path = h.path.trim_start_matches('/');
         // None: the node's whole root.
         let path = if path.is_empty() { Ok(PathBuf::new()) } else { payload::inside(path) };
-        return Ok(Place { root: ctx.args.dir.join("hostroot"), path: path? });
+        return Ok(Place::of_pod(ctx.args.dir.join("hostroot"), path?));
     }
-    // A claim is a directory of the node, shared by the pods here that name it.
-    if let Some(c) = &v.persistent_volume_claim {
-        let path = name(&format!("{ns}_{}", c.claim_name))?;
-        return Ok(Place { root: ctx.args.dir.join("volumes"), path });
+    if let Some(Source::Provisioned(volume)) = claimed {
+        let (root, path) = (ctx.volumes_dir(), name(volume)?);
+        return Ok(Place { root, path, volume: Some(volume.clone()) });
     }
     let known = v.empty_dir.is_some()
         || v.ephemeral.is_some()
@@ -106,7 +122,18 @@ fn place(ctx: &Ctx, pod: &Pod, v: &Volume) -> Result<Place> {
     if !known {
         return Err(Error::Config(format!("volume \"{}\" is of a kind the lab has not", v.name)));
     }
-    Ok(Place { root: ctx.pod_dir(uid).join("volumes"), path: name(&v.name)? })
+    Ok(Place::of_pod(ctx.pod_dir(uid).join("volumes"), name(&v.name)?))
+}
+
+/// The hostPath of a volume: its own, or that of somebody's PersistentVolume.
+fn host_path_of<'a>(
+    v: &'a Volume,
+    claimed: Option<&'a Source>,
+) -> Option<&'a HostPathVolumeSource> {
+    match claimed {
+        Some(Source::HostPath(path)) => Some(path),
+        _ => v.host_path.as_ref(),
+    }
 }
 
 /// A single name: with a slash in it, a volume would lie in another one.
@@ -126,6 +153,14 @@ fn refused<E: std::fmt::Display>(pod: &Pod, v: &Volume, path: &str) -> impl FnOn
     move |e| Error::Config(format!("{place}: {e}"))
 }
 
+/// Names the volume whose claim cannot be had.
+fn refused_claim(v: &Volume) -> impl FnOnce(Error) -> Error {
+    move |e| match e {
+        Error::Config(why) => Error::Config(format!("volume \"{}\": {why}", v.name)),
+        other => other,
+    }
+}
+
 /// The words for what containers can cause; the kernel's for the rest.
 fn explain(e: std::io::Error) -> String {
     match e.raw_os_error() {
@@ -141,18 +176,20 @@ pub fn prepare(
     ctx: &Ctx,
     view: &View<'_>,
     v: &Volume,
-    sources: &Sources,
+    contents: &Contents,
     tokens: &Tokens,
 ) -> Result<Place> {
-    let shown = v.host_path.as_ref().map_or(v.name.as_str(), |h| h.path.as_str());
-    let place = place(ctx, view.pod, v).map_err(refused(view.pod, v, shown))?;
-    let owner = owner(view.pod);
-    if let Some(files) = payload::files(v, view, sources, tokens)? {
+    let claimed = claims::of_volume(v).and_then(|name| contents.claims.get(name));
+    let host_path_of = host_path_of(v, claimed);
+    let shown = host_path_of.map_or(v.name.as_str(), |h| h.path.as_str());
+    let place = place(ctx, view.pod, v, claimed).map_err(refused(view.pod, v, shown))?;
+    let owner = place.owner(view.pod);
+    if let Some(files) = payload::files(v, view, &contents.sources, tokens)? {
         atomic::write(&place.full(), &files, owner)?;
         return Ok(place);
     }
     let root = Root::open(&place.root).map_err(file("open", &place.root))?;
-    let done = match &v.host_path {
+    let done = match host_path_of {
         Some(h) => host_path(&root, &place.path, h.type_.as_deref().unwrap_or_default()),
         None => {
             root.directory(&place.path, Some((owner.uid, owner.gid))).map(drop).map_err(explain)
@@ -254,13 +291,15 @@ pub fn mount_of(
         place.path = match filled.then(|| resolve(&place, &inner)).flatten() {
             Some(real) => real,
             None => {
-                sub_path(&place.root, &path, owner(pod)).map_err(refused(pod, v, &sub))?;
+                sub_path(&place.root, &path, place.owner(pod)).map_err(refused(pod, v, &sub))?;
                 path
             }
         };
     }
     // Files that the kubelet writes are not the container's to change.
-    Ok(place.mount(&m.mount_path, m.read_only.unwrap_or(false) || filled))
+    let read_only =
+        filled || v.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true));
+    Ok(place.mount(&m.mount_path, m.read_only.unwrap_or(false) || read_only))
 }
 
 /// What a subPath names: anything that is there, else a new directory.
@@ -287,16 +326,30 @@ pub fn all(spec: &PodSpec, account: bool) -> Vec<Volume> {
     out
 }
 
-/// Reads what the volumes need: contents and tokens.
+/// What volumes are made of, as far as the API knows.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// Files.
+    pub sources: Sources,
+    /// Places.
+    pub claims: Claims,
+}
+
+/// Reads what the volumes need: contents and tokens. A claim without a volume is an error: its
+/// pod waits.
 pub async fn fetch(
     ctx: &Ctx,
     pod: &Pod,
     volumes: &[Volume],
     have: &Tokens,
-) -> Result<(Sources, Tokens)> {
+) -> Result<(Contents, Tokens)> {
     let ns = pod.metadata.namespace.as_deref().unwrap_or("default");
     let wanted = volumes.iter().flat_map(sources::of_volume).collect();
-    let sources = ctx.read(ns, wanted).await?;
+    let mut contents = Contents { sources: ctx.read(ns, wanted).await?, ..Contents::default() };
+    for (v, name) in volumes.iter().filter_map(|v| Some((v, claims::of_volume(v)?))) {
+        let source = ctx.claim(ns, name).await.map_err(refused_claim(v))?;
+        contents.claims.insert(name.to_owned(), source);
+    }
     let mut tokens = Tokens::new();
     for (audience, life) in volumes.iter().flat_map(payload::tokens_of) {
         let key = (audience, life);
@@ -306,7 +359,7 @@ pub async fn fetch(
         };
         tokens.insert(key, token);
     }
-    Ok((sources, tokens))
+    Ok((contents, tokens))
 }
 
 #[cfg(test)]
@@ -331,7 +384,7 @@ mod tests {
         std::os::unix::fs::symlink("../../outside", at("volumes/v/up")).unwrap();
         let v: Volume = serde_json::from_value(json!({"name": "v", "emptyDir": {}})).unwrap();
         let env = [("POD".to_owned(), "p1".to_owned())];
-        let place = Place { root: at("volumes"), path: "v".into() };
+        let place = Place::of_pod(at("volumes"), "v".into());
         let go = |m| mount_of(&place, &pod(), &v, &vm(m), &env);
         let m = go(json!({"name": "v", "mountPath": "/m", "subPathExpr": "logs/$(POD)"})).unwrap();
         assert_eq!((m.source, m.beneath), (at("volumes/v/logs/p1"), Some(at("volumes"))));
@@ -351,7 +404,7 @@ mod tests {
     #[test]
     fn sub_paths_of_written_files_follow_the_writers_links() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place { root: dir.path().into(), path: "cm".into() };
+        let place = Place::of_pod(dir.path().into(), "cm".into());
         let files = [("k".into(), (b"text".to_vec(), 0o644))].into();
         let me = std::os::unix::fs::MetadataExt::uid(&dir.path().metadata().unwrap());
         atomic::write(&place.full(), &files, Owner { uid: me, gid: me, group: false }).unwrap();
@@ -360,9 +413,35 @@ mod tests {
         let m = vm(json!({"name": "cm", "mountPath": "/k", "subPath": "k"}));
         let m = mount_of(&place, &pod(), &v, &m, &[]).unwrap();
         assert!(m.read_only && m.source.symlink_metadata().unwrap().is_file());
+        assert_eq!(m.ids, None);
         let root = Root::open(m.beneath.as_deref().unwrap()).unwrap();
         let rest = m.source.strip_prefix(dir.path()).unwrap();
         assert!(root.find(rest).unwrap().is_some(), "no link is left on the way");
+    }
+
+    #[test]
+    fn what_is_claimed_has_the_ids_of_its_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("pvc-1")).unwrap();
+        let volume = Some("pvc-1".to_owned());
+        let place = Place { root: dir.path().into(), path: "pvc-1".into(), volume };
+        let (pod, mut group) = (pod(), pod());
+        group.spec = serde_json::from_value(json!({"containers": [],
+            "securityContext": {"fsGroup": 5}}))
+        .unwrap();
+        let ids = weft_sandbox::host_id("pvc-1", 0);
+        let (own, shared) = (place.owner(&pod), place.owner(&group));
+        assert_eq!((own.uid, own.gid, shared.gid), (ids, ids, ids + 5));
+        assert_ne!(owner(&pod).uid, ids);
+        for read_only in [false, true] {
+            let claim = json!({"claimName": "c", "readOnly": read_only});
+            let v = json!({"name": "v", "persistentVolumeClaim": claim});
+            let v: Volume = serde_json::from_value(v).unwrap();
+            let m = vm(json!({"name": "v", "mountPath": "/m", "subPath": "a"}));
+            let m = mount_of(&place, &pod, &v, &m, &[]).unwrap();
+            assert_eq!((m.ids, m.read_only), (Some(ids), read_only));
+            assert_eq!(m.source, dir.path().join("pvc-1/a"));
+        }
     }
 
     #[test]

@@ -64,6 +64,11 @@ impl LabPaths {
         self.dir().join("bpf")
     }
 
+    /// What the claims of the lab's pods hold: one directory a volume, whatever node they are on.
+    pub fn volumes(&self) -> PathBuf {
+        self.dir().join("volumes")
+    }
+
     /// Directory of a node.
     pub fn node(&self, node: &str) -> PathBuf {
         self.dir().join(node)

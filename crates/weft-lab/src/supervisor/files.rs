@@ -1,5 +1,5 @@
-//! Files of a lab: PKI, tokens, kubeconfigs, CNI configuration, and the mounts: a bpffs, each
-//! node's disk, the CNI plugin.
+//! Files of a lab: PKI, tokens, kubeconfigs, CNI configuration, and the mounts: a bpffs, the
+//! disks of nodes and claims, the CNI plugin.
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -20,11 +20,11 @@ use crate::{
     topology::{API_PORT, Topology},
 };
 
-/// A node's disk holds at most this much, however much memory the machine has.
+/// A disk holds at most this much, however much memory the machine has.
 const DISK_BYTES_MAX: u64 = 1 << 30;
 /// And at least this much, however little.
 const DISK_BYTES_MIN: u64 = 64 << 20;
-/// All nodes together may fill this part of the machine's memory.
+/// All disks together may fill this part of the machine's memory.
 const DISKS_PART_OF_MEMORY: u64 = 4;
 
 /// Mounts the lab's own bpffs: /sys/fs/bpf may not be mounted, and `down` removes this one
@@ -95,7 +95,7 @@ impl Tokens {
     }
 }
 
-/// Makes the nodes' directories, and writes the kubeconfig of people and of each node.
+/// Makes the directories of nodes and volumes, and writes the kubeconfig of people and of each node.
 pub fn write_kubeconfigs(
     paths: &LabPaths,
     topology: &Topology,
@@ -112,7 +112,10 @@ pub fn write_kubeconfigs(
     give_to_caller(&paths.kubeconfig())?;
     let api = topology.api.first().context("invariant: a lab has a family")?;
     let server = format!("https://{}", SocketAddr::new(*api, API_PORT));
-    let disk = disk_bytes(memory_bytes(), topology.nodes.len() as u64);
+    // The nodes' and that of the claims, which is no node's.
+    let disk = disk_bytes(memory_bytes(), topology.nodes.len() as u64 + 1);
+    private_dir(&paths.volumes())?;
+    mount_disk(&paths.volumes(), disk)?;
     for node in &topology.nodes {
         let dir = paths.node(&node.name);
         private_dir(&dir)?;
@@ -158,16 +161,16 @@ fn bind_plugin(plugin: &Path) -> Result<()> {
         .with_context(|| format!("show {} as {}", me.display(), plugin.display()))
 }
 
-/// Gives a node a file system of its own, in memory, for all that it and its pods write: a full
-/// one is this node's trouble, not that of the machine's /run. Private, so that what the node
+/// Gives a node, or the claims, a file system of their own, in memory, for all that is written
+/// there: a full one is this node's trouble, not that of the machine's /run. Private, so that what the node
 /// mounts in it is not kept alive by other mount namespaces of the machine.
 fn mount_disk(dir: &Path, bytes: u64) -> Result<()> {
     let device = |path: &Path| {
         fs::metadata(path).map(|m| m.dev()).with_context(|| format!("look at {}", path.display()))
     };
-    let above = dir.parent().context("invariant: a node's directory lies in the lab's")?;
+    let above = dir.parent().context("invariant: a disk's directory lies in the lab's")?;
     if device(dir)? != device(above)? {
-        // The last supervisor's node.
+        // The last supervisor's.
         return Ok(());
     }
     let options = format!("mode=0700,size={bytes}");
@@ -177,9 +180,9 @@ fn mount_disk(dir: &Path, bytes: u64) -> Result<()> {
         .with_context(|| format!("mount {}", dir.display()))
 }
 
-/// The size of each node's disk.
-fn disk_bytes(memory: Option<u64>, nodes: u64) -> u64 {
-    let share = memory.map_or(DISK_BYTES_MIN, |m| m / DISKS_PART_OF_MEMORY / nodes.max(1));
+/// The size of each disk.
+fn disk_bytes(memory: Option<u64>, disks: u64) -> u64 {
+    let share = memory.map_or(DISK_BYTES_MIN, |m| m / DISKS_PART_OF_MEMORY / disks.max(1));
     share.clamp(DISK_BYTES_MIN, DISK_BYTES_MAX)
 }
 

@@ -9,6 +9,7 @@ mod cluster;
 mod files;
 mod processes;
 mod report;
+mod volumes;
 
 use anyhow::{Context, Result};
 use std::{
@@ -104,6 +105,8 @@ async fn supervise(paths: &LabPaths, report: report::Report) -> Result<()> {
     tasks.spawn(async move { serving.await.context("run the control plane") });
     processes::start_all(paths, &state.config, &topology, &cancel, &mut tasks)?;
     cluster::bootstrap(&client, &state.config).await?;
+    let (c, dir) = (client.clone(), paths.volumes());
+    tasks.spawn(async move { volumes::keep(c, dir).await });
     let routes = (state.config.network == Network::Native).then(|| paths.clone());
     let (nodes_ready, ready) = tokio::sync::oneshot::channel();
     let wanted = usize::from(state.config.nodes);

@@ -95,6 +95,7 @@ fn kubelet(paths: &LabPaths, config: &Config, topology: &Topology, host: &Host) 
         format!("--node={}", host.name),
         format!("--kubeconfig={}", dir.join("kubeconfig").display()),
         format!("--dir={}", dir.display()),
+        format!("--volumes={}", paths.volumes().display()),
         format!("--cgroup={}", paths.node_cgroup(&host.name).display()),
         format!("--cluster-dns={}", list(config.cluster_dns())),
         format!("--node-ip={}", list(host.addresses.iter().map(|a| a.addr()))),
