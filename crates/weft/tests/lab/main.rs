@@ -8,6 +8,7 @@ mod harness;
 mod applications;
 mod bad_input;
 mod cells;
+mod claims;
 mod crash;
 mod disk;
 mod entrance;
