@@ -1,34 +1,29 @@
 //! The cluster that manifests make: their pods and those of their workloads, with addresses and
 //! nodes made up where the manifests have none.
 
-use crate::{Documents, Object, Problem, Step, limits::PODS_MAX};
+use crate::{
+    Documents, Object, Problem, Step,
+    addresses::{Inventor, Named},
+    fields,
+    limits::PODS_MAX,
+    line::steps,
+    live::workload_of,
+    origin::{Origin, judged},
+};
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 use weft_kube::{cluster_policy::ClusterNetworkPolicy, lower};
-use weft_model::{
-    Direction, Labels, NamedPort, Namespace, NamespacedName, NodeName, NodePeer, Pod,
-};
-use weft_policy::{PolicyId, PolicyInput, Reason, RuleId};
+use weft_model::{Labels, NamedPort, Namespace, NamespacedName, NodeName, NodePeer, Pod};
+use weft_policy::{PolicyId, PolicyInput};
 
 /// Pods of one template stand for all its replicas: two, since replicas talk to each other.
 const REPLICAS: usize = 2;
-
-/// Where an object stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// Index into [`Documents::sources`].
-    pub source: usize,
-    /// Number of the document.
-    pub document: usize,
-    /// Place in a list.
-    pub item: Option<usize>,
-}
 
 /// Pods that are alike: those of one template, or one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,21 +52,45 @@ pub struct Cluster {
     pub input: PolicyInput,
     /// The workloads, by namespace and name.
     pub groups: Vec<Group>,
-    /// What lowering complained about.
+    /// What is not judged as it is written: what the API would refuse, drop or not understand. An
+    /// answer about this cluster is not to be relied on while there is any.
     pub complaints: Vec<Problem>,
+    /// Somebody outside, an address of each family.
+    pub(crate) outside: Vec<IpAddr>,
     pub(crate) services: BTreeMap<NamespacedName, Service>,
     pub(crate) origins: BTreeMap<PolicyId, Origin>,
-    documents: Documents,
+    pub(crate) documents: Documents,
 }
 
 impl Cluster {
     /// Makes the cluster.
     pub fn of(documents: Documents) -> Result<Self, Problem> {
+        let named = Named::of([&documents]);
+        Self::among(documents, named)
+    }
+
+    /// Makes two that are compared: what is invented for one is named in neither.
+    pub fn pair(before: Documents, after: Documents) -> Result<(Self, Self), Problem> {
+        let named = Named::of([&before, &after]);
+        Ok((Self::among(before, named.clone())?, Self::among(after, named)?))
+    }
+
+    fn among(documents: Documents, named: Named) -> Result<Self, Problem> {
         let mut cluster = Self { documents, ..Self::default() };
+        let mut inventor = Inventor::new(named);
+        cluster.outside = inventor.outside();
         let objects = std::mem::take(&mut cluster.documents.objects);
-        let made = cluster.fill(&objects);
+        let made = cluster.fill(&objects, &mut inventor);
         cluster.documents.objects = objects;
         made.map(|()| cluster)
+    }
+
+    /// The same with somebody outside who is known: an address of each family.
+    pub fn with_outside(mut self, addresses: Vec<IpAddr>) -> Self {
+        if !addresses.is_empty() {
+            self.outside = addresses;
+        }
+        self
     }
 
     /// What it was made of.
@@ -79,7 +98,15 @@ impl Cluster {
         &self.documents
     }
 
-    fn fill(&mut self, objects: &[Object]) -> Result<(), Problem> {
+    /// The complaints as texts, each once.
+    pub fn problems(&self) -> Vec<String> {
+        let mut texts: Vec<String> = self.complaints.iter().map(Problem::to_string).collect();
+        let mut seen = HashSet::new();
+        texts.retain(|t| seen.insert(t.clone()));
+        texts
+    }
+
+    fn fill(&mut self, objects: &[Object], inventor: &mut Inventor) -> Result<(), Problem> {
         let of_kind = |kinds: &'static [&'static str]| {
             objects.iter().filter(move |o| kinds.contains(&o.kind()))
         };
@@ -100,31 +127,47 @@ impl Cluster {
             let node = self.lowered(object, lower::node_peer(&node));
             self.input.nodes.extend(node.map(|n| (n.name.clone(), Arc::new(n))));
         }
-        self.make_nodes();
+        self.make_nodes(inventor);
         for object in of_kind(&["Pod"]) {
-            self.add_group(object, object.value.clone(), 1)?;
+            self.add_group(object, object.value.clone(), 1, inventor)?;
         }
         for object in of_kind(&["Deployment", "ReplicaSet", "StatefulSet", "ReplicationController"])
         {
-            self.add_group(object, object.value["spec"]["template"].clone(), REPLICAS)?;
+            self.add_group(object, object.value["spec"]["template"].clone(), REPLICAS, inventor)?;
         }
         for object in of_kind(&["DaemonSet"]) {
             let nodes = self.input.nodes.len().min(REPLICAS);
-            self.add_group(object, object.value["spec"]["template"].clone(), nodes)?;
+            self.add_group(object, object.value["spec"]["template"].clone(), nodes, inventor)?;
         }
         for object in of_kind(&["Job"]) {
-            self.add_group(object, object.value["spec"]["template"].clone(), 1)?;
+            self.add_group(object, object.value["spec"]["template"].clone(), 1, inventor)?;
         }
         for object in of_kind(&["CronJob"]) {
             let template = &object.value["spec"]["jobTemplate"]["spec"]["template"];
-            self.add_group(object, template.clone(), 1)?;
+            self.add_group(object, template.clone(), 1, inventor)?;
         }
         self.groups.sort_by(|a, b| (&a.id, &a.kind).cmp(&(&b.id, &b.kind)));
-        self.input.dns = [DNS_V4, DNS_V6].into();
+        self.groups.dedup_by(|next, group| {
+            let same = (&next.id, &next.kind) == (&group.id, &group.kind);
+            if same {
+                group.pods.append(&mut next.pods);
+            }
+            same
+        });
         for object in of_kind(&["Service"]) {
             self.add_service(object)?;
         }
-        for object in of_kind(&["NetworkPolicy"]).filter(|o| o.group() == "networking.k8s.io") {
+        for otherwise in [DNS_V4, DNS_V6] {
+            // Where the manifests do not say.
+            if !self.input.dns.iter().any(|a| a.is_ipv4() == otherwise.is_ipv4()) {
+                self.input.dns.insert(otherwise);
+            }
+        }
+        for object in objects {
+            self.not_judged(object);
+        }
+        for object in of_kind(&["NetworkPolicy"]).filter(|o| judged(o)) {
+            self.check(object, &fields::NETWORK_POLICY);
             let mut policy: networking::NetworkPolicy = self.typed(object)?;
             policy.metadata.namespace.get_or_insert_with(|| "default".to_owned());
             let Some(policy) = self.lowered(object, lower::network_policy(&policy)) else {
@@ -134,10 +177,8 @@ impl Cluster {
             self.origin(PolicyId::Network(policy.id.clone()), object)?;
             self.input.network_policies.insert(policy.id.clone(), Arc::new(policy));
         }
-        for object in of_kind(&["ClusterNetworkPolicy"]) {
-            if object.group() != "policy.networking.k8s.io" {
-                continue;
-            }
+        for object in of_kind(&["ClusterNetworkPolicy"]).filter(|o| judged(o)) {
+            self.check(object, &fields::CLUSTER_NETWORK_POLICY);
             let policy: ClusterNetworkPolicy = self.typed(object)?;
             let policy = lower::cluster_network_policy(&policy);
             let Some(policy) = self.lowered(object, policy) else { continue };
@@ -155,22 +196,11 @@ impl Cluster {
 
     fn lowered<T>(&mut self, object: &Object, lowered: lower::Lowered<T>) -> Option<T> {
         for complaint in lowered.diagnostics {
-            let problem = self.documents.problem(object, &[], complaint);
+            let path = steps(&complaint.field);
+            let problem = self.documents.problem(object, &path, &complaint);
             self.complaints.push(problem);
         }
         lowered.value
-    }
-
-    fn origin(&mut self, id: PolicyId, object: &Object) -> Result<(), Problem> {
-        let Object { source, document, item, .. } = *object;
-        match self.origins.insert(id.clone(), Origin { source, document, item }) {
-            None => Ok(()),
-            Some(first) => {
-                let first = &self.documents.sources[first.source].name;
-                let message = format!("{id} is already in {first}");
-                Err(self.documents.problem(object, &[], message))
-            }
-        }
     }
 
     /// A namespace that is used exists, as it must before anything can be created in it.
@@ -182,24 +212,26 @@ impl Cluster {
         }
     }
 
-    fn make_nodes(&mut self) {
+    fn make_nodes(&mut self, inventor: &mut Inventor) {
         if !self.input.nodes.is_empty() {
             return;
         }
-        for n in 1..=REPLICAS as u8 {
+        for n in 1..=REPLICAS {
             let Ok(name) = format!("node-{n}").parse::<NodeName>() else { continue };
             let labels = Labels::from_iter([("kubernetes.io/hostname", name.as_str())]);
-            let addresses = vec![
-                Ipv4Addr::new(172, 31, 0, n).into(),
-                Ipv6Addr::new(0xfd00, 0x172, 0x31, 0, 0, 0, 0, u16::from(n)).into(),
-            ];
-            let peer = NodePeer { name: name.clone(), labels, addresses };
+            let peer = NodePeer { name: name.clone(), labels, addresses: inventor.node() };
             self.input.nodes.insert(name, Arc::new(peer));
         }
     }
 
     /// Adds the pods of a template (a whole Pod is its own).
-    fn add_group(&mut self, object: &Object, template: Value, count: usize) -> Result<(), Problem> {
+    fn add_group(
+        &mut self,
+        object: &Object,
+        template: Value,
+        count: usize,
+        inventor: &mut Inventor,
+    ) -> Result<(), Problem> {
         let meta = &object.value["metadata"];
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let name = match &meta["name"] {
@@ -230,7 +262,7 @@ impl Cluster {
             let pod: core::Pod = serde_json::from_value(pod)
                 .map_err(|e| self.documents.problem(object, &[], format!("{id}: {e}")))?;
             let Some(mut pod) = self.lowered(object, lower::pod(&pod)) else { continue };
-            self.place(&mut pod, n);
+            self.place(&mut pod, n, inventor);
             if pods.len() + self.input.pods.len() >= PODS_MAX {
                 return Err(self.documents.problem(
                     object,
@@ -244,12 +276,17 @@ impl Cluster {
                 return Err(self.documents.problem(object, &[], message));
             }
         }
-        self.groups.push(Group { id, kind: object.kind().to_owned(), pods });
+        // Pods that a cluster made belong together as their template's pods do.
+        let (kind, name) = match workload_of(&object.value) {
+            Some(workload) if object.kind() == "Pod" => workload,
+            _ => (object.kind().to_owned(), name),
+        };
+        self.groups.push(Group { id: NamespacedName::new(namespace, &name), kind, pods });
         Ok(())
     }
 
     /// Gives a pod the node and the addresses that it does not have.
-    fn place(&mut self, pod: &mut Pod, replica: usize) {
+    fn place(&self, pod: &mut Pod, replica: usize, inventor: &mut Inventor) {
         let count = self.input.nodes.len().max(1);
         let node = self.input.nodes.values().nth(replica % count);
         if pod.node.is_none() {
@@ -259,12 +296,7 @@ impl Cluster {
             let node = pod.node.as_ref().and_then(|n| self.input.nodes.get(n));
             pod.addresses = node.map(|n| n.addresses.clone()).unwrap_or_default();
         } else if pod.addresses.is_empty() {
-            let [high, low] = (self.input.pods.len() as u16 + 2).to_be_bytes();
-            let last = u16::from_be_bytes([high, low]);
-            pod.addresses = vec![
-                Ipv4Addr::new(10, 244, high, low).into(),
-                Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, last).into(),
-            ];
+            pod.addresses = inventor.pod();
         }
     }
 
@@ -282,41 +314,6 @@ impl Cluster {
         let selector = spec.selector.unwrap_or_default().into_iter().collect();
         self.services.insert(id, Service { selector, ports: spec.ports.unwrap_or_default() });
         Ok(())
-    }
-
-    /// Where a policy, or one of its rules, stands: file and line.
-    pub fn place_of(
-        &self,
-        policy: &PolicyId,
-        rule: Option<(Direction, usize)>,
-    ) -> Option<(Arc<str>, usize)> {
-        let origin = self.origins.get(policy)?;
-        let path = match rule {
-            Some((direction, index)) => {
-                let list = match direction {
-                    Direction::Ingress => "ingress",
-                    Direction::Egress => "egress",
-                };
-                vec![Step::Key("spec"), Step::Key(list), Step::Item(index)]
-            }
-            None => vec![Step::Key("metadata"), Step::Key("name")],
-        };
-        let Origin { source, document, item } = *origin;
-        let line = self.documents.line_at(source, document, item, &path)?;
-        Some((self.documents.sources[source].name.clone(), line))
-    }
-
-    /// Where what decided stands.
-    pub fn place_of_reason(&self, reason: &Reason) -> Option<(Arc<str>, usize)> {
-        match reason {
-            Reason::Rule(RuleId { policy, direction, index }) => {
-                self.place_of(policy, Some((*direction, *index)))
-            }
-            Reason::Isolated(policies) => {
-                self.place_of(&PolicyId::Network(policies.first()?.clone()), None)
-            }
-            _ => None,
-        }
     }
 
     /// What a pod calls a port.

@@ -36,6 +36,9 @@ pub struct Comparison {
     pub removed: Vec<String>,
     /// Between workloads that are in both.
     pub differences: Vec<Difference>,
+    /// What is not judged as it is written, on either side; the differences are not to be relied
+    /// on while there is any.
+    pub problems: Vec<String>,
 }
 
 /// Compares what may pass before and after.
@@ -57,7 +60,11 @@ pub fn compare(
         for to in old_names.intersection(&new_names) {
             let was = between(before, &evaluators.0, &stretches, families, (&old[from], &old[to]));
             let is = between(after, &evaluators.1, &stretches, families, (&new[from], &new[to]));
-            let (Some(was), Some(is)) = (was, is) else { continue };
+            let (was, is) = match (was.reach(), is.reach()) {
+                (Some(was), Some(is)) => (was, is),
+                // One pod alone, before or after: that it has others now is no policy's doing.
+                _ => continue,
+            };
             if was == is {
                 continue;
             }
@@ -75,7 +82,9 @@ pub fn compare(
     let added: Vec<String> = new_names.difference(&old_names).cloned().collect();
     let removed: Vec<String> = old_names.difference(&new_names).cloned().collect();
     let same = differences.is_empty() && added.is_empty() && removed.is_empty();
-    Ok(Comparison { same, added, removed, differences })
+    let mut problems = before.problems();
+    problems.extend(after.problems().into_iter().filter(|p| !before.problems().contains(p)));
+    Ok(Comparison { same, added, removed, differences, problems })
 }
 
 impl Comparison {

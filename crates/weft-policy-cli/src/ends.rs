@@ -35,9 +35,6 @@ impl fmt::Display for Party {
     }
 }
 
-/// Addresses that documentation may use (RFC 5737, RFC 3849), for somebody outside.
-const OUTSIDE: [&str; 2] = ["198.51.100.1", "2001:db8:c0ff:ee::1"];
-
 /// A Service's port, as the pods behind it listen on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -176,10 +173,7 @@ impl Cluster {
                 Some((address, pod.node.clone().filter(|_| pod.host_network)))
             }
             Party::Address(address) => Some((pick(&[*address])?, None)),
-            Party::Outside => {
-                let all: Vec<IpAddr> = OUTSIDE.iter().filter_map(|a| a.parse().ok()).collect();
-                Some((pick(&all)?, None))
-            }
+            Party::Outside => Some((pick(&self.outside)?, None)),
             Party::Dns => {
                 let all: Vec<IpAddr> = self.input.dns.iter().copied().collect();
                 Some((pick(&all)?, None))

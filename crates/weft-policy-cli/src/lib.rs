@@ -12,17 +12,23 @@
 //! This crate knows nothing of the kernel, of nodes' tables or of a running API.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod cluster;
 mod compare;
 mod ends;
 mod expect;
+mod fields;
 mod line;
 mod lints;
+mod live;
 mod manifest;
 mod matrix;
+pub mod observed;
+mod origin;
+mod report;
 mod run;
 
-pub use cluster::{Cluster, Group, Origin};
+pub use cluster::{Cluster, Group};
 pub use compare::{Comparison, compare};
 pub use ends::Party;
 pub use expect::{Expectation, Suite, parse_suite};
@@ -30,7 +36,9 @@ pub use line::{Step, line_of};
 pub use lints::{Note, lint};
 pub use manifest::{Documents, Object, Problem, Source};
 pub use matrix::{Matrix, matrix};
-pub use run::{Outcome, Report, run};
+pub use origin::Origin;
+pub use report::{Decider, Outcome, Report};
+pub use run::run;
 
 /// Bounds on what comes from outside.
 pub mod limits {

@@ -72,7 +72,7 @@ fn surprises(cluster: &Cluster, object: &Object) -> Vec<Note> {
     let filled = |v: &Value| v.as_array().is_some_and(|a| !a.is_empty());
     let types = &spec["policyTypes"];
     let has_type = |t: &str| types.as_array().is_some_and(|a| a.iter().any(|x| x == t));
-    let mut found: Vec<(Vec<Step>, Severity, &str)> = Vec::new();
+    let mut found: Vec<(Vec<Step<'_>>, Severity, &str)> = Vec::new();
     match (object.kind(), object.group()) {
         ("NetworkPolicy", "networking.k8s.io") => {
             if !filled(types) && filled(&spec["egress"]) && !filled(&spec["ingress"]) {
@@ -97,22 +97,13 @@ fn surprises(cluster: &Cluster, object: &Object) -> Vec<Note> {
                 }
             }
         }
-        ("AdminNetworkPolicy" | "BaselineAdminNetworkPolicy", _) => {
-            let message = "is not judged: use ClusterNetworkPolicy, which replaces it";
-            found.push((vec![Step::Key("kind")], Severity::Warning, message));
-        }
         _ => {}
     }
-    let name = |key: &str| object.value["metadata"][key].as_str().unwrap_or("default").to_owned();
-    let policy = match object.kind() {
-        kind @ "NetworkPolicy" => format!("{kind} {}/{}", name("namespace"), name("name")),
-        kind => format!("{kind} {}", name("name")),
-    };
-    let note = |(path, severity, message): (Vec<Step>, Severity, &str)| Note {
+    let note = |(path, severity, message): (Vec<Step<'_>>, Severity, &str)| Note {
         file: documents.sources[object.source].name.to_string(),
         line: documents.line(object, &path),
         severity: severity.to_string(),
-        policy: policy.clone(),
+        policy: object.title(),
         rule: None,
         message: message.to_owned(),
     };

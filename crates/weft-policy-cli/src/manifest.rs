@@ -3,12 +3,16 @@
 use crate::{
     Step,
     limits::{FILE_BYTES_MAX, FILES_MAX},
+    line::Lines,
     line_of,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use serde_yaml_ng::Value as Yaml;
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 /// A text with the name that people know it by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +62,19 @@ impl Object {
         self.value["kind"].as_str().unwrap_or_default()
     }
 
+    /// Kind and name, as complaints begin.
+    pub fn title(&self) -> String {
+        let meta = &self.value["metadata"];
+        let name = meta["name"].as_str().unwrap_or_default();
+        match (self.kind(), meta["namespace"].as_str()) {
+            (kind @ "NetworkPolicy", namespace) => {
+                format!("{kind} {}/{name}", namespace.unwrap_or("default"))
+            }
+            (kind, Some(namespace)) => format!("{kind} {namespace}/{name}"),
+            (kind, None) => format!("{kind} {name}"),
+        }
+    }
+
     /// The group in `apiVersion`.
     pub fn group(&self) -> &str {
         let version = self.value["apiVersion"].as_str().unwrap_or_default();
@@ -72,6 +89,8 @@ pub struct Documents {
     pub sources: Vec<Source>,
     /// The objects, lists taken apart.
     pub objects: Vec<Object>,
+    /// Where things stand in each source, once somebody asked.
+    pub(crate) lines: Vec<OnceLock<Lines>>,
 }
 
 impl Documents {
@@ -112,11 +131,12 @@ impl Documents {
                 }
             }
         }
-        Ok(Self { sources, objects })
+        let lines = vec![OnceLock::new(); sources.len()];
+        Ok(Self { sources, objects, lines })
     }
 
     /// The line of a place inside an object.
-    pub fn line(&self, object: &Object, path: &[Step]) -> Option<usize> {
+    pub fn line(&self, object: &Object, path: &[Step<'_>]) -> Option<usize> {
         self.line_at(object.source, object.document, object.item, path)
     }
 
@@ -126,15 +146,22 @@ impl Documents {
         source: usize,
         document: usize,
         item: Option<usize>,
-        path: &[Step],
+        path: &[Step<'_>],
     ) -> Option<usize> {
         let list = item.map(|i| [Step::Key("items"), Step::Item(i)]);
-        let whole: Vec<Step> = list.into_iter().flatten().chain(path.iter().cloned()).collect();
-        line_of(&self.sources.get(source)?.text, document, &whole)
+        let whole: Vec<Step<'_>> = list.into_iter().flatten().chain(path.iter().copied()).collect();
+        let text = &self.sources.get(source)?.text;
+        let lines = self.lines.get(source)?.get_or_init(|| Lines::of(text));
+        lines.line(document, &whole).or_else(|| line_of(text, document, &whole))
     }
 
     /// A problem with an object.
-    pub fn problem(&self, object: &Object, path: &[Step], message: impl fmt::Display) -> Problem {
+    pub fn problem(
+        &self,
+        object: &Object,
+        path: &[Step<'_>],
+        message: impl fmt::Display,
+    ) -> Problem {
         Problem {
             file: self.sources[object.source].name.clone(),
             line: self.line(object, path),

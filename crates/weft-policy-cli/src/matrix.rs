@@ -14,7 +14,7 @@ pub struct Cell {
     pub from: String,
     /// The receiver.
     pub to: String,
-    /// `everything`, `nothing`, or ports.
+    /// `everything`, `nothing`, `itself`, `no address`, or ports.
     pub allowed: String,
 }
 
@@ -25,6 +25,8 @@ pub struct Matrix {
     pub ends: Vec<String>,
     /// Every pair, row by row.
     pub cells: Vec<Cell>,
+    /// What is not judged as it is written; the cells are not to be relied on while there is any.
+    pub problems: Vec<String>,
 }
 
 /// An end of a matrix.
@@ -46,27 +48,64 @@ pub(crate) fn ends(cluster: &Cluster) -> Result<Vec<End>, String> {
     Ok(all)
 }
 
-/// What always passes from each pod of one end to each of the other, in every family; `None`
-/// where they are one and the same pod.
+/// What passes from one end to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Passes {
+    /// They are one and the same pod.
+    Itself,
+    /// They have no addresses of one family among those asked for.
+    NoAddress,
+    /// What always passes, from each pod of the one to each of the other, in every family.
+    Reach(Reach),
+}
+
+impl Passes {
+    /// What passes; nothing between ends that cannot meet.
+    pub(crate) fn reach(self) -> Option<Reach> {
+        match self {
+            Self::Itself => None,
+            Self::NoAddress => Some(Reach::default()),
+            Self::Reach(reach) => Some(reach),
+        }
+    }
+}
+
+impl std::fmt::Display for Passes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Itself => f.write_str("itself"),
+            Self::NoAddress => f.write_str("no address"),
+            Self::Reach(reach) => reach.fmt(f),
+        }
+    }
+}
+
+/// What passes between two ends.
 pub(crate) fn between(
     cluster: &Cluster,
     evaluator: &Evaluator<'_>,
     stretches: &Stretches,
     families: IpFamilies,
     (from, to): (&End, &End),
-) -> Option<Reach> {
+) -> Passes {
     let mut all: Option<Reach> = None;
+    let mut others = false;
     for family in families.list() {
         for (a, b) in from.pods.iter().flat_map(|a| to.pods.iter().map(move |b| (a, b))) {
             if a == b {
                 continue;
             }
+            others = true;
             let Some(flow) = cluster.flow(a, b, *family, Transport::Other) else { continue };
             let reach = Reach::of(evaluator, &flow, stretches);
             all = Some(all.map_or_else(|| reach.clone(), |r| r.and(&reach)));
         }
     }
-    all
+    match all {
+        Some(reach) => Passes::Reach(reach),
+        None if others => Passes::NoAddress,
+        None => Passes::Itself,
+    }
 }
 
 /// The matrix of a cluster.
@@ -77,16 +116,18 @@ pub fn matrix(cluster: &Cluster, families: IpFamilies) -> Result<Matrix, String>
     let mut cells = Vec::with_capacity(ends.len() * ends.len());
     for from in &ends {
         for to in &ends {
-            let reach = between(cluster, &evaluator, &stretches, families, (from, to));
-            let allowed = reach.map_or_else(|| "itself".to_owned(), |r| r.to_string());
+            let passes = between(cluster, &evaluator, &stretches, families, (from, to));
+            let allowed = passes.to_string();
             cells.push(Cell { from: from.name.clone(), to: to.name.clone(), allowed });
         }
     }
-    Ok(Matrix { ends: ends.into_iter().map(|e| e.name).collect(), cells })
+    let ends = ends.into_iter().map(|e| e.name).collect();
+    Ok(Matrix { ends, cells, problems: cluster.problems() })
 }
 
 impl Matrix {
-    /// A picture of the whole (`●` everything, `◐` some ports, `·` nothing), and the ports.
+    /// A picture of the whole (`●` everything, `◐` some ports, `·` nothing, `○` itself, `–` no
+    /// addresses of one family), and the ports.
     pub fn text(&self) -> String {
         let mut text = String::from("from ↓  to →\n");
         let width = self.ends.iter().map(|e| e.chars().count()).max().unwrap_or(0);
@@ -101,7 +142,11 @@ impl Matrix {
             }
             text.push('\n');
         }
-        text.push_str("● everything  ◐ some ports  · nothing  ○ itself\n");
+        text.push_str("● everything  ◐ some ports  · nothing  ○ itself");
+        if self.cells.iter().any(|c| sign(&c.allowed) == '–') {
+            text.push_str("  – no addresses of one family");
+        }
+        text.push('\n');
         let some = |c: &&Cell| sign(&c.allowed) == '◐';
         for cell in self.cells.iter().filter(some) {
             let _ = writeln!(text, "{} → {}  {}", cell.from, cell.to, cell.allowed);
@@ -138,6 +183,7 @@ fn sign(allowed: &str) -> char {
         "everything" => '●',
         "nothing" => '·',
         "itself" => '○',
+        "no address" => '–',
         _ => '◐',
     }
 }

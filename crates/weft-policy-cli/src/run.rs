@@ -1,92 +1,22 @@
 //! Runs expectations.
 
 use crate::{
-    Cluster, Party, Problem, Step,
+    Cluster, Object, Party, Problem, Step,
     expect::{Expectation, Suite, suite_of},
     limits::{EXPECTATIONS_MAX, FLOWS_MAX},
+    report::{Decider, Outcome, Report},
 };
-use serde::Serialize;
 use std::fmt::Write;
 use weft_model::{Direction, IpFamily, Port, Protocol};
 use weft_policy::{Evaluator, Flow, Reach, Reason, Stretches, Transport};
-
-/// How one expectation fared. The names of these fields are an interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Outcome {
-    /// Its name; may be empty.
-    pub name: String,
-    /// File of the expectation.
-    pub file: String,
-    /// Its line.
-    pub line: Option<usize>,
-    /// The sender: of the flow that contradicts, else of the first one.
-    pub from: String,
-    /// The receiver.
-    pub to: String,
-    /// The port, e.g. `TCP/80`; empty for everything.
-    pub port: String,
-    /// `IPv4` or `IPv6`.
-    pub family: String,
-    /// `allow` or `deny`.
-    pub expected: &'static str,
-    /// `allow`, `deny`, or `error` where the expectation cannot be judged.
-    pub observed: &'static str,
-    /// Whether both are the same.
-    pub ok: bool,
-    /// How many flows were judged.
-    pub flows: usize,
-    /// Which side decided, and why.
-    pub reason: String,
-    /// The rule or policy that decided.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<Decider>,
-}
-
-/// What decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Decider {
-    /// `ingress` or `egress`.
-    pub direction: String,
-    /// The policy, e.g. `NetworkPolicy shop/db`.
-    pub policy: String,
-    /// Place of the rule in its list; absent where no rule of the policy matched.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub index: Option<usize>,
-    /// The peer that matched.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peer: Option<String>,
-    /// The port that matched.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<String>,
-    /// The file it stands in.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
-    /// And the line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub line: Option<usize>,
-}
-
-/// How all of them fared. The names of these fields are an interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// Whether every expectation holds.
-    pub ok: bool,
-    /// Each expectation.
-    pub tests: Vec<Outcome>,
-}
 
 /// Runs every expectation in the cluster's documents.
 pub fn run(cluster: &Cluster) -> Result<Report, Problem> {
     let documents = cluster.documents();
     let evaluator = Evaluator::new(&cluster.input);
     let stretches = Stretches::of([&cluster.input]);
-    let mut report = Report::default();
-    for object in documents.objects.iter().filter(|o| o.kind() == "PolicyTest") {
-        let suite = suite_of(&object.value).map_err(|e| documents.problem(object, &[], e))?;
-        if report.tests.len() + suite.tests.len() > EXPECTATIONS_MAX {
-            let message = format!("more than {EXPECTATIONS_MAX} expectations");
-            return Err(documents.problem(object, &[], message));
-        }
+    let mut report = Report { problems: cluster.problems(), ..Report::default() };
+    for (object, suite) in suites(cluster)? {
         for (i, test) in suite.tests.iter().enumerate() {
             let judge =
                 Judge { cluster, evaluator: &evaluator, stretches: &stretches, suite: &suite };
@@ -96,24 +26,42 @@ pub fn run(cluster: &Cluster) -> Result<Report, Problem> {
             report.tests.push(outcome);
         }
     }
-    report.ok = report.tests.iter().all(|t| t.ok) && !report.tests.is_empty();
+    report.ok = report.holds() && report.problems.is_empty();
     Ok(report)
 }
 
-struct Judge<'s, 'c> {
-    cluster: &'c Cluster,
-    evaluator: &'s Evaluator<'c>,
-    stretches: &'s Stretches,
-    suite: &'s Suite,
+/// The suites among the cluster's documents, in their order.
+pub(crate) fn suites(cluster: &Cluster) -> Result<Vec<(&Object, Suite)>, Problem> {
+    let documents = cluster.documents();
+    let mut suites = Vec::new();
+    let mut tests = 0;
+    for object in documents.objects.iter().filter(|o| o.kind() == "PolicyTest") {
+        let suite = suite_of(&object.value).map_err(|e| documents.problem(object, &[], e))?;
+        tests += suite.tests.len();
+        if tests > EXPECTATIONS_MAX {
+            let message = format!("more than {EXPECTATIONS_MAX} expectations");
+            return Err(documents.problem(object, &[], message));
+        }
+        suites.push((object, suite));
+    }
+    Ok(suites)
+}
+
+/// What a suite is judged with.
+pub(crate) struct Judge<'s, 'c> {
+    pub cluster: &'c Cluster,
+    pub evaluator: &'s Evaluator<'c>,
+    pub stretches: &'s Stretches,
+    pub suite: &'s Suite,
 }
 
 /// What an expectation stands for: ends, and what passes between them (`None`: everything).
-type Case = (Party, Party, Option<Transport>, bool);
+pub(crate) type Case = (Party, Party, Option<Transport>, bool);
 
 impl Judge<'_, '_> {
-    fn run(&self, test: &Expectation) -> Outcome {
-        let expected = word(test.allow);
-        let mut outcome = Outcome {
+    /// An outcome before anything was judged.
+    pub(crate) fn blank(&self, test: &Expectation) -> Outcome {
+        Outcome {
             name: test.name.clone(),
             file: String::new(),
             line: None,
@@ -121,13 +69,17 @@ impl Judge<'_, '_> {
             to: test.to.join(", "),
             port: test.port.clone().unwrap_or_default(),
             family: String::new(),
-            expected,
+            expected: word(test.allow),
             observed: "error",
             ok: false,
             flows: 0,
             reason: String::new(),
             rule: None,
-        };
+        }
+    }
+
+    fn run(&self, test: &Expectation) -> Outcome {
+        let mut outcome = self.blank(test);
         let cases = match self.cases(test) {
             Ok(cases) => cases,
             Err(reason) => return Outcome { reason, ..outcome },
@@ -155,7 +107,7 @@ impl Judge<'_, '_> {
         outcome
     }
 
-    fn flow(
+    pub(crate) fn flow(
         &self,
         (from, to, transport, through_service): &Case,
         family: IpFamily,
@@ -183,7 +135,14 @@ impl Judge<'_, '_> {
         }
     }
 
-    fn describe(&self, outcome: &mut Outcome, case: &Case, flow: &Flow, family: IpFamily) {
+    /// Fills in the ends, and who decided.
+    pub(crate) fn describe(
+        &self,
+        outcome: &mut Outcome,
+        case: &Case,
+        flow: &Flow,
+        family: IpFamily,
+    ) {
         outcome.from = case.0.to_string();
         outcome.to = case.1.to_string();
         outcome.family = family.to_string();
@@ -228,7 +187,8 @@ impl Judge<'_, '_> {
         Some(decider)
     }
 
-    fn cases(&self, test: &Expectation) -> Result<Vec<Case>, String> {
+    /// What an expectation stands for.
+    pub(crate) fn cases(&self, test: &Expectation) -> Result<Vec<Case>, String> {
         let namespace = &self.suite.namespace;
         let mut senders = Vec::new();
         for text in &test.from {
@@ -306,7 +266,7 @@ impl Judge<'_, '_> {
     }
 }
 
-fn word(allow: bool) -> &'static str {
+pub(crate) fn word(allow: bool) -> &'static str {
     if allow { "allow" } else { "deny" }
 }
 
@@ -315,107 +275,4 @@ fn port_text(transport: Transport) -> String {
         Transport::Port(protocol, port) => format!("{protocol}/{port}"),
         Transport::Other => "ICMP".to_owned(),
     }
-}
-
-impl Outcome {
-    /// One line for people.
-    fn line(&self) -> String {
-        let port = if self.port.is_empty() { String::new() } else { format!(" {}", self.port) };
-        let mark = if self.ok { '✓' } else { '✗' };
-        let name = if self.name.is_empty() { String::new() } else { format!("{}: ", self.name) };
-        let mut line = format!("{mark} {name}{} → {}{port}: ", self.from, self.to);
-        line += self.observed;
-        if !self.ok {
-            let _ = write!(line, ", expected {}", self.expected);
-        } else if self.flows > 1 {
-            let _ = write!(line, ", as all {} flows", self.flows);
-        }
-        let _ = write!(line, "\n    {}", self.reason);
-        if let Some(rule) = &self.rule {
-            if let Some(peer) = &rule.peer {
-                let _ = write!(line, " ({peer})");
-            }
-            if let (Some(file), Some(at)) = (&rule.file, rule.line) {
-                let _ = write!(line, "\n    {file}:{at}");
-            }
-        }
-        line
-    }
-}
-
-impl Report {
-    /// For people: failures, or with `all` everything, and a summary.
-    pub fn text(&self, all: bool) -> String {
-        let mut text = String::new();
-        for test in self.tests.iter().filter(|t| all || !t.ok) {
-            let _ = writeln!(text, "{}", test.line());
-        }
-        let failed = self.tests.iter().filter(|t| !t.ok).count();
-        let flows: usize = self.tests.iter().map(|t| t.flows).sum();
-        let _ = match self.tests.len() {
-            0 => writeln!(text, "no expectations: there is no document of kind PolicyTest"),
-            n => writeln!(text, "{n} expectations, {flows} flows, {failed} failed"),
-        };
-        text
-    }
-
-    /// For CI systems.
-    pub fn junit(&self) -> String {
-        let failed = self.tests.iter().filter(|t| !t.ok && t.observed != "error").count();
-        let errors = self.tests.iter().filter(|t| t.observed == "error").count();
-        let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-        let _ = writeln!(
-            xml,
-            "<testsuite name=\"weft policy test\" tests=\"{}\" failures=\"{failed}\" errors=\"{errors}\">",
-            self.tests.len()
-        );
-        for test in &self.tests {
-            let port = if test.port.is_empty() { String::new() } else { format!(" {}", test.port) };
-            let name = match test.name.as_str() {
-                "" => format!("{} → {}{port} {}", test.from, test.to, test.expected),
-                name => name.to_owned(),
-            };
-            let _ = write!(
-                xml,
-                "  <testcase classname=\"{}\" name=\"{}\"",
-                escape(&test.file),
-                escape(&name)
-            );
-            let _ = match test.line {
-                Some(line) => write!(xml, " line=\"{line}\""),
-                None => Ok(()),
-            };
-            if test.ok {
-                xml.push_str("/>\n");
-                continue;
-            }
-            let element = if test.observed == "error" { "error" } else { "failure" };
-            let message = format!("expected {}, observed {}", test.expected, test.observed);
-            let _ = writeln!(
-                xml,
-                ">\n    <{element} message=\"{}\">{}</{element}>\n  </testcase>",
-                escape(&message),
-                escape(&test.line())
-            );
-        }
-        xml.push_str("</testsuite>\n");
-        xml
-    }
-}
-
-/// Text for XML: its five characters with a meaning, and those that it must not hold.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\n' | '\t' => out.push(c),
-            c if c.is_control() => out.push('?'),
-            c => out.push(c),
-        }
-    }
-    out
 }

@@ -230,3 +230,163 @@ fn texts_that_are_no_manifests_are_refused_with_their_line() {
     let other = "kind: ConfigMap\ndata: {1: x}\n---\n- a\n---\njust text\n---\n";
     assert!(cluster(vec![source("other.yaml", other)]).groups.is_empty());
 }
+
+/// Each is dropped or refused by the API, and would open or close something unnoticed.
+#[test]
+fn what_is_not_judged_as_it_is_written_is_told_and_no_success() {
+    let policy = |spec: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\n\
+             spec:\n  podSelector: {{}}\n{spec}"
+        )
+    };
+    let cluster_policy = |rule: &str| {
+        format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n\
+             metadata: {{name: p}}\nspec:\n  tier: Admin\n  priority: 1\n  subject: {{namespaces: \
+             {{}}}}\n  ingress:\n  - {rule}\n"
+        )
+    };
+    let all = "from: [{namespaces: {}}]";
+    let tests = "---\nkind: Pod\nmetadata: {name: a}\nspec: {}\n---\nkind: Pod\nmetadata: {name: \
+        b}\nspec: {}\n---\nkind: PolicyTest\ntests: [{from: a, to: a, expect: allow}]\n";
+    for (text, problem) in [
+        (
+            policy("  ingress:\n  - fro: [{podSelector: {}}]\n"),
+            "a.yaml:7: NetworkPolicy default/p: spec.ingress[0].fro is no field of the API, which \
+             ignores or refuses it; did you mean from?",
+        ),
+        (
+            policy("  ingress:\n  - ports: []\n    to: [{podSelector: {}}]\n"),
+            "a.yaml:8: NetworkPolicy default/p: spec.ingress[0].to is no field of the API, which \
+             ignores or refuses it; known here: from, ports",
+        ),
+        (
+            policy("  policyTypes: [ingress]\n"),
+            "a.yaml:6: NetworkPolicy default/p: spec.policyTypes[0] 'ingress' is unknown; did you \
+             mean Ingress?",
+        ),
+        (
+            cluster_policy(&format!("{{action: Accept, {all}, protocols: [{{tcp: {{}}}}]}}")),
+            "a.yaml:9: ClusterNetworkPolicy p: spec.ingress[0].protocols[0].tcp is empty; it needs \
+             one of destinationPort",
+        ),
+        (
+            "apiVersion: networking.k8s.io/v1beta1\nkind: NetworkPolicy\nmetadata: {name: p}\n"
+                .to_owned(),
+            "a.yaml:2: NetworkPolicy default/p is not judged: its apiVersion is \
+             'networking.k8s.io/v1beta1', not networking.k8s.io/v1",
+        ),
+        (
+            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: BaselineAdminNetworkPolicy\n\
+             metadata: {name: p}\n"
+                .to_owned(),
+            "a.yaml:2: BaselineAdminNetworkPolicy p is not judged: use ClusterNetworkPolicy, which \
+             replaces it",
+        ),
+    ] {
+        let cluster = cluster(vec![source("a.yaml", &format!("{text}{tests}"))]);
+        let report = run(&cluster).expect("readable");
+        assert_eq!(report.problems, [problem]);
+        assert!(report.holds() && !report.ok, "{text}");
+        assert!(report.junit().contains("errors=\"1\""), "{}", report.junit());
+        let matrix = matrix(&cluster, IpFamilies::Ipv4).expect("small");
+        assert_eq!(matrix.problems, [problem]);
+        let differences = compare(&cluster, &cluster, IpFamilies::Ipv4).expect("small");
+        assert_eq!(differences.problems, [problem]);
+        let notes: Vec<String> = lint(&cluster).iter().map(|n| n.text()).collect();
+        let (place, rest) = problem.split_once(": ").expect("a place");
+        assert!(notes.contains(&format!("{place}: error: {rest}")), "{notes:#?}");
+    }
+}
+
+#[test]
+fn invented_addresses_are_nobody_elses() {
+    // A pod of a cluster, and ranges that mean something else, where templates' pods would be.
+    const TEXT: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: real, labels: {app: real}}
+spec: {}
+status: {podIPs: [{ip: 10.244.0.2}, {ip: 'fd00:10:244::2'}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec: {template: {metadata: {labels: {app: web}}, spec: {}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: other}
+spec: {template: {metadata: {labels: {app: other}}, spec: {}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+  - from:
+    - ipBlock: {cidr: 10.244.0.0/16}
+    - ipBlock: {cidr: fd00::/8}
+    - ipBlock: {cidr: 198.51.100.0/24}
+---
+kind: PolicyTest
+ipFamily: dual
+tests:
+- {from: other, to: web, expect: deny}
+- {from: outside, to: web, expect: deny}
+- {from: real, to: web, expect: allow}
+";
+    let one = cluster(vec![source("a.yaml", TEXT)]);
+    let report = run(&one).expect("readable");
+    assert!(report.ok, "{}", report.text(true));
+    // What one side of a comparison names, the other does not invent.
+    let without = TEXT
+        .replace("- ipBlock: {cidr: 10.244.0.0/16}", "- podSelector: {matchLabels: {app: real}}");
+    let documents = |text: &str| Documents::parse(vec![source("a.yaml", text)]).expect("YAML");
+    let (before, after) = Cluster::pair(documents(TEXT), documents(&without)).expect("readable");
+    for (id, pod) in &before.input.pods {
+        assert_eq!(after.input.pods[id].addresses, pod.addresses, "{id}");
+    }
+    let differences = compare(&before, &after, IpFamilies::Ipv4).expect("small");
+    assert!(differences.same, "{}", differences.text());
+}
+
+#[test]
+fn no_common_family_is_not_being_oneself() {
+    let pod = |name: &str, ip: &str| {
+        format!(
+            "kind: Pod\nmetadata: {{name: {name}}}\nspec: {{}}\nstatus: {{podIP: '{ip}'}}\n---\n"
+        )
+    };
+    let text = pod("a", "192.0.2.1") + &pod("b", "2001:db8::1") + &pod("c", "2001:db8::2");
+    let cluster = cluster(vec![source("a.yaml", &text)]);
+    let matrix = matrix(&cluster, IpFamilies::Ipv6).expect("small");
+    let cell = |from: &str, to: &str| {
+        let all = matrix.cells.iter();
+        let mut found = all.filter(|c| c.from == from && c.to == to).map(|c| c.allowed.as_str());
+        found.next().expect("a cell").to_owned()
+    };
+    assert_eq!(cell("default/a", "default/b"), "no address");
+    assert_eq!(cell("default/a", "default/a"), "itself");
+    assert_eq!(cell("default/b", "default/c"), "everything");
+    assert!(matrix.text().contains("– no addresses of one family"), "{}", matrix.text());
+    assert!(!matrix.dot().contains("\"default/a\" ->"), "{}", matrix.dot());
+}
+
+#[test]
+fn lines_cost_one_reading_of_the_text() {
+    // Looking for each line from the beginning takes minutes here.
+    const TESTS: usize = 4_000;
+    let mut text =
+        String::from("kind: Pod\nmetadata: {name: a}\nspec: {}\n---\nkind: PolicyTest\ntests:\n");
+    for _ in 0..TESTS {
+        text += "- {from: outside, to: a, port: 80, expect: allow}\n";
+    }
+    let begin = std::time::Instant::now();
+    let report = report(vec![source("a.yaml", &text)]);
+    assert!(report.ok && report.tests.len() == TESTS);
+    assert_eq!(report.tests[TESTS - 1].line, Some(6 + TESTS));
+    assert!(begin.elapsed().as_secs() < 10, "{:?}", begin.elapsed());
+}
