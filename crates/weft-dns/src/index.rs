@@ -127,7 +127,7 @@ impl DnsIndex {
     /// it; the result is the same without.
     pub fn build(snapshot: &Snapshot, zone: &Zone, previous: Option<&Self>) -> Self {
         let mut namespaces: HashMap<Arc<str>, HashMap<Arc<str>, Built>> =
-            snapshot.namespaces.iter().map(|n| (n.clone(), HashMap::new())).collect();
+            snapshot.namespaces.keys().map(|n| (n.clone(), HashMap::new())).collect();
         let mut reverse: HashMap<IpAddr, Vec<ReverseName>> = HashMap::new();
         for (id, service) in &snapshot.services {
             let slices: Vec<Arc<EndpointSlice>> = match service.kind {
@@ -170,7 +170,8 @@ impl DnsIndex {
         };
         before.services == next.services
             && before.nodes == next.nodes
-            && before.namespaces == next.namespaces
+            // Labels of namespaces are policies' business.
+            && !before.namespaces.diff(&next.namespaces).any(|d| d.before.is_none() || d.after.is_none())
             && !before.slices.diff(&next.slices).any(|d| is_named(d.key))
     }
 

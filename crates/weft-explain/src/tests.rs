@@ -3,8 +3,8 @@
 use super::*;
 use std::sync::Arc;
 use weft_model::{
-    Endpoint, EndpointPort, EndpointSlice, External, Node, Port, Protocol, Service, ServiceKind,
-    ServicePort, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, External, Labels, Namespace, Node, Port, Protocol,
+    Service, ServiceKind, ServicePort, TrafficPolicy,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -73,7 +73,11 @@ fn slice(of: &str, v6: bool) -> EndpointSlice {
 
 fn world() -> World {
     let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
-    snapshot.namespaces = ["default", "shop"].map(Into::into).into_iter().collect();
+    let namespace = |name: &str| {
+        let namespace = Namespace { name: name.into(), labels: Labels::default(), audit: false };
+        (namespace.name.clone(), Arc::new(namespace))
+    };
+    snapshot.namespaces = ["default", "shop"].map(namespace).into_iter().collect();
     let mut pods = BTreeMap::new();
     for n in 1..=3u8 {
         let name: NodeName = format!("node{n}").parse().expect("name");

@@ -588,7 +588,7 @@ impl<'a> Tracer<'a> {
         let namespaces = &self.world.snapshot.namespaces;
         let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
         let cluster = labels.len() == 1
-            || (namespaces.contains(labels[1]) && (labels.len() == 2 || labels[2] == "svc"));
+            || (namespaces.contains_key(labels[1]) && (labels.len() == 2 || labels[2] == "svc"));
         let (first, second) = (labels[0], labels.get(1).copied());
         let id = NamespacedName::new(second.unwrap_or(&question.namespace), first);
         if !cluster || self.world.snapshot.services.contains_key(&id) {

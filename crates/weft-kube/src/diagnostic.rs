@@ -23,8 +23,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Those that are watched, in the order of their lists.
-    pub const ALL: [Self; 4] = [Self::Namespace, Self::Node, Self::Service, Self::EndpointSlice];
+    /// All of them; each is watched.
+    pub const ALL: [Self; 7] = [
+        Self::Namespace,
+        Self::Node,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Pod,
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+    ];
 }
 
 impl fmt::Display for Kind {

@@ -8,11 +8,12 @@
 //!
 //! Needs, beside the rights for the watches, `create`, `get` and `patch` on events (core/v1).
 
-use crate::{Diagnostic, Kind};
+use crate::{Diagnostic, Kind, cluster_policy::ClusterNetworkPolicy};
 use k8s_openapi::{
     api::{
-        core::v1::{Event, EventSource, Node, ObjectReference, Service},
+        core::v1::{Event, EventSource, Node, ObjectReference, Pod, Service},
         discovery::v1::EndpointSlice,
+        networking::v1::NetworkPolicy,
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
     jiff::Timestamp,
@@ -216,7 +217,20 @@ async fn subject(
             ("discovery.k8s.io/v1", "EndpointSlice", uid(&api, name).await?)
         }
         Kind::Node => ("v1", "Node", uid(&Api::<Node>::all(client.clone()), name).await?),
-        _ => return Ok(None),
+        Kind::Pod => {
+            let api = Api::<Pod>::namespaced(client.clone(), namespace);
+            ("v1", "Pod", uid(&api, name).await?)
+        }
+        Kind::NetworkPolicy => {
+            let api = Api::<NetworkPolicy>::namespaced(client.clone(), namespace);
+            ("networking.k8s.io/v1", "NetworkPolicy", uid(&api, name).await?)
+        }
+        Kind::ClusterNetworkPolicy => {
+            let api = Api::<ClusterNetworkPolicy>::all(client.clone());
+            let version = <ClusterNetworkPolicy as k8s_openapi::Resource>::API_VERSION;
+            (version, "ClusterNetworkPolicy", uid(&api, name).await?)
+        }
+        Kind::Namespace => return Ok(None),
     };
     Ok(uid.map(|uid| ObjectReference {
         api_version: Some(api_version.to_owned()),

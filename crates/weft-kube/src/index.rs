@@ -2,25 +2,38 @@
 //! no time and does no I/O, so that every interleaving of events can be tried in a test.
 
 use crate::{
-    Diagnostic, Kind,
+    Diagnostic, Kind, cluster_policy,
     lower::{self, Lowered},
+    slim::WatchedPod,
 };
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::{
+    Metadata,
+    api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking},
+};
 use kube::runtime::watcher::Event;
 use std::{collections::BTreeMap, sync::Arc};
-use weft_model::{EndpointSlice, NamespacedName, Node, Service, Snapshot};
+use weft_model::{
+    ClusterNetworkPolicy, EndpointSlice, Map, Namespace, NamespacedName, NetworkPolicy, Node,
+    NodePeer, Pod, Service, Snapshot,
+};
 
 /// A lowered object of one of the watched kinds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
-    /// Name of a namespace.
-    Namespace(Arc<str>),
-    /// A node.
-    Node(Arc<Node>),
+    /// A namespace.
+    Namespace(Arc<Namespace>),
+    /// A node, for the network and for policies.
+    Node(Arc<Node>, Arc<NodePeer>),
     /// A Service.
     Service(Arc<Service>),
     /// An EndpointSlice.
     EndpointSlice(Arc<EndpointSlice>),
+    /// A pod.
+    Pod(Arc<Pod>),
+    /// A NetworkPolicy.
+    NetworkPolicy(Arc<NetworkPolicy>),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(Arc<ClusterNetworkPolicy>),
 }
 
 /// What one event of a watch does to the index.
@@ -49,15 +62,15 @@ pub trait Indexed {
 }
 
 macro_rules! indexed {
-    ($($type:ty, $kind:ident, $lower:expr, $wrap:expr;)*) => {$(
+    ($($type:ty, $kind:ident, $lower:expr;)*) => {$(
         impl Indexed for $type {
             const KIND: Kind = Kind::$kind;
             fn id(&self) -> NamespacedName {
-                lower::id_of(&self.metadata)
+                lower::id_of(self.metadata())
             }
             fn lower(&self) -> Lowered<Object> {
                 let Lowered { value, diagnostics } = $lower(self);
-                let value = value.map(|v| Object::$kind($wrap(v)));
+                let value = value.map(|v| Object::$kind(Arc::new(v)));
                 Lowered { value, diagnostics }
             }
         }
@@ -65,10 +78,28 @@ macro_rules! indexed {
 }
 
 indexed! {
-    core::Namespace, Namespace, lower::namespace, std::convert::identity;
-    core::Node, Node, lower::node, Arc::new;
-    core::Service, Service, lower::service, Arc::new;
-    discovery::EndpointSlice, EndpointSlice, lower::endpoint_slice, Arc::new;
+    core::Namespace, Namespace, lower::labelled_namespace;
+    core::Service, Service, lower::service;
+    discovery::EndpointSlice, EndpointSlice, lower::endpoint_slice;
+    WatchedPod, Pod, WatchedPod::lower;
+    networking::NetworkPolicy, NetworkPolicy, lower::network_policy;
+    cluster_policy::ClusterNetworkPolicy, ClusterNetworkPolicy, lower::cluster_network_policy;
+}
+
+impl Indexed for core::Node {
+    const KIND: Kind = Kind::Node;
+
+    fn id(&self) -> NamespacedName {
+        lower::id_of(&self.metadata)
+    }
+
+    fn lower(&self) -> Lowered<Object> {
+        // What is wrong with the one is wrong with the other, and said once.
+        let Lowered { value, diagnostics } = lower::node(self);
+        let both = value.zip(lower::node_peer(self).value);
+        let value = both.map(|(node, peer)| Object::Node(Arc::new(node), Arc::new(peer)));
+        Lowered { value, diagnostics }
+    }
 }
 
 impl Change {
@@ -77,26 +108,64 @@ impl Change {
     pub fn of<K: Indexed>(event: Event<K>) -> Self {
         match event {
             Event::Init => Self::ListBegins,
-            Event::InitApply(k) => Self::Listed(k.id(), k.lower()),
+            Event::InitApply(k) => {
+                let (id, lowered) = lowered(&k);
+                Self::Listed(id, lowered)
+            }
             Event::InitDone => Self::ListEnds,
-            Event::Apply(k) => Self::Written(k.id(), k.lower()),
+            Event::Apply(k) => {
+                let (id, lowered) = lowered(&k);
+                Self::Written(id, lowered)
+            }
             Event::Delete(k) => Self::Gone(k.id()),
         }
     }
 }
 
+/// The lowered object under its own name: of pods there are many, and a name is kept once.
+fn lowered<K: Indexed>(object: &K) -> (NamespacedName, Lowered<Object>) {
+    let lowered = object.lower();
+    let id = lowered.value.as_ref().and_then(Object::id).cloned();
+    (id.unwrap_or_else(|| object.id()), lowered)
+}
+
+/// Stores a part of an object, unless an equal one is there: a map in which nothing changed
+/// stays the same one, and nobody who looks at it has work.
+fn store<K: Ord + Clone, V: PartialEq>(map: &mut Map<K, Arc<V>>, key: &K, value: &Arc<V>) {
+    if map.get(key) != Some(value) {
+        map.insert(key.clone(), value.clone());
+    }
+}
+
 impl Object {
+    /// Its namespace and name, where the model keeps both.
+    fn id(&self) -> Option<&NamespacedName> {
+        match self {
+            Self::Service(service) => Some(&service.id),
+            Self::EndpointSlice(slice) => Some(&slice.id),
+            Self::Pod(pod) => Some(&pod.id),
+            Self::NetworkPolicy(policy) => Some(&policy.id),
+            Self::Namespace(_) | Self::Node(..) | Self::ClusterNetworkPolicy(_) => None,
+        }
+    }
+
     /// Puts the object into a snapshot, in place of `old`, the same object as it was before.
     fn put(&self, old: Option<&Self>, snapshot: &mut Snapshot) {
         match self {
-            Self::Namespace(name) => {
-                snapshot.namespaces.insert(name.clone());
+            Self::Namespace(namespace) => {
+                store(&mut snapshot.namespaces, &namespace.name, namespace);
             }
-            Self::Node(node) => {
-                snapshot.nodes.insert(node.name.clone(), node.clone());
+            Self::Node(node, peer) => {
+                store(&mut snapshot.nodes, &node.name, node);
+                store(&mut snapshot.node_peers, &peer.name, peer);
             }
-            Self::Service(service) => {
-                snapshot.services.insert(service.id.clone(), service.clone());
+            Self::Service(service) => store(&mut snapshot.services, &service.id, service),
+            Self::Pod(pod) => store(&mut snapshot.pods, &pod.id, pod),
+            Self::NetworkPolicy(policy) => {
+                store(&mut snapshot.network_policies, &policy.id, policy);
+            }
+            Self::ClusterNetworkPolicy(policy) => {
+                store(&mut snapshot.cluster_policies, &policy.name, policy);
             }
             Self::EndpointSlice(slice) => {
                 // Its place is with its Service, which may be another one than before.
@@ -113,14 +182,24 @@ impl Object {
     /// Takes the object out of a snapshot.
     fn take(&self, snapshot: &mut Snapshot) {
         match self {
-            Self::Namespace(name) => {
-                snapshot.namespaces.remove(name);
+            Self::Namespace(namespace) => {
+                snapshot.namespaces.remove(&namespace.name);
             }
-            Self::Node(node) => {
+            Self::Node(node, peer) => {
                 snapshot.nodes.remove(&node.name);
+                snapshot.node_peers.remove(&peer.name);
             }
             Self::Service(service) => {
                 snapshot.services.remove(&service.id);
+            }
+            Self::Pod(pod) => {
+                snapshot.pods.remove(&pod.id);
+            }
+            Self::NetworkPolicy(policy) => {
+                snapshot.network_policies.remove(&policy.id);
+            }
+            Self::ClusterNetworkPolicy(policy) => {
+                snapshot.cluster_policies.remove(&policy.name);
             }
             Self::EndpointSlice(slice) => snapshot.remove_slice(&slice.service, &slice.id.name),
         }

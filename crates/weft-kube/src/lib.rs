@@ -17,8 +17,9 @@
 //! - Whatever the API answers, the number of requests in a time is bounded ([`pace`]).
 //!
 //! This crate knows no planner, no kernel and no node: every agent of a cluster publishes the
-//! same snapshots. It watches Namespaces, Nodes, Services, EndpointSlices and ServiceCIDRs only,
-//! and keeps nothing of them but what the model has room for (no managed fields, no annotations).
+//! same snapshots. It watches Namespaces, Nodes, Services, EndpointSlices, Pods, NetworkPolicies,
+//! ClusterNetworkPolicies (where the cluster has the kind) and ServiceCIDRs only, and keeps nothing
+//! of them but what the model has room for.
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -27,8 +28,10 @@ mod diagnostic;
 pub mod events;
 pub mod index;
 pub mod lower;
+mod optional;
 pub mod pace;
 pub mod ranges;
+pub mod slim;
 mod source;
 mod tally;
 mod watch;

@@ -20,6 +20,12 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Label of a node that names its zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Annotation of a pod whose sockets are left alone with the value `disabled`: its packets bear
+/// the Service's address up to its link, as a service mesh wants to see them.
+pub const SOCKET_LB: &str = "weft.dev/socket-lb";
+/// Annotation of a policy, or of a namespace for its NetworkPolicies: with the value `enabled` they
+/// deny nothing, and what they would deny is told.
+pub const POLICY_AUDIT: &str = "weft.dev/policy-audit";
 /// Taint of a node that the cluster autoscaler is about to remove.
 pub const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not set (API default: 3 hours).
@@ -88,13 +94,6 @@ pub fn id_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) 
         meta.namespace.as_deref().unwrap_or_default(),
         meta.name.as_deref().unwrap_or_default(),
     )
-}
-
-/// Lowers a Namespace to its name. One that is being deleted counts until it is gone: its
-/// Services answer until they are deleted.
-pub fn namespace(ns: &core::Namespace) -> Lowered<Arc<str>> {
-    let id = id_of(&ns.metadata);
-    Lowered { value: Some(id.name), diagnostics: Vec::new() }
 }
 
 /// Lowers a Node. A bad address or CIDR is left out alone, since the other family still works.

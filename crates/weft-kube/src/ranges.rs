@@ -48,7 +48,8 @@ async fn run(
     ranges: watch::Sender<Option<Arc<[IpNet]>>>,
     error: watch::Sender<Option<String>>,
 ) {
-    let mut events = std::pin::pin!(watch(Api::<ServiceCIDR>::all(client), Delays::default()));
+    let mut events =
+        std::pin::pin!(watch(Api::<ServiceCIDR>::all(client), None, Delays::default()));
     let (mut live, mut incoming) = (BTreeMap::new(), BTreeMap::new());
     let mut listed = false;
     while let Some(event) = events.next().await {

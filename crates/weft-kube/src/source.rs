@@ -2,8 +2,11 @@
 
 use crate::{
     Diagnostic, Kind,
+    cluster_policy::ClusterNetworkPolicy,
     index::{Change, Index, Indexed},
+    optional::{Told, while_served},
     pace::Delays,
+    slim::{LIVING_PODS, WatchedDefinition, WatchedPod},
     tally::Tally,
     watch::{WatchError, watch},
 };
@@ -11,6 +14,7 @@ use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
 };
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -109,30 +113,62 @@ impl SnapshotSource {
 type Item = (Kind, Result<Option<Change>, WatchError>);
 type Events = BoxStream<'static, Item>;
 
+/// The definition of ClusterNetworkPolicy, which a cluster may not have.
+const CLUSTER_POLICIES: &str = "metadata.name=clusternetworkpolicies.policy.networking.k8s.io";
+
 /// The events of all kinds.
 fn events(client: &Client, delays: Delays, tally: &Arc<Tally>) -> Events {
     futures::stream::select_all([
-        watch_kind::<Namespace>(client, delays, tally),
-        watch_kind::<Node>(client, delays, tally),
-        watch_kind::<Service>(client, delays, tally),
-        watch_kind::<EndpointSlice>(client, delays, tally),
+        watch_kind::<Namespace>(client, None, delays, tally),
+        watch_kind::<Node>(client, None, delays, tally),
+        watch_kind::<Service>(client, None, delays, tally),
+        watch_kind::<EndpointSlice>(client, None, delays, tally),
+        watch_kind::<WatchedPod>(client, Some(LIVING_PODS), delays, tally),
+        watch_kind::<NetworkPolicy>(client, None, delays, tally),
+        cluster_policies(client, delays, tally),
     ])
     .boxed()
 }
 
+fn cluster_policies(client: &Client, delays: Delays, tally: &Arc<Tally>) -> Events {
+    let definitions = Api::<WatchedDefinition>::all(client.clone());
+    let definitions = watch(definitions, Some(CLUSTER_POLICIES), delays).boxed();
+    let (client, tally) = (client.clone(), tally.clone());
+    let open = move || changes::<ClusterNetworkPolicy>(&client, None, delays, &tally);
+    let version = <ClusterNetworkPolicy as k8s_openapi::Resource>::VERSION;
+    while_served(definitions, version, open).map(|told| (Kind::ClusterNetworkPolicy, told)).boxed()
+}
+
 /// The events of one kind.
-fn watch_kind<K>(client: &Client, delays: Delays, tally: &Arc<Tally>) -> Events
+fn watch_kind<K>(
+    client: &Client,
+    fields: Option<&'static str>,
+    delays: Delays,
+    tally: &Arc<Tally>,
+) -> Events
+where
+    K: Indexed + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    changes::<K>(client, fields, delays, tally).map(|told| (K::KIND, told)).boxed()
+}
+
+fn changes<K>(
+    client: &Client,
+    fields: Option<&'static str>,
+    delays: Delays,
+    tally: &Arc<Tally>,
+) -> BoxStream<'static, Told>
 where
     K: Indexed + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let tally = tally.clone();
-    watch(Api::<K>::all(client.clone()), delays)
+    watch(Api::<K>::all(client.clone()), fields, delays)
         .map(move |event| {
             // In the task that publishes: what is seen is in the next snapshot.
             if let Ok(Some(event)) = &event {
                 tally.see(event);
             }
-            (K::KIND, event.map(|e| e.map(Change::of)))
+            event.map(|e| e.map(Change::of))
         })
         .boxed()
 }

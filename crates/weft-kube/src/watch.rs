@@ -75,14 +75,20 @@ impl WatchError {
 /// An event, or why none came. `None` after an error: the watch goes on, with nothing to tell.
 pub type Item<K> = Result<Option<Event<K>>, WatchError>;
 
-/// Watches everything that `api` selects. The stream never ends. After an error it goes on by
+/// Watches everything that `api` and `fields` select (an API that is given a field selector sends
+/// what ceases to match as a deletion). The stream never ends. After an error it goes on by
 /// itself.
-pub fn watch<K>(api: Api<K>, delays: Delays) -> impl Stream<Item = Item<K>> + Send
+pub fn watch<K>(
+    api: Api<K>,
+    fields: Option<&'static str>,
+    delays: Delays,
+) -> impl Stream<Item = Item<K>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let watch = Watch {
         api,
+        fields,
         pace: Pace::new(delays),
         position: None,
         events: None,
@@ -104,6 +110,8 @@ where
 
 struct Watch<K> {
     api: Api<K>,
+    /// The field selector.
+    fields: Option<&'static str>,
     pace: Pace,
     /// The resourceVersion to go on from; none before a list, and after it was lost.
     position: Option<String>,
@@ -159,7 +167,8 @@ where
             self.queue.push_back(Ok(Some(Event::Init)));
         }
         let limit = self.paged.then_some(PAGE_LEN);
-        let params = ListParams { limit, continue_token, ..ListParams::default() };
+        let field_selector = self.fields.map(str::to_owned);
+        let params = ListParams { limit, continue_token, field_selector, ..ListParams::default() };
         let page = tokio::time::timeout(LIST_TIMEOUT, self.api.list(&params)).await;
         let page = page.map_err(|_| WatchError::Timeout("list"))?.map_err(|e| {
             // The token of a further page lives for minutes only: this list takes longer.
@@ -179,7 +188,8 @@ where
     }
 
     async fn open(&mut self, version: &str) -> Result<(), WatchError> {
-        let params = WatchParams::default().timeout(WATCH_SECONDS);
+        let mut params = WatchParams::default().timeout(WATCH_SECONDS);
+        params.field_selector = self.fields.map(str::to_owned);
         let opened = tokio::time::timeout(OPEN_TIMEOUT, self.api.watch(&params, version)).await;
         let opened = opened.map_err(|_| WatchError::Timeout("watch"))?;
         let events = opened.map_err(|e| {

@@ -54,6 +54,23 @@ pub struct Pod {
     pub phase: PodPhase,
     /// The named ports of its containers (init containers that go on running included).
     pub ports: Vec<NamedPort>,
+    /// A digest of `metadata.uid`: tells a pod from an earlier one of its name. 0 where it has
+    /// none.
+    pub incarnation: u64,
+    /// The socket hooks leave its processes alone (annotation `weft.dev/socket-lb: disabled`).
+    pub sockets_alone: bool,
+}
+
+impl Pod {
+    /// [`Self::incarnation`] of a pod with this UID (FNV-1a).
+    pub fn incarnation_of(uid: &str) -> u64 {
+        if uid.is_empty() {
+            return 0;
+        }
+        uid.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
 }
 
 /// A namespace.

@@ -1,6 +1,9 @@
 //! The immutable picture that planners read.
 
-use crate::{EndpointSlice, Map, NamespacedName, Node, NodeName, Service, Set};
+use crate::{
+    ClusterNetworkPolicy, EndpointSlice, Map, Namespace, NamespacedName, NetworkPolicy, Node,
+    NodeName, NodePeer, Pod, Service,
+};
 use std::sync::Arc;
 
 /// The slices of one Service by their own name.
@@ -16,15 +19,25 @@ pub type Slices = Map<Arc<str>, Arc<EndpointSlice>>;
 pub struct Snapshot {
     /// Grows by one with every published change.
     pub generation: u64,
-    /// Names of all namespaces (DNS tells an empty answer from a missing name by them).
-    pub namespaces: Set<Arc<str>>,
+    /// Namespaces by name (DNS tells an empty answer from a missing name by them, policies
+    /// select by their labels).
+    pub namespaces: Map<Arc<str>, Arc<Namespace>>,
     /// Nodes by name.
     pub nodes: Map<NodeName, Arc<Node>>,
+    /// The same nodes as policies see them. Apart from `nodes`, so that a label does not make
+    /// routes be planned again.
+    pub node_peers: Map<NodeName, Arc<NodePeer>>,
     /// Services by namespace and name.
     pub services: Map<NamespacedName, Arc<Service>>,
     /// Slices, keyed by their Service and then by their own name: all slices of one
     /// Service are one lookup. A Service without slices has no entry.
     pub slices: Map<NamespacedName, Slices>,
+    /// Pods that are not over, by namespace and name.
+    pub pods: Map<NamespacedName, Arc<Pod>>,
+    /// NetworkPolicies by namespace and name.
+    pub network_policies: Map<NamespacedName, Arc<NetworkPolicy>>,
+    /// ClusterNetworkPolicies by name; none where the cluster does not have the kind.
+    pub cluster_policies: Map<Arc<str>, Arc<ClusterNetworkPolicy>>,
 }
 
 impl Snapshot {

@@ -305,7 +305,9 @@ async fn read(path: &Path, setup: Setup) -> Result<World> {
         setup,
     };
     let snapshot = &mut world.snapshot;
-    snapshot.namespaces = namespaces.iter().filter_map(|n| lower::namespace(n).value).collect();
+    for namespace in namespaces.iter().filter_map(|n| lower::labelled_namespace(n).value) {
+        snapshot.namespaces.insert(namespace.name.clone(), Arc::new(namespace));
+    }
     for node in nodes.iter().filter_map(|n| lower::node(n).value) {
         snapshot.nodes.insert(node.name.clone(), Arc::new(node));
     }

@@ -14,8 +14,8 @@ use hickory_proto::{
 use proptest::prelude::*;
 use std::sync::Arc;
 use weft_model::{
-    Endpoint, EndpointPort, EndpointSlice, IpFamily, NamespacedName, Node as ModelNode, Port,
-    Service, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, IpFamily, Labels, Namespace, NamespacedName,
+    Node as ModelNode, Port, Service, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -95,7 +95,10 @@ fn slice(
 
 fn snapshot(services: Vec<Service>, slices: Vec<EndpointSlice>) -> Snapshot {
     let mut s = Snapshot { generation: 7, ..Snapshot::default() };
-    s.namespaces.extend(["default", "kube-system", "shop", "empty"].map(Arc::from));
+    s.namespaces.extend(["default", "kube-system", "shop", "empty"].map(|name| {
+        let namespace = Namespace { name: name.into(), labels: Labels::default(), audit: false };
+        (namespace.name.clone(), Arc::new(namespace))
+    }));
     let node = ModelNode {
         name: "node1".parse().expect("a name"),
         internal_ips: vec![ip("172.30.1.11")],

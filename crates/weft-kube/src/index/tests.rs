@@ -27,16 +27,50 @@ fn slice(name: usize, version: u8) -> discovery::EndpointSlice {
     .expect("a slice")
 }
 
-fn namespace(name: usize) -> core::Namespace {
-    serde_json::from_value(json!({"metadata": {"name": format!("ns{name}")}})).expect("one")
+fn namespace(name: usize, version: u8) -> core::Namespace {
+    let labels = json!({"version": version.to_string()});
+    serde_json::from_value(json!({"metadata": {"name": format!("ns{name}"), "labels": labels}}))
+        .expect("a namespace")
 }
 
 fn node(name: usize, version: u8) -> core::Node {
+    // The labels change more often than the rest.
     serde_json::from_value(json!({
-        "metadata": {"name": format!("n{name}")},
-        "spec": {"podCIDRs": [format!("10.{name}.{version}.0/24")]}
+        "metadata": {"name": format!("n{name}"), "labels": {"version": version.to_string()}},
+        "spec": {"podCIDRs": [format!("10.{name}.{}.0/24", version / 2)]}
     }))
     .expect("a node")
+}
+
+fn pod(name: usize, version: u8) -> WatchedPod {
+    let ip = if version == 4 { "broken".to_owned() } else { format!("10.244.{name}.{version}") };
+    serde_json::from_value(json!({
+        "metadata": {"namespace": "ns0", "name": format!("p{name}"), "uid": format!("u{version}"),
+                     "labels": {"app": format!("a{}", version % 2)}},
+        "spec": {"nodeName": "n1"},
+        "status": {"phase": "Running", "podIPs": [{"ip": ip}]}
+    }))
+    .expect("a pod")
+}
+
+fn network_policy(name: usize, version: u8) -> networking::NetworkPolicy {
+    // One whose subject cannot be read is left out.
+    let operator = if version == 4 { "Like" } else { "In" };
+    serde_json::from_value(json!({
+        "metadata": {"namespace": "ns1", "name": format!("np{name}")},
+        "spec": {"podSelector": {"matchExpressions": [
+            {"key": "app", "operator": operator, "values": [format!("a{version}")]}]}}
+    }))
+    .expect("a policy")
+}
+
+fn cluster_policy(name: usize, version: u8) -> crate::cluster_policy::ClusterNetworkPolicy {
+    let tier = if version == 4 { "Nowhere" } else { "Admin" };
+    serde_json::from_value(json!({
+        "metadata": {"name": format!("cnp{name}")},
+        "spec": {"tier": tier, "priority": version, "subject": {"namespaces": {}}}
+    }))
+    .expect("a policy")
 }
 
 fn change<K: Indexed>(event: Event<K>) -> (Kind, Change) {
@@ -46,26 +80,30 @@ fn change<K: Indexed>(event: Event<K>) -> (Kind, Change) {
 /// The true state of a cluster, and the events that bring the index there.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Cluster {
-    namespaces: BTreeMap<usize, ()>,
-    nodes: BTreeMap<usize, u8>,
-    services: BTreeMap<usize, u8>,
-    slices: BTreeMap<usize, u8>,
+    objects: BTreeMap<Kind, BTreeMap<usize, u8>>,
 }
 
 impl Cluster {
     fn list(&self, kind: Kind) -> Vec<(Kind, Change)> {
-        fn events<K: Indexed>(objects: impl Iterator<Item = K>) -> Vec<(Kind, Change)> {
+        fn events<K: Indexed>(
+            objects: Option<&BTreeMap<usize, u8>>,
+            make: fn(usize, u8) -> K,
+        ) -> Vec<(Kind, Change)> {
+            let objects = objects.into_iter().flatten().map(|(n, v)| make(*n, *v));
             let all = std::iter::once(Event::Init)
                 .chain(objects.map(Event::InitApply))
                 .chain(std::iter::once(Event::InitDone));
             all.map(change).collect()
         }
+        let objects = self.objects.get(&kind);
         match kind {
-            Kind::Namespace => events(self.namespaces.keys().map(|n| namespace(*n))),
-            Kind::Node => events(self.nodes.iter().map(|(n, v)| node(*n, *v))),
-            Kind::Service => events(self.services.iter().map(|(n, v)| service(*n, *v))),
-            Kind::EndpointSlice => events(self.slices.iter().map(|(n, v)| slice(*n, *v))),
-            other => unreachable!("{other} is not watched"),
+            Kind::Namespace => events(objects, namespace),
+            Kind::Node => events(objects, node),
+            Kind::Service => events(objects, service),
+            Kind::EndpointSlice => events(objects, slice),
+            Kind::Pod => events(objects, pod),
+            Kind::NetworkPolicy => events(objects, network_policy),
+            Kind::ClusterNetworkPolicy => events(objects, cluster_policy),
         }
     }
 
@@ -86,21 +124,15 @@ impl Cluster {
                 None => change(Event::Delete(make(name, map.remove(&name).unwrap_or(0)))),
             }
         }
+        let objects = self.objects.entry(kind).or_default();
         match kind {
-            Kind::Namespace => match version {
-                Some(_) => {
-                    self.namespaces.insert(name, ());
-                    change(Event::Apply(namespace(name)))
-                }
-                None => {
-                    self.namespaces.remove(&name);
-                    change(Event::Delete(namespace(name)))
-                }
-            },
-            Kind::Node => step(&mut self.nodes, node, name, version),
-            Kind::Service => step(&mut self.services, service, name, version),
-            Kind::EndpointSlice => step(&mut self.slices, slice, name, version),
-            other => unreachable!("{other} is not watched"),
+            Kind::Namespace => step(objects, namespace, name, version),
+            Kind::Node => step(objects, node, name, version),
+            Kind::Service => step(objects, service, name, version),
+            Kind::EndpointSlice => step(objects, slice, name, version),
+            Kind::Pod => step(objects, pod, name, version),
+            Kind::NetworkPolicy => step(objects, network_policy, name, version),
+            Kind::ClusterNetworkPolicy => step(objects, cluster_policy, name, version),
         }
     }
 
@@ -223,6 +255,46 @@ fn an_equal_object_is_shared_and_changes_nothing() {
     let id = NamespacedName::new("ns1", "s1");
     assert!(Arc::ptr_eq(&first.services[&id], &second.services[&id]));
     assert_eq!(second.generation, first.generation + 1);
+}
+
+/// Planners find by pointers what changed: a pod's or a label's change must leave alone what
+/// Services, names and routes are planned from.
+#[test]
+fn what_did_not_change_is_the_same_map() {
+    let mut cluster = Cluster::default();
+    for kind in Kind::ALL {
+        cluster.write(kind, 1, Some(0));
+        cluster.write(kind, 2, Some(0));
+    }
+    let mut index = cluster.full();
+    let first = index.snapshot(None).expect("complete");
+    let same = |a: &Snapshot, b: &Snapshot| {
+        [
+            (Kind::Service, a.services.same(&b.services) && a.slices.same(&b.slices)),
+            (Kind::Node, a.nodes.same(&b.nodes)),
+            (Kind::Namespace, a.namespaces.same(&b.namespaces)),
+            (Kind::Pod, a.pods.same(&b.pods)),
+            (Kind::NetworkPolicy, a.network_policies.same(&b.network_policies)),
+            (Kind::ClusterNetworkPolicy, a.cluster_policies.same(&b.cluster_policies)),
+        ]
+    };
+    let mut write = |kind, version| {
+        let (k, c) = cluster.write(kind, 1, Some(version));
+        index.apply(k, c);
+        index.snapshot(None).expect("complete")
+    };
+    // A node's label is its peers' business alone.
+    let labelled = write(Kind::Node, 1);
+    assert!(!labelled.node_peers.same(&first.node_peers));
+    assert!(same(&first, &labelled).iter().all(|(_, same)| *same));
+    for kind in [Kind::Pod, Kind::Namespace, Kind::NetworkPolicy, Kind::ClusterNetworkPolicy] {
+        let before = write(kind, 2);
+        let after = write(kind, 3);
+        for (of, same) in same(&before, &after) {
+            assert_eq!(same, of != kind, "{of} after a change of a {kind}");
+        }
+        assert!(before.node_peers.same(&after.node_peers));
+    }
 }
 
 #[test]

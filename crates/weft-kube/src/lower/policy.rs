@@ -4,14 +4,17 @@
 //! restriction even where nothing is left in it. A policy whose subject cannot be read selects
 //! no pod.
 
-use super::{Findings, Lowered, id_of, protocol};
+use super::{Findings, Lowered, POLICY_AUDIT, SOCKET_LB, id_of, label, protocol};
 use crate::{
     Kind,
     cluster_policy::{self as cnp, ClusterNetworkPolicy as ApiClusterNetworkPolicy},
 };
 use k8s_openapi::{
     api::{core::v1 as core, networking::v1 as networking},
-    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
 };
 use std::{collections::BTreeMap, sync::Arc};
 use weft_model::{
@@ -24,10 +27,16 @@ fn labels(map: &Option<BTreeMap<String, String>>) -> Labels {
     map.iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())).collect()
 }
 
-/// Lowers a Namespace with its labels.
+/// Whether an object asks that its policies deny nothing, and what they would deny is told.
+fn audit(meta: &ObjectMeta) -> bool {
+    label(&meta.annotations, POLICY_AUDIT) == Some("enabled")
+}
+
+/// Lowers a Namespace. One that is being deleted counts until it is gone: its Services answer
+/// until they are deleted.
 pub fn labelled_namespace(ns: &core::Namespace) -> Lowered<Namespace> {
     let name = id_of(&ns.metadata).name;
-    let value = Namespace { name, labels: labels(&ns.metadata.labels), audit: false };
+    let value = Namespace { name, labels: labels(&ns.metadata.labels), audit: audit(&ns.metadata) };
     Lowered { value: Some(value), diagnostics: Vec::new() }
 }
 
@@ -77,6 +86,8 @@ pub fn pod(pod: &core::Pod) -> Lowered<Pod> {
         host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
         phase,
         ports,
+        incarnation: Pod::incarnation_of(pod.metadata.uid.as_deref().unwrap_or_default()),
+        sockets_alone: label(&pod.metadata.annotations, SOCKET_LB) == Some("disabled"),
     })
 }
 
@@ -173,7 +184,7 @@ pub fn network_policy(policy: &networking::NetworkPolicy) -> Lowered<NetworkPoli
             })
             .collect()
     });
-    found.partial(NetworkPolicy { id, pods, ingress, egress, audit: false })
+    found.partial(NetworkPolicy { id, pods, ingress, egress, audit: audit(&policy.metadata) })
 }
 
 /// A list in which only an absent or empty one means everything.
@@ -311,7 +322,7 @@ pub fn cluster_network_policy(policy: &ApiClusterNetworkPolicy) -> Lowered<Clust
     };
     let ingress = cluster_rules(&spec.ingress, "spec.ingress", &mut found);
     let egress = cluster_rules(&spec.egress, "spec.egress", &mut found);
-    let (name, audit) = (id.name, false);
+    let (name, audit) = (id.name, audit(&policy.metadata));
     found.partial(ClusterNetworkPolicy { name, tier, priority, subject, ingress, egress, audit })
 }
 

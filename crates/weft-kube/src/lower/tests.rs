@@ -321,3 +321,20 @@ fn nodes_that_leave_are_not_eligible_for_load_balancers() {
     assert!(!eligible(json!({}), leaving));
     assert!(!eligible(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), json!({})));
 }
+
+#[test]
+fn policies_are_on_trial_where_they_or_their_namespace_say_so() {
+    for (value, audit) in [("enabled", true), ("Enabled", false), ("", false)] {
+        let metadata = json!({"namespace": "ns", "name": "p",
+                              "annotations": {"weft.dev/policy-audit": value}});
+        let namespace = serde_json::from_value(json!({"metadata": metadata})).expect("one");
+        assert_eq!(labelled_namespace(&namespace).value.map(|n| n.audit), Some(audit));
+        let policy = serde_json::from_value(json!({"metadata": metadata, "spec": {}}));
+        let policy = network_policy(&policy.expect("a policy")).value;
+        assert_eq!(policy.map(|p| p.audit), Some(audit));
+        let spec = json!({"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}});
+        let policy = serde_json::from_value(json!({"metadata": metadata, "spec": spec}));
+        let policy = cluster_network_policy(&policy.expect("a policy")).value;
+        assert_eq!(policy.map(|p| p.audit), Some(audit), "{value}");
+    }
+}

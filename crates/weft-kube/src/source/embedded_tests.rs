@@ -69,14 +69,14 @@ fn shop() -> Vec<Value> {
 async fn the_sample_application_becomes_a_snapshot() {
     let client = client();
     let source = SnapshotSource::start(client.clone(), Options::default());
-    until(&source, "a first snapshot", |s| s.namespaces.contains("default")).await;
+    until(&source, "a first snapshot", |s| s.namespaces.contains_key("default")).await;
     for object in shop() {
         create(&client, &object).await;
     }
     let id = |name| NamespacedName::new("shop", name);
     let s = until(&source, "every Service", |s| s.services.contains_key(&id("edge"))).await;
     assert_eq!(*source.diagnostics.borrow(), Arc::from([]));
-    assert!(s.namespaces.contains("shop"));
+    assert!(s.namespaces.contains_key("shop"));
     assert_eq!(s.services[&id("store-peers")].kind, ServiceKind::Headless);
     assert!(matches!(s.services[&id("payments")].kind, ServiceKind::ExternalName(_)));
     assert_eq!(s.services[&id("web")].cluster_ips.len(), 1);
