@@ -1,4 +1,4 @@
-//! The nf_tables table `weft` (inet). Four things, written together in one batch:
+//! The nf_tables table `weft` (inet). Five things, written together in one batch:
 //!
 //! - **Refusal** of what reached the stack with a Service address untranslated, so that
 //!   clients of a Service without backends see a refusal at once and not a time-out. The
@@ -18,6 +18,10 @@
 //!   target. Targets on this node see the client; towards others, the node's router address
 //!   stands for it, so that replies come back; what has no target goes to an address of a
 //!   Service range, where it is refused.
+//! - **The own node's mark**: packets that the node itself sends bear [`OWN_NODE_MARK`] from the
+//!   output hook on, up to the pod's link, where policies let them pass. Their source address
+//!   would prove nothing: masqueraded clients bear it, too. A veth takes marks away, so that
+//!   nobody else can bring it.
 
 mod conntrack;
 mod content;
@@ -44,6 +48,8 @@ use transaction::Link;
 
 /// Name of the table.
 pub const TABLE: &str = "weft";
+/// Bit of the mark of packets that this node sends itself; all other bits are others'.
+pub const OWN_NODE_MARK: u32 = 0x0800_0000;
 /// What the table shall do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
@@ -92,6 +98,9 @@ const NF_INET_POST_ROUTING: u32 = 4;
 // Priorities of netfilter_ipv4.h: raw before tracking, filter, source NAT.
 const REJECT: Chain<'static> = Chain("reject-input", "filter", NF_INET_LOCAL_IN, 0);
 const MASQUERADE: Chain<'static> = Chain("masquerade", "nat", NF_INET_POST_ROUTING, 100);
+/// Late, behind security modules (50): somebody who sets a whole mark (mangle, -150) does not
+/// take ours away. Not of type `route`, since nothing is routed by it.
+const MARK: Chain<'static> = Chain("mark-output", "filter", NF_INET_LOCAL_OUT, 225);
 /// Where destinations are translated.
 const TRANSLATE: [Chain<'static>; 2] = [
     Chain("nat-prerouting", "nat", NF_INET_PRE_ROUTING, -100),
@@ -130,6 +139,8 @@ const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_META_DREG: u16 = 1;
 const NFTA_META_KEY: u16 = 2;
+const NFTA_META_SREG: u16 = 3;
+const NFT_META_MARK: u32 = 3;
 const NFT_META_NFPROTO: u32 = 15;
 const NFT_META_L4PROTO: u32 = 16;
 const NFTA_CMP_SREG: u16 = 1;
@@ -243,10 +254,14 @@ fn expression(list: &mut Message, name: &str, fill: impl FnOnce(&mut Message)) {
     });
 }
 
-fn meta_is(list: &mut Message, key: u32, value: u8) {
+fn meta_to_register(list: &mut Message, key: u32) {
     expression(list, "meta", |d| {
         d.attr_be32(NFTA_META_KEY, key).attr_be32(NFTA_META_DREG, NFT_REG_1);
     });
+}
+
+fn meta_is(list: &mut Message, key: u32, value: u8) {
+    meta_to_register(list, key);
     register_is(list, &[value]);
 }
 
@@ -275,18 +290,34 @@ fn address_in(list: &mut Message, offset: u32, net: &IpNet) {
     let (network, mask) = (wire::ip_bytes(net.network()), wire::ip_bytes(net.netmask()));
     let len = Ip::of(net).len;
     load(list, NFT_PAYLOAD_NETWORK_HEADER, offset, len);
+    mask_and_flip(list, &mask, &vec![0; mask.len()]);
+    register_is(list, &network);
+}
+
+/// Of the register, only the bits of `mask` stay; then those of `flip` are turned over.
+fn mask_and_flip(list: &mut Message, mask: &[u8], flip: &[u8]) {
     expression(list, "bitwise", |d| {
         d.attr_be32(NFTA_BITWISE_SREG, NFT_REG_1)
             .attr_be32(NFTA_BITWISE_DREG, NFT_REG_1)
-            .attr_be32(NFTA_BITWISE_LEN, len)
+            .attr_be32(NFTA_BITWISE_LEN, mask.len() as u32)
             .nest(NFTA_BITWISE_MASK, |v| {
-                v.attr(NFTA_DATA_VALUE, &mask);
+                v.attr(NFTA_DATA_VALUE, mask);
             })
             .nest(NFTA_BITWISE_XOR, |v| {
-                v.attr(NFTA_DATA_VALUE, &vec![0; mask.len()]);
+                v.attr(NFTA_DATA_VALUE, flip);
             });
     });
-    register_is(list, &network);
+}
+
+/// `meta mark set meta mark or <OWN_NODE_MARK>`. A mark is a word in the machine's byte order.
+fn mark_own() -> Message {
+    rule(&MARK, |list| {
+        meta_to_register(list, NFT_META_MARK);
+        mask_and_flip(list, &(!OWN_NODE_MARK).to_ne_bytes(), &OWN_NODE_MARK.to_ne_bytes());
+        expression(list, "meta", |d| {
+            d.attr_be32(NFTA_META_KEY, NFT_META_MARK).attr_be32(NFTA_META_SREG, NFT_REG_1);
+        });
+    })
 }
 
 /// The address at `offset` of the IP header is (not) one of the cluster's.

@@ -16,6 +16,8 @@ use weft_netlink::{
 
 #[path = "kernel/entrances.rs"]
 mod entrances;
+#[path = "kernel/mark.rs"]
+mod mark;
 #[path = "kernel/sctp.rs"]
 mod sctp;
 #[path = "kernel/sock_diag.rs"]

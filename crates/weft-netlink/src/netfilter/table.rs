@@ -273,6 +273,8 @@ pub(super) fn whole(rules: &Rules, content: &Content, sticky_max: u32) -> Vec<Me
         table(NFT_MSG_DELTABLE, 0),
         table(NFT_MSG_NEWTABLE, NLM_F_CREATE),
     ];
+    messages.push(chain(&MARK));
+    messages.push(mark_own());
     messages.push(chain(&REJECT));
     for net in &rules.services {
         messages.push(reject(net, true));

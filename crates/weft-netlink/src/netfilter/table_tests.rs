@@ -263,6 +263,7 @@ fn what_others_change_is_found_and_set_right() {
             ("flush chain inet weft nat-prerouting", true, 0),
             ("add rule inet weft class-1 accept", true, 0),
             ("insert rule inet weft reject-input accept", true, 0),
+            ("flush chain inet weft mark-output", true, 0),
             ("delete table inet weft", true, 0),
             ("flush ruleset", true, 0),
         ] {
