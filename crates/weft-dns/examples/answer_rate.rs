@@ -37,6 +37,7 @@ fn snapshot() -> Result<Snapshot, Box<dyn std::error::Error>> {
             affinity_timeout_s: None,
             publish_not_ready: false,
             foreign_proxy: false,
+            created_s: 0,
         };
         s.services.insert(id, Arc::new(service));
     }

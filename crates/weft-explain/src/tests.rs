@@ -41,6 +41,7 @@ fn service(name: &str, n: u8, kind: ServiceKind) -> Service {
         affinity_timeout_s: None,
         publish_not_ready: false,
         foreign_proxy: false,
+        created_s: 0,
     }
 }
 

@@ -213,6 +213,7 @@ pub fn service(svc: &core::Service) -> Lowered<Service> {
         }),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         foreign_proxy: label(&svc.metadata.labels, PROXY_NAME_LABEL).is_some(),
+        created_s: svc.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
     };
     let mut lowered = found.all_or_nothing(service);
     lowered.diagnostics.extend(complaints.list);

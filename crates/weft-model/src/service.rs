@@ -91,4 +91,7 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// Label `service.kubernetes.io/service-proxy-name` is set: another proxy serves it.
     pub foreign_proxy: bool,
+    /// `metadata.creationTimestamp` in seconds since 1970: of two Services that claim one
+    /// address, the older one has it. 0 where the API gives none, which is older than all.
+    pub created_s: i64,
 }

@@ -37,16 +37,26 @@ pub fn plan(snapshot: &Snapshot, node: &NodeName, input: &PlanInput) -> ServiceT
     let planned: Vec<(&NamespacedName, Planned)> =
         ours.map(|s| (&s.id, service::plan(place, s))).collect();
     // Addresses that the API allocates come before those that people write, so that nobody
-    // takes over another's Service by an externalIP.
+    // takes over another's Service by an externalIP; and who was there first keeps what a newer
+    // Service writes as well.
+    let mut by_age: Vec<&(&NamespacedName, Planned)> = planned.iter().collect();
+    by_age.sort_by_key(|(id, planned)| (planned.created_s, *id));
     let mut owners = BTreeMap::new();
     for kind in FrontendKind::ALL {
-        for (id, planned) in &planned {
+        for (id, planned) in &by_age {
             for claim in planned.claims.iter().filter(|c| c.kind == kind) {
                 owners.entry(claim.frontend).or_insert(*id);
             }
         }
     }
+    let mut probed = BTreeMap::new();
+    for (id, planned) in &by_age {
+        if let Some((port, health)) = &planned.health {
+            probed.entry(*port).or_insert((*id, health));
+        }
+    }
     let mut tables = ServiceTables { generation: snapshot.generation, ..Default::default() };
+    tables.health = probed.iter().map(|(port, (_, health))| (*port, (*health).clone())).collect();
     let mut diagnostics = Vec::new();
     for (id, planned) in &planned {
         let mut complain = |kind| diagnostics.push(Diagnostic { service: (*id).clone(), kind });
@@ -64,14 +74,9 @@ pub fn plan(snapshot: &Snapshot, node: &NodeName, input: &PlanInput) -> ServiceT
             tables.groups.insert(group.clone(), backends.clone());
         }
         planned.complaints.iter().cloned().for_each(&mut complain);
-        if let Some((port, health)) = &planned.health {
-            match tables.health.get(port) {
-                None => drop(tables.health.insert(*port, health.clone())),
-                Some(taken) => {
-                    let owner = taken.service.clone();
-                    complain(DiagnosticKind::HealthPortConflict { port: *port, owner });
-                }
-            }
+        let asked = planned.health.as_ref().map(|(port, _)| (*port, probed[port].0));
+        if let Some((port, owner)) = asked.filter(|(_, owner)| owner != id) {
+            complain(DiagnosticKind::HealthPortConflict { port, owner: owner.clone() });
         }
     }
     tables.diagnostics = diagnostics.into();

@@ -27,16 +27,19 @@ pub struct Planner {
     seen: Snapshot,
     planned: BTreeMap<NamespacedName, Planned>,
     /// Who asks for what. The first claim to a frontend in this order is granted.
-    claims: BTreeSet<(Frontend, FrontendKind, NamespacedName)>,
+    claims: BTreeSet<(Frontend, FrontendKind, Age)>,
     /// The same for `healthCheckNodePort`.
-    health: BTreeSet<(Port, NamespacedName)>,
+    health: BTreeSet<(Port, Age)>,
     complaints: BTreeMap<NamespacedName, Vec<DiagnosticKind>>,
     tables: ServiceTables,
     /// Addresses that have an owner in the snapshot.
     around: Arc<Surroundings>,
-    /// Comes before all names.
-    no_name: NamespacedName,
+    /// Comes before all Services.
+    first: Age,
 }
+
+/// When a Service was created, and its name: in the order of claims.
+type Age = (i64, NamespacedName);
 
 /// What has to be looked at again.
 #[derive(Default)]
@@ -60,7 +63,7 @@ impl Planner {
             complaints: BTreeMap::new(),
             tables: ServiceTables::default(),
             around: Arc::default(),
-            no_name: NamespacedName::new("", ""),
+            first: (i64::MIN, NamespacedName::new("", "")),
         }
     }
 
@@ -135,20 +138,21 @@ impl Planner {
         let old = old.unwrap_or_default();
         let none = Planned::default();
         let new = self.planned.get(&id).unwrap_or(&none);
+        let (was, is) = ((old.created_s, id.clone()), (new.created_s, id.clone()));
         // Who stays where it is leaves the claims of all others as they are.
-        for c in old.claims.iter().filter(|c| !new.claims_as(c.frontend, c.kind)) {
-            self.claims.remove(&(c.frontend, c.kind, id.clone()));
+        for c in old.claims.iter().filter(|c| was != is || !new.claims_as(c.frontend, c.kind)) {
+            self.claims.remove(&(c.frontend, c.kind, was.clone()));
             unsettled.frontends.insert(c.frontend);
         }
-        for c in new.claims.iter().filter(|c| !old.claims_as(c.frontend, c.kind)) {
-            self.claims.insert((c.frontend, c.kind, id.clone()));
+        for c in new.claims.iter().filter(|c| was != is || !old.claims_as(c.frontend, c.kind)) {
+            self.claims.insert((c.frontend, c.kind, is.clone()));
             unsettled.frontends.insert(c.frontend);
         }
         let port = |planned: &Planned| planned.health.as_ref().map(|(port, _)| *port);
         let (before, after) = (port(&old), port(new));
-        if before != after {
-            before.map(|port| self.health.remove(&(port, id.clone())));
-            after.map(|port| self.health.insert((port, id.clone())));
+        if before != after || was != is {
+            before.map(|port| self.health.remove(&(port, was)));
+            after.map(|port| self.health.insert((port, is)));
             unsettled.ports.extend(before.into_iter().chain(after));
         }
         let groups = old.groups.into_iter().map(|(group, _)| group).collect();
@@ -238,15 +242,15 @@ impl Planner {
 
     /// Who claims a frontend, the one that gets it first.
     fn claimants(&self, frontend: Frontend) -> impl Iterator<Item = &NamespacedName> {
-        let first = (frontend, FrontendKind::ALL[0], self.no_name.clone());
+        let first = (frontend, FrontendKind::ALL[0], self.first.clone());
         let all = self.claims.range(first..).take_while(move |(f, ..)| *f == frontend);
-        all.map(|(.., id)| id)
+        all.map(|(.., (_, id))| id)
     }
 
     /// Who asks for a health port, the one that gets it first.
     fn askers(&self, port: Port) -> impl Iterator<Item = &NamespacedName> {
-        let all = self.health.range((port, self.no_name.clone())..);
-        all.take_while(move |(p, _)| *p == port).map(|(_, id)| id)
+        let all = self.health.range((port, self.first.clone())..);
+        all.take_while(move |(p, _)| *p == port).map(|(_, (_, id))| id)
     }
 }
 

@@ -74,6 +74,8 @@ pub(crate) struct Planned {
     pub(crate) complaints: Vec<DiagnosticKind>,
     /// The `healthCheckNodePort` that it asks for.
     pub(crate) health: Option<(Port, Health)>,
+    /// When the Service was created: who came first has what several claim.
+    pub(crate) created_s: i64,
 }
 
 /// Whether this data path serves it at all.
@@ -90,6 +92,7 @@ pub(crate) fn plan(place: Place<'_>, service: &Service) -> Planned {
         }
     }
     let mut planned = of.planned;
+    planned.created_s = service.created_s;
     planned.complaints.extend(eligible::complaints(place.snapshot, service));
     planned.health = service.external.health_port.map(|port| {
         let ready_here = eligible::ready_here(place.snapshot, place.node, service);

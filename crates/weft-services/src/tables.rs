@@ -160,7 +160,8 @@ impl fmt::Display for Diagnostic {
 /// What is wrong with a part of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiagnosticKind {
-    /// Two Services claim one frontend; the first in the order of namespace and name has it.
+    /// Two Services claim one frontend; the older one has it, or the first by namespace and name
+    /// of those that were created in the same second.
     #[error("{frontend} already belongs to Service {owner}")]
     Conflict {
         /// The frontend.

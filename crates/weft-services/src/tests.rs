@@ -45,6 +45,7 @@ fn service(name: &str, cluster_ips: &[&str], ports: &[(&str, Protocol, i32)]) ->
         affinity_timeout_s: None,
         publish_not_ready: false,
         foreign_proxy: false,
+        created_s: 0,
     }
 }
 

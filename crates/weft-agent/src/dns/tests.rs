@@ -42,6 +42,7 @@ fn snapshot(generation: u64, ip: &str) -> Option<Arc<Snapshot>> {
         affinity_timeout_s: None,
         publish_not_ready: false,
         foreign_proxy: false,
+        created_s: 0,
     };
     let mut s = Snapshot { generation, ..Snapshot::default() };
     s.services.insert(id, Arc::new(service));

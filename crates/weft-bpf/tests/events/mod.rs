@@ -95,6 +95,7 @@ fn service(n: u8, variant: u8) -> Service {
         affinity_timeout_s: (variant & 2 != 0).then_some(60),
         publish_not_ready: false,
         foreign_proxy: false,
+        created_s: 0,
     }
 }
 

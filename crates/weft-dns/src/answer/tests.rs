@@ -48,6 +48,7 @@ fn service(id: &str, kind: ServiceKind, ips: &[&str], ports: &[(&str, Protocol, 
         affinity_timeout_s: None,
         publish_not_ready: false,
         foreign_proxy: false,
+        created_s: 0,
     }
 }
 

@@ -57,6 +57,7 @@ fn cluster_ip_service() {
     assert_eq!((s.ports[1].protocol, &*s.ports[1].name), (Protocol::Udp, "dns"));
     assert_eq!(s.affinity_timeout_s, None);
     assert!(!s.publish_not_ready && !s.foreign_proxy);
+    assert_eq!(s.created_s, 0, "the object says nothing");
 }
 
 #[test]
@@ -112,13 +113,14 @@ fn a_bad_service_is_left_out_and_named() {
 #[test]
 fn service_options() {
     let s = service(&parse(json!({
-        "metadata": {"namespace": "a", "name": "b",
+        "metadata": {"namespace": "a", "name": "b", "creationTimestamp": "1970-01-02T00:00:01Z",
                      "labels": {"service.kubernetes.io/service-proxy-name": "mesh"}},
         "spec": {"clusterIPs": ["10.0.0.3"], "sessionAffinity": "ClientIP",
                  "internalTrafficPolicy": "Local", "publishNotReadyAddresses": true}
     })));
     let s = s.value.expect("one");
     assert!(s.foreign_proxy && s.publish_not_ready);
+    assert_eq!(s.created_s, 86_401);
     assert_eq!(s.affinity_timeout_s, Some(10_800));
     assert_eq!(s.internal_policy, TrafficPolicy::Local);
     let s = svc(json!({"clusterIPs": ["10.0.0.3"], "sessionAffinity": "ClientIP",

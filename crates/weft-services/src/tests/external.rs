@@ -90,6 +90,47 @@ fn nobody_takes_over_an_allocated_address() {
 }
 
 #[test]
+fn who_came_first_keeps_an_external_ip_whatever_its_name() {
+    let with = |name: &str, created_s: i64| {
+        let mut s = service(name, &[], &[HTTP]);
+        s.external.addresses = vec![ip("198.51.100.1")];
+        s.external.health_port = Some(port(32_000));
+        s.created_s = created_s;
+        s
+    };
+    let at = frontend("198.51.100.1", Protocol::Tcp, 80);
+    let mut planner = crate::Planner::new(node(1));
+    let mut owner = |all: &[Service]| {
+        let mut snapshot = with_node(snapshot(all.to_vec(), vec![]));
+        snapshot.generation += all.len() as u64;
+        let tables = planner.plan(&snapshot, &PlanInput::default()).clone();
+        assert_eq!(tables, run(&snapshot));
+        let owner = tables.outside[&at].service.clone();
+        assert_eq!(tables.health[&port(32_000)].service, owner, "the same for health ports");
+        // Every other one hears of it, at the field that asks for it.
+        for d in tables.diagnostics.iter() {
+            assert_ne!(d.service, owner);
+            let service = all.iter().find(|s| s.id == d.service).expect("one of these");
+            let blamed = d.blame(service);
+            let expected = match &d.kind {
+                DiagnosticKind::Conflict { .. } => ("AddressConflict", "spec.externalIPs"),
+                _ => ("PortConflict", "spec.healthCheckNodePort"),
+            };
+            assert_eq!((blamed.reason, &*blamed.field), expected);
+            assert!(blamed.message.contains(&owner.to_string()), "{}", blamed.message);
+        }
+        assert_eq!(tables.diagnostics.len(), 2 * (all.len() - 1));
+        owner.name.to_string()
+    };
+    assert_eq!(owner(&[with("web", 100)]), "web");
+    assert_eq!(owner(&[with("web", 100), with("a-thief", 200)]), "web");
+    assert_eq!(owner(&[with("web", 100), with("a-thief", 200), with("older", 99)]), "older");
+    assert_eq!(owner(&[with("web", 100), with("twin", 100)]), "twin", "by name where equally old");
+    // Deleted and made again it is the newer one, even if nobody saw it go.
+    assert_eq!(owner(&[with("web", 300), with("a-thief", 200)]), "a-thief");
+}
+
+#[test]
 fn node_ports_answer_on_the_chosen_addresses_of_the_services_families() {
     let mut s = reachable(TrafficPolicy::Cluster);
     let endpoints = vec![endpoint("10.244.1.2", "rs", 1)];

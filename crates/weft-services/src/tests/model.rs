@@ -122,9 +122,9 @@ pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
     let ips = some(vec!["10.96.0.1", "10.96.0.2", "fd00:10:96::1"]);
     let vips = some(vec!["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
     let extra = some(vec!["192.0.2.1", "198.51.100.1", "10.96.0.2"]);
-    let flags = (any::<bool>(), any::<bool>(), 0..8u8, 0..8u8, any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), 0..8u8, 0..8u8, any::<bool>(), 0..3i64);
     let one = (ports, ips, vips, extra, flags).prop_map(
-        |(ports, ips, vips, extra, (local, external_local, foreign, headless, both))| {
+        |(ports, ips, vips, extra, (local, external_local, foreign, headless, both, created_s))| {
             let plain: Vec<_> = ports.iter().map(|(n, p, port, _)| (*n, *p, *port)).collect();
             let mut s = service("", &ips, &plain);
             for (to, (.., node_port)) in s.ports.iter_mut().zip(&ports) {
@@ -142,6 +142,7 @@ pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
             s.external.balancer_addresses = vips.iter().map(|a| ip(a)).collect();
             s.external.addresses = extra.iter().map(|a| ip(a)).collect();
             s.foreign_proxy = foreign == 0;
+            s.created_s = created_s;
             if headless == 0 {
                 s.kind = ServiceKind::Headless;
             }
@@ -206,9 +207,12 @@ pub(super) fn with_node(mut snapshot: Snapshot) -> Snapshot {
 /// Every frontend that the Services ask for, with its rightful owner, in order of claims.
 fn claims(services: &[Service]) -> Vec<(Frontend, FrontendKind, &Service, &ServicePort)> {
     let mut all: Vec<(Frontend, FrontendKind, &Service, &ServicePort)> = Vec::new();
+    // Of two that ask for the same by fields of one kind, the older one has it.
+    let ours = services.iter().filter(|s| s.kind == ServiceKind::Virtual && !s.foreign_proxy);
+    let mut ours: Vec<&Service> = ours.collect();
+    ours.sort_by_key(|s| (s.created_s, &s.id));
     for kind in FrontendKind::ALL {
-        let ours = services.iter().filter(|s| s.kind == ServiceKind::Virtual && !s.foreign_proxy);
-        for s in ours {
+        for s in ours.iter().copied() {
             for p in &s.ports {
                 let own = || [ip("172.30.1.1"), ip("fd00:30::1")].into_iter();
                 let at: Vec<(IpAddr, Port)> = match kind {
