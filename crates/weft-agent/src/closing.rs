@@ -2,10 +2,11 @@
 //! somebody who will never answer (`docs/adr/0018`).
 //!
 //! Flow: tables are in the kernel → the hooks' records of connected sockets → those that the
-//! tables call stale (`weft_services::stale`) → closed in their network namespaces → records
-//! removed. Nothing is remembered between two rounds but how often a socket was looked for in
-//! vain: what is to be closed follows from the records and the tables, so a restarted agent
-//! closes what its predecessor did not.
+//! tables call stale (`weft_services::stale`), TCP after it was so for a while → closed in
+//! their network namespaces → records removed. Nothing is remembered between two rounds but
+//! since when a socket is stale and how often it was looked for in vain: what is to be closed
+//! follows from the records and the tables, so a restarted agent closes what its predecessor
+//! did not.
 //!
 //! It runs after the service stage and beside it: a change of the tables never waits for it.
 
@@ -14,12 +15,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 use weft_bpf::{Records, SocketRecord};
-use weft_model::{NodeName, Port, Protocol, Snapshot};
+use weft_model::{Port, Protocol, Snapshot};
 use weft_netlink::sock_diag::{Closed, Connected, SockDiag, Transport, netns_cookie};
 use weft_services::{Backend, Frontend, ServiceTables, Used};
 
@@ -32,6 +33,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 const TRIES_MAX: u32 = 3;
 /// Changes that come faster are looked at together.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// So long a TCP connection's pod must be in no slice before it counts as gone. A Service that
+/// is deleted and made again has no slices for a moment: those of before go with it, and the
+/// controller gathers for up to a second before it writes new ones. Far less than a client waits
+/// whose backend does not answer (TCP gives up after a quarter of an hour), and less than a node
+/// takes to be called lost (40 s).
+const SETTLE: Duration = Duration::from_secs(5);
 
 const UNKNOWN_PLACE: &str = "sockets of backends that went are in a network namespace that is \
     neither the node's nor a pod's, and are left alone";
@@ -49,21 +57,58 @@ pub struct Applied {
 /// being changed.
 pub type AppliedSender = watch::Sender<Option<Arc<Applied>>>;
 
+type Probe = fn(&SockDiag, Transport) -> weft_netlink::Result<()>;
+
 /// The sockets stage.
 pub struct SocketStage {
     state: Arc<State>,
-    node: NodeName,
     bpf_dir: PathBuf,
     namespaces: Arc<PodNamespaces>,
-    /// Cookie and sockets of the node's own namespace.
-    own: weft_netlink::Result<(u64, SockDiag)>,
+    /// Cookie and sockets of the node's own namespace; `None` until it could be opened.
+    own: Option<(u64, SockDiag)>,
     /// Why the kernel does not close sockets, where it does not.
     refusals: BTreeMap<Transport, String>,
+    /// When it was asked whether it does.
+    asked: Option<Instant>,
+    /// [`SockDiag::probe`].
+    probe: Probe,
     records: Option<Records>,
+    settling: Settling,
     /// Sockets that were not found yet, and how often they were looked for.
     sought: BTreeMap<SocketRecord, u32>,
     /// Sockets closed since the agent started.
     closed: BTreeMap<Transport, u64>,
+}
+
+/// Since when TCP sockets are stale: one is closed once it was so for [`SETTLE`], in every look
+/// at it.
+#[derive(Debug, Default)]
+struct Settling(BTreeMap<SocketRecord, Instant>);
+
+impl Settling {
+    /// Those of `stale` to be closed now, and how long until the next one is. What is not stale
+    /// any more is forgotten.
+    fn due(
+        &mut self,
+        stale: Vec<SocketRecord>,
+        now: Instant,
+    ) -> (Vec<SocketRecord>, Option<Duration>) {
+        let before = std::mem::take(&mut self.0);
+        let (mut due, mut wait) = (Vec::new(), None::<Duration>);
+        for record in stale {
+            if record.protocol != Protocol::Tcp {
+                due.push(record);
+                continue;
+            }
+            let since = before.get(&record).copied().unwrap_or(now);
+            self.0.insert(record, since);
+            match SETTLE.saturating_sub(now.saturating_duration_since(since)) {
+                Duration::ZERO => due.push(record),
+                left => wait = Some(wait.map_or(left, |w| w.min(left))),
+            }
+        }
+        (due, wait)
+    }
 }
 
 /// One round, for the status.
@@ -78,38 +123,70 @@ struct Round {
 }
 
 impl SocketStage {
-    /// A stage for the namespace of the calling thread, which is the node's. Asks the kernel
-    /// what it can do.
-    pub fn new(
-        state: Arc<State>,
-        node: NodeName,
-        bpf_dir: PathBuf,
-        namespaces: Arc<PodNamespaces>,
-    ) -> Self {
-        let own = SockDiag::open().and_then(|sockets| Ok((netns_cookie()?, sockets)));
-        let mut refusals = BTreeMap::new();
-        for transport in [Transport::Tcp, Transport::Udp] {
-            if let Ok(Err(e)) = own.as_ref().map(|(_, sockets)| sockets.probe(transport)) {
-                refusals.insert(transport, chain(&e));
+    /// A stage for the namespace of the thread that will call [`Self::step`], which is the
+    /// node's.
+    pub fn new(state: Arc<State>, bpf_dir: PathBuf, namespaces: Arc<PodNamespaces>) -> Self {
+        Self {
+            state,
+            bpf_dir,
+            namespaces,
+            own: None,
+            refusals: BTreeMap::new(),
+            asked: None,
+            probe: SockDiag::probe,
+            records: None,
+            settling: Settling::default(),
+            sought: BTreeMap::new(),
+            closed: BTreeMap::new(),
+        }
+    }
+
+    /// Asks the kernel what it can do, again and again where it cannot do all: what it lacked
+    /// may be a module that somebody loads later, or memory.
+    fn ask(&mut self, now: Instant) -> weft_netlink::Result<()> {
+        let (_, sockets) = match self.own.take() {
+            Some(own) => self.own.insert(own),
+            None => {
+                let sockets = SockDiag::open()?;
+                self.own.insert((netns_cookie()?, sockets))
+            }
+        };
+        let due = |at: Instant| now.saturating_duration_since(at) >= DRIFT_INTERVAL;
+        let first = self.asked.is_none();
+        if first || !self.refusals.is_empty() && self.asked.is_some_and(due) {
+            self.asked = Some(now);
+            let why = |t| (self.probe)(sockets, t).err().map(|e| (t, chain(&e)));
+            self.refusals = [Transport::Tcp, Transport::Udp].into_iter().filter_map(why).collect();
+            if !first && self.refusals.is_empty() {
+                tracing::info!("this kernel closes sockets now");
             }
         }
-        let (sought, closed) = Default::default();
-        Self { state, node, bpf_dir, namespaces, own, refusals, records: None, sought, closed }
+        Ok(())
     }
 
     /// Closes what is stale by the tables; says when to look again. `current`: whether these are
     /// still the tables in the kernel; those of records that are newer than them say nothing.
     /// Blocks.
-    pub fn step(&mut self, applied: &Applied, current: impl Fn() -> bool) -> Duration {
+    pub fn step(
+        &mut self,
+        applied: &Applied,
+        now: Instant,
+        current: impl Fn() -> bool,
+    ) -> Duration {
         let mut round = Round::default();
+        if let Err(e) = self.ask(now) {
+            round.errors.push(chain(&e));
+        }
+        let mut settled = None;
         match self.stale(applied) {
             // Asked after the records were listed.
             Ok(_) if !current() => return AGAIN,
-            Ok(stale) => self.close_all(stale, &mut round),
+            Ok(stale) => {
+                let (due, wait) = self.settling.due(stale, now);
+                settled = wait;
+                self.close_all(due, &mut round);
+            }
             Err(e) => round.errors.push(chain(&e)),
-        }
-        if let Err(e) = &self.own {
-            round.errors.push(chain(e));
         }
         for (transport, why) in &self.refusals {
             round.diagnostics.insert(format!(
@@ -119,7 +196,7 @@ impl SocketStage {
         }
         let wait = if round.again || !round.errors.is_empty() { AGAIN } else { DRIFT_INTERVAL };
         self.tell(applied.snapshot.generation, round);
-        wait
+        settled.map_or(wait, |settled| settled.min(wait))
     }
 
     /// Records of connected sockets that must not stay with their backend.
@@ -135,7 +212,7 @@ impl SocketStage {
             return Ok(Vec::new());
         }
         let Applied { snapshot, tables } = applied;
-        let stale = weft_services::stale(snapshot, &self.node, tables, &used);
+        let stale = weft_services::stale(snapshot, tables, &used);
         all.retain(|r| used_of(r, &stale));
         Ok(all)
     }
@@ -198,7 +275,7 @@ impl SocketStage {
         }
         let wanted: BTreeSet<Connected> = records.iter().map(connected).collect();
         match &self.own {
-            Ok((own, sockets)) if *own == netns => Some(sockets.close(transport, &wanted)),
+            Some((own, sockets)) if *own == netns => Some(sockets.close(transport, &wanted)),
             _ => {
                 let sockets = self.namespaces.sockets(netns)?;
                 Some(sockets.and_then(|s| s.close(transport, &wanted)))
@@ -214,6 +291,7 @@ impl SocketStage {
             ("closedTcp", closed(Transport::Tcp)),
             ("closedUdp", closed(Transport::Udp)),
             ("notClosed", left),
+            ("settling", self.settling.0.len() as u64),
         ];
         self.state.record("sockets", |stage| {
             stage.log_news("sockets", &errors, &diagnostics);
@@ -236,7 +314,8 @@ pub fn follow(
     loop {
         let latest = applied.borrow_and_update().clone();
         let current = || !applied.has_changed().unwrap_or(true);
-        let wait = latest.map_or(DRIFT_INTERVAL, |latest| stage.step(&latest, current));
+        let wait =
+            latest.map_or(DRIFT_INTERVAL, |latest| stage.step(&latest, Instant::now(), current));
         let go_on = runtime.block_on(async {
             let changed = async {
                 tokio::time::sleep(PAUSE).await;
@@ -287,3 +366,7 @@ fn used(record: &SocketRecord) -> Option<Used> {
 fn used_of(record: &SocketRecord, set: &BTreeSet<Used>) -> bool {
     used(record).is_some_and(|u| set.contains(&u))
 }
+
+#[cfg(test)]
+#[path = "closing_tests.rs"]
+mod tests;

@@ -242,9 +242,9 @@ fn spawn_stages(
         follow(&runtime, &token, snapshots, None, |s| fabric.step(s));
     })?;
     let (applied, token) = (services.applied.subscribe(), cancel.clone());
-    let (of, node, bpf_dir) = (state.clone(), args.node.clone(), args.bpf_dir.clone());
+    let (of, bpf_dir) = (state.clone(), args.bpf_dir.clone());
     spawn_thread(tasks, "sockets", move |runtime| {
-        let mut stage = SocketStage::new(of, node, bpf_dir, place.namespaces);
+        let mut stage = SocketStage::new(of, bpf_dir, place.namespaces);
         closing::follow(&runtime, &token, applied, &mut stage);
     })?;
     let (snapshots, token, state) = (source.snapshots.clone(), cancel.clone(), state.clone());

@@ -7,13 +7,15 @@
 //!   backend is stale as soon as it is not eligible, whatever the reason (kube-proxy forgets
 //!   such flows in the kernel's connection table).
 //! - **TCP** drains: a backend that is unready, or terminates and still serves, keeps its
-//!   connections (KEP-1669). It is stale when its address is a pod's and in no slice any more,
-//!   which means that the pod is gone and nobody would ever answer; or when nobody owns the frontend's
-//!   address any more, because the Service was deleted.
+//!   connections (KEP-1669), and so does one whose Service was changed or deleted, as with
+//!   kube-proxy, which never looks at TCP. It is stale only when its address is a pod's and in
+//!   no slice any more: then the pod is gone as far as anybody can tell, and nobody would ever
+//!   answer. While a Service is deleted and made again its pods are in no slice either, so
+//!   whoever closes waits a while first, and asks again.
 
 use crate::{Backend, Frontend, ServiceTables};
 use std::{collections::BTreeSet, net::IpAddr};
-use weft_model::{NodeName, Protocol, Snapshot};
+use weft_model::{Protocol, Snapshot};
 
 /// A backend, and the frontend as which a socket knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,15 +26,10 @@ pub struct Used {
     pub backend: Backend,
 }
 
-/// Those of `used` whose sockets must be closed, by the tables of `node` that were planned from
-/// `snapshot`. Costs as much as there is in `used`; where a TCP backend is not eligible also one
-/// walk over all endpoints, and where a frontend has no owner one over all Services.
-pub fn stale(
-    snapshot: &Snapshot,
-    node: &NodeName,
-    tables: &ServiceTables,
-    used: &BTreeSet<Used>,
-) -> BTreeSet<Used> {
+/// Those of `used` whose sockets must be closed, by the tables that were planned from
+/// `snapshot`. Costs as much as there is in `used`, and where a TCP backend is not eligible one
+/// walk over all endpoints.
+pub fn stale(snapshot: &Snapshot, tables: &ServiceTables, used: &BTreeSet<Used>) -> BTreeSet<Used> {
     let eligible = |u: &Used| {
         let lb = tables.frontends.get(&u.frontend);
         lb.is_some_and(|lb| lb.backends.binary_search(&u.backend).is_ok())
@@ -46,45 +43,14 @@ pub fn stale(
     let of_pods = |addr: &IpAddr| {
         snapshot.nodes.values().any(|n| n.pod_cidrs.iter().any(|cidr| cidr.contains(addr)))
     };
-    let gone = absent(
-        tcp.iter().map(|u| u.backend.addr).filter(of_pods).collect(),
-        snapshot.slices.values().flat_map(|of_service| {
-            of_service.values().flat_map(|s| s.endpoints.iter().map(|e| e.address))
-        }),
-    );
-    let own = snapshot.nodes.get(node).map_or(&[][..], |n| &n.internal_ips);
-    // A node port says nothing about its Service: the node's addresses outlive all of them.
-    let unowned = |f: &Frontend| {
-        !tables.frontends.contains_key(f)
-            && !tables.outside.contains_key(f)
-            && !f.addr.is_loopback()
-            && !own.contains(&f.addr)
-    };
-    let left = absent(
-        tcp.iter().map(|u| &u.frontend).filter(|f| unowned(f)).map(|f| f.addr).collect(),
-        snapshot.services.values().flat_map(|s| {
-            let external = &s.external;
-            let others = external.balancer_addresses.iter().chain(&external.addresses);
-            s.cluster_ips.iter().chain(others).copied()
-        }),
-    );
-    let ends = |u: &Used| {
-        gone.contains(&u.backend.addr) || (unowned(&u.frontend) && left.contains(&u.frontend.addr))
-    };
-    stale.extend(tcp.into_iter().filter(ends));
-    stale
-}
-
-/// Those of `asked` that are not among `all`.
-fn absent(mut asked: BTreeSet<IpAddr>, all: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
-    if asked.is_empty() {
-        return asked;
-    }
-    for one in all {
-        asked.remove(&one);
-        if asked.is_empty() {
+    let mut gone: BTreeSet<IpAddr> = tcp.iter().map(|u| u.backend.addr).filter(of_pods).collect();
+    let slices = snapshot.slices.values().flat_map(weft_model::Map::values);
+    for endpoint in slices.flat_map(|slice| &slice.endpoints) {
+        if gone.is_empty() {
             break;
         }
+        gone.remove(&endpoint.address);
     }
-    asked
+    stale.extend(tcp.into_iter().filter(|u| gone.contains(&u.backend.addr)));
+    stale
 }

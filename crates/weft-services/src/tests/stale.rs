@@ -52,7 +52,7 @@ fn all() -> [Used; 4] {
 fn stale_of(snapshot: &Snapshot) -> Vec<usize> {
     let input = PlanInput { localhost_node_ports: true, ..PlanInput::default() };
     let tables = plan(snapshot, &node(1), &input);
-    let found = stale(snapshot, &node(1), &tables, &all().into());
+    let found = stale(snapshot, &tables, &all().into());
     let place = |u: &Used| all().iter().position(|a| a == u).expect("one that was asked for");
     let mut places: Vec<usize> = found.iter().map(place).collect();
     places.sort_unstable();
@@ -87,7 +87,7 @@ fn another_slice_says_that_the_pod_is_there() {
 }
 
 #[test]
-fn a_deleted_service_ends_its_connections_and_a_changed_one_does_not() {
+fn connections_outlive_their_service_as_long_as_the_pod_is_known() {
     let pod = || vec![endpoint("10.244.2.1", "rs", 2)];
     let whole = world(pod());
     let change = |change: &dyn Fn(&mut Service)| {
@@ -112,13 +112,18 @@ fn a_deleted_service_ends_its_connections_and_a_changed_one_does_not() {
     let s = slice(&moved.services[&id].clone(), "web-1", &[("http", Protocol::Tcp, 9090)], pod());
     moved.insert_slice(Arc::new(s));
     assert_eq!(stale_of(&moved), [3]);
-    // Deleted with its slices; and in the moment between, or where another Service has the pod.
+    // Deleted before its slices, or where another Service has the pod: the pod answers on.
     let mut deleted = whole.clone();
     deleted.services.remove(&id);
-    assert_eq!(stale_of(&deleted), [0, 3], "its address is gone, its pod is not");
+    assert_eq!(stale_of(&deleted), [3], "its address is gone, its pod is not");
+    // Without slices nobody can tell it from a pod that is gone.
     deleted.slices.remove(&id);
     assert_eq!(stale_of(&deleted), [0, 1, 2, 3]);
-    assert!(stale(&deleted, &node(1), &run(&deleted), &BTreeSet::new()).is_empty());
+    // Made again, and its slices not yet; then they are.
+    deleted.services.insert(id.clone(), whole.services[&id].clone());
+    assert_eq!(stale_of(&deleted), [0, 1, 2, 3]);
+    assert_eq!(stale_of(&whole), [0usize; 0]);
+    assert!(stale(&deleted, &run(&deleted), &BTreeSet::new()).is_empty());
 }
 
 #[test]
@@ -129,8 +134,8 @@ fn a_nodes_own_dns_is_in_no_slice_and_serves() {
     let input = PlanInput { node_dns: vec![ip("10.244.1.1")], ..PlanInput::default() };
     let tables = plan(&snapshot, &node(1), &input);
     let uses = |backend| BTreeSet::from([used("10.96.0.10", (Protocol::Tcp, 53), backend, 53)]);
-    assert!(stale(&snapshot, &node(1), &tables, &uses("10.244.1.1")).is_empty());
-    assert_eq!(stale(&snapshot, &node(1), &tables, &uses("10.244.9.1")).len(), 1);
+    assert!(stale(&snapshot, &tables, &uses("10.244.1.1")).is_empty());
+    assert_eq!(stale(&snapshot, &tables, &uses("10.244.9.1")).len(), 1);
 }
 
 #[test]

@@ -81,6 +81,15 @@ fn sockets_count(lab: &Lab, node: &str, count: &str) -> u64 {
     stage(lab, node, "sockets")["counts"][count].as_u64().unwrap_or_default()
 }
 
+/// Waits until the sockets stage has looked at the tables that are in the kernel now: what it
+/// has not closed then, it does not close because of them.
+fn sockets_seen(lab: &Lab, node: &str) {
+    let generation = |name: &str| stage(lab, node, name)["generation"].as_u64();
+    let now = generation("services").expect("applied");
+    let seen = || generation("sockets") >= Some(now);
+    assert!(poll(seen), "{}\n{}", stage(lab, node, "sockets"), lab.logs());
+}
+
 /// Waits until each flow was answered twice more: once at least it asked after this call.
 fn progress(lab: &Lab, probe: &mut Probe) {
     let before = probe.answered().expect("answered");

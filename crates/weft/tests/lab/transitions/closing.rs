@@ -4,8 +4,13 @@ use super::*;
 
 /// A Service without selector: its endpoints are what the test says.
 fn service(name: &str) -> String {
+    service_at(name, "")
+}
+
+/// The same; `more`: further lines of its spec.
+fn service_at(name: &str, more: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  ipFamilyPolicy: \
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n{more}  ipFamilyPolicy: \
          RequireDualStack\n  ports:\n  - {{name: http, port: 80}}\n  - {{name: udp, port: 81, \
          protocol: UDP}}\n---\n"
     )
@@ -91,6 +96,7 @@ fn clients_of_a_backend_that_left_are_told_and_others_are_not() {
         // A second endpoint: nobody moves who has a backend already.
         lab.apply(&slices("web", &[&one, &two], true));
         until(&lab, &["one", "two"], || tcp(&lab, client, &web[0], 80));
+        sockets_seen(&lab, "node1");
         assert_eq!((begun(), sockets_count(&lab, "node1", "closedUdp")), (tcp_before, udp_before));
         // The first one leaves: TCP is reset, connected UDP closed, the rest moves by itself.
         lab.apply(&slices("web", &[&two], true));
@@ -124,6 +130,58 @@ fn clients_of_a_backend_that_left_are_told_and_others_are_not() {
         let kinds: Vec<&String> = reports[1].failures.keys().collect();
         assert!(kinds.iter().all(|k| *k == "refused"), "{reports:#?}");
     }
+    lab.down();
+}
+
+/// As kube-proxy, which leaves TCP to its ends: a Service that is replaced (`kubectl replace
+/// --force`) breaks no connection, although nobody knows its pods in between.
+#[test]
+fn a_service_that_is_deleted_and_made_again_breaks_no_connection() {
+    let name = "a_service_that_is_deleted_and_made_again_breaks_no_connection";
+    if !root_or_skip(name) || !kubectl_or_skip(name) {
+        return;
+    }
+    let lab = Lab::up("again", &["--nodes", "1"]);
+    lab.apply(&(server("one", "web", "node1") + &asker("pod", "node1", false) + &service("web")));
+    lab.wait_ready(2);
+    if stage(&lab, "node1", "sockets")["diagnostics"].to_string().contains("does not close") {
+        println!("SKIP {name}: this kernel closes no sockets");
+        return;
+    }
+    let (one, web) = (pod_ips(&lab, "one"), cluster_ips(&lab, "web"));
+    lab.apply(&slices("web", &[&one], true));
+    until(&lab, &["one"], || tcp(&lab, "pod", &web[1], 80));
+    let kept =
+        |v: usize| flow(&format!("IPv{} service", 4 + 2 * v), Kind::KeepAlive, at(&web[v], 80));
+    let mut probe = in_pod(&lab, "pod");
+    probe.load(vec![kept(0), kept(1)]).expect("load");
+    progress(&lab, &mut probe);
+    let before = sockets_count(&lab, "node1", "closedTcp");
+    let delete = || {
+        let all = ["service/web", "endpointslice/web-0", "endpointslice/web-1"];
+        lab.k(&[&["delete", "--wait=false"][..], &all[..]].concat());
+        let seen = || sockets_count(&lab, "node1", "settling") >= 2;
+        assert!(poll(seen), "{}\n{}", stage(&lab, "node1", "sockets"), lab.logs());
+    };
+    delete();
+    let same = format!("  clusterIPs: [\"{}\", \"{}\"]\n", web[0], web[1]);
+    lab.apply(&(service_at("web", &same) + &slices("web", &[&one], true)));
+    until(&lab, &["one"], || tcp(&lab, "pod", &web[0], 80));
+    sockets_seen(&lab, "node1");
+    assert_eq!(sockets_count(&lab, "node1", "settling"), 0, "{}", lab.logs());
+    progress(&lab, &mut probe);
+    let reports = probe.end_load().expect("reports");
+    print("deleted and made again", &reports);
+    assert_clean(&lab, "deleted and made again", &reports);
+    assert!(reports.iter().all(|r| r.repeated == 0), "{reports:#?}");
+    assert_eq!(sockets_count(&lab, "node1", "closedTcp"), before);
+    // Once it stays away, pods that nobody knows count as gone.
+    probe.load(vec![kept(0), kept(1)]).expect("load");
+    progress(&lab, &mut probe);
+    delete();
+    let closed = || sockets_count(&lab, "node1", "closedTcp") >= before + 2;
+    assert!(poll(closed), "{}\n{}", stage(&lab, "node1", "sockets"), lab.logs());
+    print("deleted", &probe.end_load().expect("reports"));
     lab.down();
 }
 
