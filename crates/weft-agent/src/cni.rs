@@ -75,9 +75,12 @@ impl CniService {
     /// Restores the addresses from the journal at `journal`, and the pods' namespaces from the
     /// folder `netns` beside it.
     pub fn open(netlink: Netlink, journal: &Path, host_ports: HostPorts) -> anyhow::Result<Self> {
-        let ipam = Mutex::new(Ipam::open(journal)?);
+        let ipam = Ipam::open(journal)?;
         let dir = journal.with_file_name("netns");
-        let namespaces = PodNamespaces::open(&dir)
+        let name = |key: &Key| pod::link_name(&key.container_id, &key.ifname);
+        let attached: BTreeSet<String> = ipam.keys().iter().map(name).collect();
+        let ipam = Mutex::new(ipam);
+        let namespaces = PodNamespaces::open(&dir, |name| attached.contains(name))
             .with_context(|| format!("cannot read the pods' namespaces in {}", dir.display()))?;
         Ok(Self {
             netlink,

@@ -3,6 +3,10 @@
 //! ADD tells the path, and nothing else ever does; so it is kept, one small file an attachment,
 //! written before ADD is answered. A namespace is asked for by its cookie, which is what the
 //! socket hooks know; a cookie is learned by entering the namespace once.
+//!
+//! A path may be no namespace for a while: after a restart of the machine or of the runtime
+//! the agent may come first. So what is kept is forgotten with its attachment, by DEL or GC or
+//! because the address journal does not know it, and not because nothing is there yet.
 
 use std::{
     collections::BTreeMap,
@@ -29,15 +33,16 @@ struct Place {
 }
 
 impl PodNamespaces {
-    /// Restores what an earlier agent wrote into `dir`; forgets what is no namespace any more.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    /// Restores what an earlier agent wrote into `dir`; forgets what is not `attached`: an
+    /// attachment by the name of its link.
+    pub fn open(dir: &Path, attached: impl Fn(&str) -> bool) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let mut known = BTreeMap::new();
         for entry in fs::read_dir(dir)? {
             let file = entry?.path();
             let path = PathBuf::from(std::ffi::OsString::from_vec(fs::read(&file)?));
             match file.file_name().and_then(|n| n.to_str()) {
-                Some(name) if netns::is_netns(&path) => {
+                Some(name) if attached(name) => {
                     known.insert(name.to_owned(), Place { path, cookie: None });
                 }
                 // Half-written ones, too: a name with an extension was never told.
@@ -80,7 +85,8 @@ impl PodNamespaces {
         if let Some(place) = there {
             return Some(SockDiag::open_in(&place.path).map(|(sockets, _)| sockets));
         }
-        for (name, place) in known.iter().filter(|(_, p)| p.cookie.is_none()) {
+        let unknown = known.iter().filter(|(_, p)| p.cookie.is_none() && netns::is_netns(&p.path));
+        for (name, place) in unknown {
             match SockDiag::open_in(&place.path) {
                 Ok((sockets, found)) => {
                     let mut known = self.known();
@@ -105,21 +111,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_survives_and_what_is_gone_is_forgotten() {
+    fn what_is_kept_survives_and_what_is_detached_is_forgotten() {
         let dir = tempfile::tempdir().expect("folder");
         let at = dir.path().join("netns");
         let own = Path::new("/proc/self/ns/net");
         let names = |n: &PodNamespaces| n.known().keys().cloned().collect::<Vec<_>>();
-        let first = PodNamespaces::open(&at).expect("open");
+        let first = PodNamespaces::open(&at, |_| true).expect("open");
         first.insert("wv1", own).expect("insert");
         first.insert("wv1", own).expect("again");
-        first.insert("wv2", Path::new("/nowhere")).expect("insert");
+        first.insert("wv2", own).expect("insert");
         fs::write(at.join("wv3.new"), "/proc/sel").expect("half-written");
-        let second = PodNamespaces::open(&at).expect("open");
+        let second = PodNamespaces::open(&at, |name| name == "wv1").expect("open");
         assert_eq!(names(&second), ["wv1"]);
         assert_eq!(fs::read_dir(&at).expect("list").count(), 1);
         second.remove("wv1").expect("remove");
         second.remove("wv1").expect("again");
-        assert!(names(&PodNamespaces::open(&at).expect("open")).is_empty());
+        assert!(names(&PodNamespaces::open(&at, |_| true).expect("open")).is_empty());
+    }
+
+    #[test]
+    fn a_namespace_that_comes_after_the_agent_is_found() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (at, pod) = (dir.path().join("netns"), dir.path().join("pod"));
+        let first = PodNamespaces::open(&at, |_| true).expect("open");
+        first.insert("wv1", &pod).expect("insert");
+        // The agent starts anew before the runtime does.
+        let second = PodNamespaces::open(&at, |_| true).expect("open");
+        let cookie = weft_netlink::sock_diag::netns_cookie().expect("cookie");
+        assert!(second.sockets(cookie).is_none(), "not there yet");
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIP a_namespace_that_comes_after_the_agent_is_found: needs root");
+            return;
+        }
+        std::os::unix::fs::symlink("/proc/self/ns/net", &pod).expect("link");
+        assert!(second.sockets(cookie).expect("found").is_ok());
     }
 }
