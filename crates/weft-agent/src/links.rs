@@ -5,6 +5,7 @@ use crate::{
     reconcile::{DRIFT_INTERVAL, Outcome, RETRY_MIN, chain},
     state::State,
 };
+use ipnet::IpNet;
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::watch};
@@ -96,16 +97,29 @@ impl LinkStage {
             info!(repaired, gone, "programs of pod links were not as they shall be");
         }
         let fine = errors.is_empty();
+        let diagnostics = beyond(&ranges);
         self.state.record("podLinks", |stage| {
-            stage.log_news("podLinks", &errors, &[]);
-            stage.errors = errors;
-            stage.counts = counts;
+            stage.log_news("podLinks", &errors, &diagnostics);
+            (stage.errors, stage.diagnostics, stage.counts) = (errors, diagnostics, counts);
             if fine {
                 stage.generation = fabric.generation.max(1);
             }
         });
         if fine { Outcome::Applied } else { Outcome::Failed }
     }
+}
+
+/// What is said about Service ranges that the programs have no room for.
+fn beyond(ranges: &[IpNet]) -> Vec<String> {
+    let told = |range: IpNet| {
+        format!(
+            "Service range {range} is one too many for the programs at the pods' links: pods reach \
+             its Services by TCP and UDP sockets, and all their other packets to it (SCTP, pods \
+             with {SOCKET_LB}: disabled) are refused; put the Services into fewer, wider \
+             ServiceCIDRs (or --service-cidr)"
+        )
+    };
+    weft_bpf::ranges_left_out(ranges).map(told).collect()
 }
 
 fn counts(programs: &PodLinks) -> weft_bpf::Result<BTreeMap<&'static str, u64>> {
@@ -164,6 +178,21 @@ fn pod_of(args: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_that_find_no_room_are_told_with_what_to_do() {
+        let range = |text: String| text.parse::<IpNet>().expect("range");
+        let v4 = |n: u8| range(format!("10.{n}.0.0/16"));
+        let v6 = |n: u8| range(format!("fd00:{n}::/112"));
+        let four: Vec<IpNet> = (0..4).flat_map(|n| [v6(n), v4(n)]).collect();
+        assert_eq!(beyond(&four), [""; 0]);
+        let more = [four, vec![v4(4), v6(4), v4(5)]].concat();
+        let told = beyond(&more);
+        for (text, range) in told.iter().zip(["10.4.0.0/16", "10.5.0.0/16", "fd00:4::/112"]) {
+            assert!(text.contains(range) && text.contains("ServiceCIDRs"), "{text}");
+        }
+        assert_eq!(told.len(), 3);
+    }
 
     #[test]
     fn pods_are_named_by_the_arguments() {

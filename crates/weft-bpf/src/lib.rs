@@ -38,7 +38,7 @@ mod verdicts;
 pub use attach::Attached;
 pub use error::{BpfError, Failures, LeftOut, Result};
 pub use lb::{ApplyStats, MapSizes, OpenOptions, SocketLb, Stats};
-pub use pod_links::{LinkAttach, PodLinkSpec, PodLinks, TcStats};
+pub use pod_links::{LinkAttach, PodLinkSpec, PodLinks, TcStats, ranges_left_out};
 pub use policy::{
     EventOptions, FlowMarks, PodSets, PodState, PolicyEntry, PolicyFlow, PolicyMaps,
     PolicyObserved, PolicyPod, PolicyRetire, PolicySet, PolicySetKind, PolicyStats, PolicyStep,

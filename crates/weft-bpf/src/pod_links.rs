@@ -373,16 +373,18 @@ fn remove_pin(pin: &std::path::Path) -> Result<()> {
     }
 }
 
+/// Those of the Service ranges that [`PodLinks::configure`] has no room for.
+pub fn ranges_left_out(services: &[IpNet]) -> impl Iterator<Item = IpNet> + '_ {
+    [true, false].into_iter().flat_map(move |v4| {
+        services.iter().filter(move |s| s.addr().is_ipv4() == v4).skip(RANGES_MAX).copied()
+    })
+}
+
 /// The kernel's form of ranges and router addresses.
 fn lower(services: &[IpNet], routers: &[IpAddr]) -> TcConfig {
     let words = |ip: IpAddr| Addr::from_socket((ip, 0).into(), 0).ip;
     let mut config = TcConfig::EMPTY;
     let of_family = |v4: bool| services.iter().filter(move |s| s.addr().is_ipv4() == v4);
-    for v4 in [true, false] {
-        if of_family(v4).count() > RANGES_MAX {
-            tracing::warn!("packets to Services are translated in the first {RANGES_MAX} ranges");
-        }
-    }
     for (to, range) in config.v4.iter_mut().zip(of_family(true)) {
         *to = [words(range.network())[3], words(range.netmask())[3]];
     }
