@@ -21,8 +21,11 @@ struct World {
     maps: RefCell<Observed>,
     random: RefCell<Random>,
     chance: Cell<u64>,
-    /// Entries of the map of slots, at most.
+    /// Entries of the map of slots, at most, and how large it may grow.
     slots_max: Cell<usize>,
+    slots_limit: Cell<usize>,
+    /// How often of a hundred times growth fails; where it does, the map may have grown or not.
+    growth_fails: Cell<u64>,
     /// All tables that were asked for.
     asked: RefCell<Vec<Desired>>,
     /// Somebody else was here: what programs see is not the engine's doing.
@@ -36,6 +39,8 @@ impl World {
             random: RefCell::new(Random(seed)),
             chance: Cell::new(0),
             slots_max: Cell::new(usize::MAX),
+            slots_limit: Cell::new(0),
+            growth_fails: Cell::new(0),
             asked: RefCell::default(),
             damaged: Cell::new(false),
         })
@@ -109,6 +114,7 @@ impl<K: Ord + Copy, V: Copy> Table<K, V> for View<K, V> {
 }
 
 struct Fake {
+    world: Rc<World>,
     services: View<Addr, ServiceValue>,
     slots: View<SlotKey, Addr>,
     members: View<MemberKey, u32>,
@@ -117,6 +123,7 @@ struct Fake {
 impl Fake {
     fn new(world: &Rc<World>) -> Self {
         Self {
+            world: world.clone(),
             services: View(world.clone(), MapName::Services, |o| &mut o.services),
             slots: View(world.clone(), MapName::Slots, |o| &mut o.slots),
             members: View(world.clone(), MapName::Members, |o| &mut o.members),
@@ -137,7 +144,20 @@ impl Kernel for Fake {
     fn grace(&self) -> Grace {
         Grace(None)
     }
-    fn make_room(&mut self, _: [usize; 3]) -> Result<()> {
+    fn make_room(&mut self, [_, slots, _]: [usize; 3]) -> Result<()> {
+        let World { slots_max, slots_limit, random, growth_fails, .. } = &*self.world;
+        let larger = slots.min(slots_limit.get()).max(slots_max.get());
+        let mut random = random.borrow_mut();
+        let fails = random.percent(growth_fails.get());
+        // The map that could not be made; or the programs that could not be replaced by such
+        // that use it, when it was there already.
+        if !fails || random.percent(50) {
+            slots_max.set(larger);
+        }
+        if fails {
+            let source = std::io::Error::from_raw_os_error(libc::ENOMEM);
+            return Err(BpfError::call("MAP_CREATE", MapName::Slots.as_str())(source));
+        }
         Ok(())
     }
 }
@@ -223,6 +243,73 @@ proptest! {
     #[test]
     fn a_map_that_was_full_is_forgotten(h in history(), seed in any::<u64>()) {
         converges(h, seed, 12);
+    }
+}
+
+/// Tables of one Service each for these numbers, with the endpoints that the bits say.
+fn tables_of(services: &BTreeMap<u8, u8>) -> ServiceTables {
+    let mut snapshot = Snapshot::default();
+    for (n, bits) in services {
+        Event::Service(*n, Some(1)).apply(&mut snapshot);
+        Event::Slice(*n, Some(*bits)).apply(&mut snapshot);
+    }
+    plan(&snapshot, &this_node(), &PlanInput::default())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Where the maps cannot grow (no memory, the limit, programs that cannot be replaced), each
+    /// frontend that is not named has what was asked for, and each that is named has what it had;
+    /// once they can, nothing is left out.
+    #[test]
+    fn growth_that_fails_leaves_out_what_it_names_and_nothing_else(
+        history in prop::collection::vec(
+            prop::collection::btree_map(0..events::NUMBERS, 1u8..64, 0..6), 1..8),
+        seed in any::<u64>(),
+        limit in 1usize..40,
+    ) {
+        let world = World::new(seed);
+        world.slots_max.set(1);
+        world.slots_limit.set(limit);
+        world.growth_fails.set(50);
+        let mut engine = Engine::new(Fake::new(&world)).expect("observed");
+        let seen = |world: &World, frontend: &Addr| {
+            let maps = world.maps.borrow();
+            maps.services.contains_key(frontend).then(|| read(&maps, frontend)).flatten()
+        };
+        let mut tables = ServiceTables::default();
+        for services in history {
+            tables = tables_of(&services);
+            let desired = lowered(&tables);
+            let before: BTreeMap<Addr, _> =
+                desired.keys().map(|f| (*f, seen(&world, f))).collect();
+            world.asked.borrow_mut().push(desired.clone());
+            let left_out: BTreeSet<Addr> = match engine.switch(&tables) {
+                Ok(_) => BTreeSet::new(),
+                Err(BpfError::MapFull { left_out, .. }) => {
+                    prop_assert!(!left_out.0.is_empty());
+                    let named = |f: &&Addr| left_out.0.contains(&f.to_socket());
+                    desired.keys().filter(named).copied().collect()
+                }
+                Err(other) => panic!("{other}"),
+            };
+            for (frontend, wanted) in &desired {
+                let set = Some(wanted.backends.iter().copied().collect::<BTreeSet<_>>());
+                let now = seen(&world, frontend);
+                // TCP and UDP share an address, which is all that is named.
+                if left_out.contains(frontend) {
+                    prop_assert!(now == set || now == before[frontend], "{frontend:?}: {now:?}");
+                } else {
+                    prop_assert_eq!(now, set, "{:?}", frontend);
+                }
+            }
+        }
+        world.growth_fails.set(0);
+        world.slots_limit.set(usize::MAX);
+        engine.switch(&tables).expect("there is room");
+        prop_assert!(!engine.sweep(true).expect("swept"));
+        assert_holds(&world.maps.borrow(), &lowered(&tables));
     }
 }
 
