@@ -145,9 +145,10 @@ fn leads_to(outside: &Outside) -> Option<&Group> {
     }
 }
 
-/// Cluster addresses are none: clients in the cluster are translated at the socket, and nobody
-/// else can use them. SCTP passes no socket hook: pods' packets are translated at their links,
-/// and those of the node's own processes here.
+/// Cluster addresses are none: TCP and UDP of the cluster's clients are translated at the socket,
+/// or at the pod's link where they passed no hook, and nobody outside has a way to such an address.
+/// The node's own processes have no link, so their SCTP, which passes no hook either, is
+/// translated here.
 fn is_entrance(frontend: &Frontend, outside: &Outside) -> bool {
     outside.kind != FrontendKind::ClusterIp || frontend.protocol == Protocol::Sctp
 }
