@@ -134,6 +134,9 @@ const NFTA_HOOK_PRIORITY: u16 = 2;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_RULE_USERDATA: u16 = 7;
+/// What the `nft` tool shows as a rule's comment (`NFTNL_UDATA_RULE_COMMENT`).
+const COMMENT: u8 = 0;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
@@ -246,6 +249,15 @@ fn rule(Chain(name, ..): &Chain<'_>, fill: impl FnOnce(&mut Message)) -> Message
         .attr_str(NFTA_RULE_CHAIN, name)
         .nest(NFTA_RULE_EXPRESSIONS, fill);
     m
+}
+
+/// Gives a rule a comment, which `nft` prints: what it does where its expressions do not say so.
+fn commented(mut rule: Message, comment: &str) -> Message {
+    let mut data = vec![COMMENT, comment.len() as u8 + 1];
+    data.extend_from_slice(comment.as_bytes());
+    data.push(0);
+    rule.attr(NFTA_RULE_USERDATA, &data);
+    rule
 }
 
 fn expression(list: &mut Message, name: &str, fill: impl FnOnce(&mut Message)) {

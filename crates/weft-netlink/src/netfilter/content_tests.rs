@@ -69,7 +69,7 @@ impl Kernel {
             let key = key.get();
             match (map, value) {
                 (Map::Frontends(_), Value::Bytes(value)) => {
-                    let (number, group) = value.get().split_at(4);
+                    let (number, group) = value.get()[4..].split_at(4);
                     said.insert(format!("{map:?} {key:?}: {} {group:?}", class(number)));
                 }
                 (Map::Slots(_), Value::Bytes(value)) => {

@@ -1,12 +1,14 @@
 //! The maps and sets of entrances, and their elements, as the kernel keeps them.
 //!
-//! - `frontends`: address, protocol, port → class and group;
+//! - `frontends`: address, protocol, port → nothing, class and group;
 //! - `classes`: class → the chain that says how a target is chosen. A modulus is a constant of
 //!   a rule, so there is one class for each *number* of targets (and time-out) that occurs;
-//! - `slots`: group and index → target. Groups are shared by entrances;
-//! - `members`: target and group, where clients stay with their target: they leave one that is
+//! - `slots`: group and index → nothing, target. Groups are shared by entrances;
+//! - `members`: group and target, where clients stay with their target: they leave one that is
 //!   none any more;
 //! - `tracked`, `hairpin`: targets on this node, see `ruleset.rs`.
+//!
+//! Values begin with a word of nothing for the sake of the `nft` tool, see `ruleset.rs`.
 
 use super::{Entrance, IPV4, IPV6, Ip, Target};
 use std::net::IpAddr;
@@ -151,18 +153,18 @@ pub(super) fn frontend(entrance: Entrance) -> Place {
 }
 
 pub(super) fn class_and_group(class: u32, group: u32) -> Value {
-    Value::Bytes(Bytes::new().and_number(class).and_number(group))
+    Value::Bytes(Bytes::new().and_number(0).and_number(class).and_number(group))
 }
 
 pub(super) fn slot(group: u32, index: usize, target: Target) -> (Place, Value) {
     // More targets than fit in 32 bits do not fit in memory.
     let key = Bytes::new().and_number(group).and_number(index as u32);
-    let value = Bytes::new().and_addr(target.addr).and_port(target.port);
+    let value = Bytes::new().and_number(0).and_addr(target.addr).and_port(target.port);
     ((Map::Slots(Ip::of_addr(target.addr)), key), Value::Bytes(value))
 }
 
 pub(super) fn member(group: u32, target: Target) -> Place {
-    let key = Bytes::new().and_addr(target.addr).and_port(target.port).and_number(group);
+    let key = Bytes::new().and_number(group).and_addr(target.addr).and_port(target.port);
     (Map::Members(Ip::of_addr(target.addr)), key)
 }
 

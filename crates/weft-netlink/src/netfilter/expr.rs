@@ -97,6 +97,20 @@ fn payload_to(list: &mut Message, word: u32, base: u32, offset: u32, len: u32) {
     });
 }
 
+/// What the rule shows instead of what a look-up writes there: the packet's mark. See
+/// `ruleset.rs`.
+pub(super) fn show_mark(list: &mut Message, word: u32) {
+    expression(list, "meta", |d| {
+        d.attr_be32(NFTA_META_KEY, NFT_META_MARK).attr_be32(NFTA_META_DREG, register(word));
+    });
+}
+
+/// The same for a target: the packet's destination.
+pub(super) fn show_target(list: &mut Message, ip: Ip, word: u32) {
+    address_to(list, ip, word, false);
+    payload_to(list, word + ip.words(), NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
+}
+
 fn protocol_to(list: &mut Message, word: u32) {
     expression(list, "meta", |d| {
         d.attr_be32(NFTA_META_KEY, NFT_META_L4PROTO).attr_be32(NFTA_META_DREG, register(word));
@@ -112,6 +126,11 @@ pub(super) fn address_to(list: &mut Message, ip: Ip, word: u32, source: bool) {
 /// Address, protocol and port of one end of the packet: the key of `frontends` and `tracked`.
 pub(super) fn end_to(list: &mut Message, ip: Ip, word: u32, source: bool) {
     address_to(list, ip, word, source);
+    port_to(list, ip, word, source);
+}
+
+/// Protocol and port of one end, behind the room for its address.
+pub(super) fn port_to(list: &mut Message, ip: Ip, word: u32, source: bool) {
     protocol_to(list, word + ip.words());
     let offset = if source { 0 } else { 2 };
     payload_to(list, word + ip.words() + 1, NFT_PAYLOAD_TRANSPORT_HEADER, offset, 2);

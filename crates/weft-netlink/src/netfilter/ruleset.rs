@@ -1,8 +1,15 @@
 //! Maps, chains and rules for entrances, as messages.
 //!
 //! Registers (in words, `w` = 1 for IPv4 and 4 for IPv6): source address at 0, then the key of
-//! `frontends` at w, its value (class, group) at 2w + 2, a random index behind the group, and
-//! the target in place of all three. IPv6 needs all 16 words.
+//! `frontends` at w, and a target at 2w + 2, behind a word of nothing. IPv6 needs all 16 words,
+//! so the value of `frontends` takes the place of what is not needed at that moment.
+//!
+//! **What `nft` shows.** The tool (1.0.6, which distributions have) remembers for each register
+//! the expression that last wrote *to that number*, and aborts where a key begins with what a map
+//! gave: it thinks that is of length 0. So values of maps begin with a word that nobody reads,
+//! and the words behind it are written once before the look-up, by something of the length that
+//! the tool expects: it shows that instead (`meta mark` for a number, the packet's destination
+//! for a target). A comment says what is really there. It costs a few loads a connection.
 
 use super::{
     content::{Class, Content, Edits},
@@ -47,6 +54,18 @@ fn rule_of(chain: &str, ip: Ip, fill: impl FnOnce(&mut Message)) -> Message {
     })
 }
 
+/// Where the value of `frontends` is while a class or a target is looked for: nothing, class,
+/// group, and then an index.
+fn led_to(ip: Ip) -> u32 {
+    // IPv4 has words to spare. In IPv6 the source address comes later.
+    if ip == IPV4 { 8 } else { 0 }
+}
+
+/// Where a target is: nothing (or its group), address, port.
+fn target_at(ip: Ip) -> u32 {
+    2 * ip.words() + 2
+}
+
 fn sticky_name(ip: Ip) -> &'static str {
     if ip == IPV4 { "sticky4" } else { "sticky6" }
 }
@@ -81,6 +100,11 @@ fn new_set(
     m
 }
 
+/// A target, and a word before it.
+fn target_type(ip: Ip) -> (u32, u32) {
+    (joined(&[TYPE_MARK, ip.set.2, TYPE_PORT]), ip.len + 8)
+}
+
 /// All maps and sets, empty.
 pub(super) fn sets(sticky_max: u32) -> Vec<Message> {
     let mut messages = Vec::new();
@@ -93,24 +117,22 @@ pub(super) fn sets(sticky_max: u32) -> Vec<Message> {
         let (key, data) = match map {
             Map::Frontends(ip) => {
                 let key = joined(&[ip.set.2, TYPE_PROTOCOL, TYPE_PORT]);
-                ((key, ip.len + 8), Some((joined(&[TYPE_MARK, TYPE_MARK]), 8)))
+                ((key, ip.len + 8), Some((joined(&[TYPE_MARK, TYPE_MARK, TYPE_MARK]), 12)))
             }
             Map::Slots(ip) => {
-                let data = (joined(&[ip.set.2, TYPE_PORT]), ip.len + 4);
-                ((joined(&[TYPE_MARK, TYPE_MARK]), 8), Some(data))
+                ((joined(&[TYPE_MARK, TYPE_MARK]), 8), Some(target_type(ip)))
             }
             Map::Classes => ((TYPE_MARK, 4), Some((NFT_DATA_VERDICT, 16))),
             Map::Tracked(ip) => ((joined(&[ip.set.2, TYPE_PROTOCOL, TYPE_PORT]), ip.len + 8), None),
-            Map::Members(ip) => ((joined(&[ip.set.2, TYPE_PORT, TYPE_MARK]), ip.len + 8), None),
+            Map::Members(ip) => (target_type(ip), None),
             Map::Hairpin(ip) => ((joined(&[ip.set.2, ip.set.2]), ip.len * 2), None),
         };
         messages.push(new_set(map.name(), (next(), 0, None), key, data));
     }
     for ip in [IPV4, IPV6] {
         let key = joined(&[ip.set.2, ip.set.2, TYPE_PROTOCOL, TYPE_PORT]);
-        let data = (joined(&[ip.set.2, TYPE_PORT]), ip.len + 4);
         let what = (next(), NFT_SET_TIMEOUT | NFT_SET_EVAL, Some(sticky_max));
-        messages.push(new_set(sticky_name(ip), what, (key, ip.len * 2 + 8), Some(data)));
+        messages.push(new_set(sticky_name(ip), what, (key, ip.len * 2 + 8), Some(target_type(ip))));
     }
     messages
 }
@@ -152,36 +174,48 @@ fn class_chain(chain: ClassChain, class: &Class, refuge: &[IpAddr]) -> Vec<Messa
 
 /// Chooses one of `count` targets: the one that the client had before, else any.
 fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32) -> Vec<Message> {
-    let w = ip.words();
-    let value = 2 * w + 2;
-    let slots = Map::Slots(ip).name();
+    let (w, target) = (ip.words(), target_at(ip));
+    let (sticky, slots) = (sticky_name(ip), Map::Slots(ip).name());
     let mut rules = Vec::new();
     if timeout_s > 0 {
-        rules.push(rule_of(chain, ip, |list| {
+        let again = rule_of(chain, ip, |list| {
             expr::address_to(list, ip, 0, true);
             expr::end_to(list, ip, w, false);
-            // The group ends up behind the target: together they are the key of `members`.
-            expr::find(list, Map::Frontends(ip).name(), w, Some(value + w));
-            expr::find(list, sticky_name(ip), 0, Some(value));
-            expr::find(list, Map::Members(ip).name(), value, None);
-            expr::remember(list, sticky_name(ip), 0, value, timeout_s);
-            expr::to_target(list, ip, value);
-        }));
+            expr::show_target(list, ip, target + 1);
+            expr::find(list, sticky, 0, Some(target));
+            // The group comes to be before the target, in place of the word of nothing:
+            // together they are the key of `members`.
+            expr::show_mark(list, target);
+            expr::find(list, Map::Frontends(ip).name(), w, Some(target - 2));
+            expr::find(list, Map::Members(ip).name(), target, None);
+            // Class and nothing are where protocol and port were.
+            expr::port_to(list, ip, w, false);
+            expr::remember(list, sticky, 0, target, timeout_s);
+            expr::to_target(list, ip, target + 1);
+        });
+        let said = format!("dnat to the client's target of {sticky}, if it is one of the group");
+        rules.push(commented(again, &said));
     }
     let mut any = |remembered: bool| {
-        rules.push(rule_of(chain, ip, |list| {
+        let led = led_to(ip);
+        let one = rule_of(chain, ip, |list| {
             expr::end_to(list, ip, w, false);
-            expr::find(list, Map::Frontends(ip).name(), w, Some(value));
-            expr::random_to(list, value + 2, count);
-            expr::find(list, slots, value + 1, Some(value));
+            expr::show_mark(list, led + 2);
+            expr::find(list, Map::Frontends(ip).name(), w, Some(led));
+            expr::random_to(list, led + 3, count);
+            expr::show_target(list, ip, target + 1);
+            expr::find(list, slots, led + 2, Some(target));
             if remembered {
                 expr::address_to(list, ip, 0, true);
+                expr::show_mark(list, target);
                 // One that is there names a target that is none any more.
-                expr::unremember(list, sticky_name(ip), 0, value);
-                expr::remember(list, sticky_name(ip), 0, value, timeout_s);
+                expr::unremember(list, sticky, 0, target);
+                expr::remember(list, sticky, 0, target, timeout_s);
             }
-            expr::to_target(list, ip, value);
-        }));
+            expr::to_target(list, ip, target + 1);
+        });
+        let said = format!("dnat to {slots}[group . numgen random mod {count}]");
+        rules.push(commented(one, &said));
     };
     if timeout_s > 0 {
         any(true);
@@ -198,12 +232,16 @@ pub(super) fn entrances() -> Vec<Message> {
     for base in &TRANSLATE {
         messages.push(chain(base));
         for ip in [IPV4, IPV6] {
-            messages.push(rule_of(base.0, ip, |list| {
-                let value = 2 * ip.words() + 2;
+            let frontends = Map::Frontends(ip).name();
+            let translated = rule_of(base.0, ip, |list| {
+                let led = led_to(ip);
                 expr::end_to(list, ip, ip.words(), false);
-                expr::find(list, Map::Frontends(ip).name(), ip.words(), Some(value));
-                expr::obey(list, "classes", value);
-            }));
+                expr::show_mark(list, led + 1);
+                expr::find(list, frontends, ip.words(), Some(led));
+                expr::obey(list, "classes", led + 1);
+            });
+            let said = format!("the class that {frontends} gives vmap @classes");
+            messages.push(commented(translated, &said));
         }
     }
     messages
@@ -242,11 +280,13 @@ pub(super) fn sources(rules: &Rules) -> Vec<Message> {
             to_own(list);
         }));
         messages.push(rule_of(name, ip, |list| expression(list, "masq", |_| {})));
-        messages.push(rule_of(MASQUERADE.0, ip, |list| {
+        let frontends = Map::Frontends(ip).name();
+        let translated = rule_of(MASQUERADE.0, ip, |list| {
             expr::original_to(list, ip, 0);
-            expr::find(list, Map::Frontends(ip).name(), 0, Some(2 * ip.words() + 2));
+            expr::find(list, frontends, 0, Some(target_at(ip)));
             expr::verdict(list, &Verdict::Goto(name));
-        }));
+        });
+        messages.push(commented(translated, &format!("came to one of {frontends}")));
     }
     messages
 }
@@ -258,14 +298,15 @@ pub(super) fn inside(rules: &Rules) -> Vec<Message> {
     let mut messages = Vec::new();
     for ip in [IPV4, IPV6] {
         let name = inside_name(ip);
-        let value = 2 * ip.words() + 2;
         messages.extend(icmp(ip));
         messages.push(plain_chain(name));
-        messages.push(rule_of(name, ip, |list| {
+        let frontends = Map::Frontends(ip).name();
+        let entering = rule_of(name, ip, |list| {
             expr::end_to(list, ip, 0, false);
-            expr::find(list, Map::Frontends(ip).name(), 0, Some(value));
+            expr::find(list, frontends, 0, Some(target_at(ip)));
             expr::verdict(list, &Verdict::Accept);
-        }));
+        });
+        messages.push(commented(entering, &format!("goes to one of {frontends}")));
         messages.push(rule_of(name, ip, |list| {
             expr::end_to(list, ip, 0, true);
             expr::find(list, Map::Tracked(ip).name(), 0, None);

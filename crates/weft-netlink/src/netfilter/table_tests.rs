@@ -241,7 +241,6 @@ fn what_others_change_is_found_and_set_right() {
         sticky.entrances.insert(at, fate);
         table.set_nat(sticky).expect("waits for the rules");
         table.set_rules(&rules()).expect("table");
-        // The tool cannot print these rules: it aborts at look-ups by the value of a map.
         let listed = || {
             let mut link = Link::default();
             let found = Structure::observe(&mut link).expect("observed").rules;
@@ -282,6 +281,57 @@ fn what_others_change_is_found_and_set_right() {
             nft(&format!("add table inet other{n}"));
             let one = if n % 2 == 0 { Nat::default() } else { nat() };
             assert!(!table.set_nat(one).expect("change").whole);
+        }
+    });
+}
+
+/// With the tool that the distribution has: whoever looks into a node's firewall sees the table,
+/// and all others behind it.
+#[test]
+fn the_tool_lists_the_table() {
+    use std::process::Command;
+    if Command::new("nft").arg("--version").output().is_err() {
+        println!("SKIP the_tool_lists_the_table: needs nft");
+        return;
+    }
+    alone("list", || {
+        let mut all = nat();
+        let v6 = |text: &str| text.parse::<IpAddr>().expect("address");
+        let target = Target { addr: v6("fd07:1::2"), port: 53, here: true };
+        all.groups.insert(2, Targets { protocol: 17, all: vec![target] });
+        for (n, addr) in [v6("192.0.2.3"), v6("2001:db8::3")].into_iter().enumerate() {
+            let group = n as u32 + 1;
+            let sources = Some(vec![IpNet::from(addr)]);
+            for (port, timeout_s, sources) in
+                [(53, None, None), (54, Some(60), None), (55, Some(60), sources)]
+            {
+                let at = Entrance { addr, port, protocol: 17 };
+                all.entrances.insert(at, Fate::Forward { group, timeout_s, sources });
+            }
+            let refused = Entrance { addr, port: 56, protocol: 17 };
+            all.entrances.insert(refused, Fate::Refuse);
+        }
+        let mut table = Table::new();
+        table.set_nat(all).expect("waits for the rules");
+        let rules = Rules {
+            services: vec!["10.96.0.0/16".parse().expect("p"), "fd00:96::/112".parse().expect("p")],
+            masquerade: vec!["10.7.1.0/24".parse().expect("p"), "fd07:1::/64".parse().expect("p")],
+            cluster: vec!["10.7.0.0/16".parse().expect("p"), "fd07::/16".parse().expect("p")],
+            tunnel_port: Some(4789),
+            routers: vec![v6("10.7.1.1"), v6("fd07:1::1")],
+            client_ports: Some(61_000..=65_535),
+        };
+        table.set_rules(&rules).expect("table");
+        for words in [&["list", "table", "inet", "weft"][..], &["list", "ruleset"], &["-j", "list", "ruleset"]]
+        {
+            let out = Command::new("nft").args(words).output().expect("nft");
+            let said = String::from_utf8_lossy(&out.stdout);
+            let why = String::from_utf8_lossy(&out.stderr);
+            assert!(out.status.success() && why.is_empty(), "{words:?}: {} {why}", out.status);
+            let parts = ["reject-input", "sticky6", "class-1", "refuse", "nat-output", "slots4[group"];
+            for part in parts {
+                assert!(said.contains(part), "{words:?}: no {part} in {said}");
+            }
         }
     });
 }
