@@ -264,6 +264,8 @@ pub struct ServiceStage {
     pub verified: Option<Instant>,
     /// What was told last: told again where it is another.
     pub told: ServiceTables,
+    /// How often the netfilter table was set right, as last told.
+    pub repairs: netfilter::Repairs,
     /// What the watches brought.
     pub tally: Arc<weft_kube::Tally>,
     /// What Prometheus is told.
@@ -322,7 +324,11 @@ impl ServiceStage {
         let host_ports = self.state.host_ports.borrow().clone();
         let delta = self.entrances.change(&tables, &host_ports.pods, own);
         let entrances = self.entrances.count();
-        let nat = self.table.lock().unwrap_or_else(PoisonError::into_inner).change_nat(delta);
+        let (nat, repairs) = {
+            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            (table.change_nat(delta), table.repairs())
+        };
+        self.tell_repairs(repairs);
         if nat.is_ok() {
             self.state.host_ports_applied.send_replace(host_ports.version);
         }
@@ -352,6 +358,18 @@ impl ServiceStage {
             (false, _) => Outcome::Failed,
             (true, true) => Outcome::Untidy,
             (true, false) => Outcome::Applied,
+        }
+    }
+
+    /// Says that the netfilter table was not as it was written; also where the fabric stage, which
+    /// shares it, found that.
+    fn tell_repairs(&mut self, repairs: netfilter::Repairs) {
+        if repairs != self.repairs {
+            let elements = repairs.elements - self.repairs.elements;
+            let tables = repairs.tables - self.repairs.tables;
+            let what = "the netfilter table was changed by somebody else; it was set right";
+            tracing::warn!(elements, tables, "{what}");
+            self.repairs = repairs;
         }
     }
 
@@ -387,6 +405,8 @@ impl ServiceStage {
             stage.counts.insert("frontends", tables.frontends.len() as u64);
             stage.counts.insert("withoutBackends", tables.without_backends.len() as u64);
             stage.counts.insert("entrances", entrances as u64);
+            stage.counts.insert("repairedElements", self.repairs.elements);
+            stage.counts.insert("repairedTables", self.repairs.tables);
             if applied {
                 stage.generation = snapshot.generation.max(1);
             }

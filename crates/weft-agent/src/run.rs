@@ -215,6 +215,7 @@ fn spawn_stages(
         entrances: Default::default(),
         verified: None,
         told: Default::default(),
+        repairs: Default::default(),
         tally: source.tally.clone(),
         metrics: Arc::new(Metrics::default()),
         complaints: watch::Sender::new(Arc::from([])),

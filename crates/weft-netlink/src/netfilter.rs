@@ -34,7 +34,7 @@ mod table;
 mod transaction;
 
 pub use nat::{Delta, Entrance, Fate, Nat, Target, Targets};
-pub use table::{Applied, Table};
+pub use table::{Applied, Repairs, Table};
 
 use crate::{
     error::{Error, Result},
@@ -481,7 +481,12 @@ fn cluster_elements(kind: u16, ip: Ip, ranges: impl IntoIterator<Item = Range>) 
 /// Makes the table of the calling thread's namespace do what `rules` say, without entrances,
 /// in place of what was in it before; one atomic transaction.
 pub fn replace(rules: &Rules) -> Result<()> {
-    let messages = table::whole(rules, &content::Content::default(), ruleset::STICKY_MAX);
+    let messages = table::whole(
+        rules,
+        &content::Content::default(),
+        &table::Clients::default(),
+        ruleset::STICKY_MAX,
+    );
     Link::default().commit("replace nf_tables table", messages)
 }
 

@@ -21,6 +21,8 @@ const NFTA_TABLE_HANDLE: u16 = 4;
 const NFTA_RULE_HANDLE: u16 = 3;
 const NFTA_SET_HANDLE: u16 = 16;
 const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(super) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+pub(super) const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 
 /// Everything but elements, by handles.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -123,22 +125,60 @@ pub(super) fn has_cluster(link: &mut Link, ip: Ip, nets: &[IpNet]) -> Result<boo
     Ok(there == expected.collect())
 }
 
+/// A client with its target, as the kernel remembers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Remembered {
+    pub(super) key: Vec<u8>,
+    pub(super) target: Vec<u8>,
+    pub(super) timeout_ms: u64,
+    /// Until it is forgotten.
+    pub(super) left_ms: u64,
+}
+
+/// The clients that the table remembers, of one IP version; none of what another version of
+/// this program wrote in another form.
+pub(super) fn remembered(link: &mut Link, ip: Ip) -> Result<Vec<Remembered>> {
+    let ((_, key_len), (_, target_len)) = ruleset::sticky_types(ip);
+    let mut all = Vec::new();
+    elements(link, ruleset::sticky_name(ip), |element| {
+        let one = Remembered {
+            key: element.key.to_vec(),
+            target: inner(element.data, NFTA_DATA_VALUE).to_vec(),
+            timeout_ms: element.timeout_ms,
+            // The kernel rounds each to its clock's ticks.
+            left_ms: element.left_ms.min(element.timeout_ms),
+        };
+        let fits = [(&one.key, key_len), (&one.target, target_len)]
+            .into_iter()
+            .all(|(bytes, len)| bytes.len() == len as usize);
+        if fits && one.left_ms > 0 {
+            all.push(one);
+        }
+    })?;
+    Ok(all)
+}
+
 /// One element, as the kernel lists it.
 struct Element<'a> {
     key: &'a [u8],
     /// Attributes of its data.
     data: &'a [u8],
     flags: u32,
+    /// 0 for one that stays.
+    timeout_ms: u64,
+    left_ms: u64,
 }
 
 impl Element<'_> {
     fn of(attrs: &[u8]) -> Element<'_> {
-        let mut element = Element { key: &[], data: &[], flags: 0 };
+        let mut element = Element { key: &[], data: &[], flags: 0, timeout_ms: 0, left_ms: 0 };
         for (kind, data) in wire::attrs(attrs) {
             match kind {
                 NFTA_SET_ELEM_KEY => element.key = inner(data, NFTA_DATA_VALUE),
                 NFTA_SET_ELEM_DATA => element.data = data,
                 NFTA_SET_ELEM_FLAGS => element.flags = be32(data),
+                NFTA_SET_ELEM_TIMEOUT => element.timeout_ms = be64(data),
+                NFTA_SET_ELEM_EXPIRATION => element.left_ms = be64(data),
                 _ => {}
             }
         }
@@ -190,6 +230,10 @@ fn inner(attrs: &[u8], wanted: u16) -> &[u8] {
 
 fn be32(bytes: &[u8]) -> u32 {
     bytes.try_into().map_or(0, u32::from_be_bytes)
+}
+
+fn be64(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_be_bytes)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::{
     content::{Class, Content, Edits},
     element::{Bytes, ClassChain, Map, Place, Value},
     expr::{self, Verdict},
+    observe::{NFTA_SET_ELEM_EXPIRATION, NFTA_SET_ELEM_TIMEOUT, Remembered},
     *,
 };
 
@@ -32,6 +33,8 @@ const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 const TYPE_MARK: u32 = 19;
+/// Remembered clients in one message: each takes at most 112 bytes.
+const REMEMBERED_MAX: usize = 500;
 /// Clients × entrances with session affinity.
 pub(super) const STICKY_MAX: u32 = 65_536;
 
@@ -66,7 +69,7 @@ fn target_at(ip: Ip) -> u32 {
     2 * ip.words() + 2
 }
 
-fn sticky_name(ip: Ip) -> &'static str {
+pub(super) fn sticky_name(ip: Ip) -> &'static str {
     if ip == IPV4 { "sticky4" } else { "sticky6" }
 }
 
@@ -105,6 +108,37 @@ fn target_type(ip: Ip) -> (u32, u32) {
     (joined(&[TYPE_MARK, ip.set.2, TYPE_PORT]), ip.len + 8)
 }
 
+/// Client and entrance, and their target.
+pub(super) fn sticky_types(ip: Ip) -> ((u32, u32), (u32, u32)) {
+    let key = joined(&[ip.set.2, ip.set.2, TYPE_PROTOCOL, TYPE_PORT]);
+    ((key, ip.len * 2 + 8), target_type(ip))
+}
+
+/// Messages that make a new table remember what another one remembered.
+pub(super) fn remember(ip: Ip, all: &[Remembered]) -> Vec<Message> {
+    let some = all.chunks(REMEMBERED_MAX).map(|some| {
+        let mut m = message(NFT_MSG_NEWSETELEM, NFPROTO_INET, NLM_F_CREATE);
+        m.attr_str(NFTA_SET_ELEM_LIST_TABLE, TABLE)
+            .attr_str(NFTA_SET_ELEM_LIST_SET, sticky_name(ip))
+            .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                for one in some {
+                    list.nest(NFTA_LIST_ELEM, |e| {
+                        e.nest(NFTA_SET_ELEM_KEY, |k| {
+                            k.attr(NFTA_DATA_VALUE, &one.key);
+                        })
+                        .nest(NFTA_SET_ELEM_DATA, |d| {
+                            d.attr(NFTA_DATA_VALUE, &one.target);
+                        })
+                        .attr(NFTA_SET_ELEM_TIMEOUT, &one.timeout_ms.to_be_bytes())
+                        .attr(NFTA_SET_ELEM_EXPIRATION, &one.left_ms.to_be_bytes());
+                    });
+                }
+            });
+        m
+    });
+    some.collect()
+}
+
 /// All maps and sets, empty.
 pub(super) fn sets(sticky_max: u32) -> Vec<Message> {
     let mut messages = Vec::new();
@@ -130,9 +164,9 @@ pub(super) fn sets(sticky_max: u32) -> Vec<Message> {
         messages.push(new_set(map.name(), (next(), 0, None), key, data));
     }
     for ip in [IPV4, IPV6] {
-        let key = joined(&[ip.set.2, ip.set.2, TYPE_PROTOCOL, TYPE_PORT]);
+        let (key, target) = sticky_types(ip);
         let what = (next(), NFT_SET_TIMEOUT | NFT_SET_EVAL, Some(sticky_max));
-        messages.push(new_set(sticky_name(ip), what, (key, ip.len * 2 + 8), Some(target_type(ip))));
+        messages.push(new_set(sticky_name(ip), what, key, Some(target)));
     }
     messages
 }

@@ -3,7 +3,7 @@
 use super::{
     content::{Content, Edits},
     nat::Delta,
-    observe::{self, Structure},
+    observe::{self, Remembered, Structure},
     ruleset,
     transaction::Link,
     *,
@@ -54,6 +54,16 @@ pub struct Table {
     structure: Option<Structure>,
     /// Not before then all elements are listed again.
     listing_due: Instant,
+    repairs: Repairs,
+}
+
+/// How often somebody else had changed the table, so that it was set right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repairs {
+    /// Elements of maps, each by itself.
+    pub elements: u64,
+    /// Tables that were written anew, because rules or sets were others, or gone.
+    pub tables: u64,
 }
 
 /// Of its time, what listing elements may take where others make transactions all the time.
@@ -95,7 +105,13 @@ impl Table {
             link: Link::default(),
             structure: None,
             listing_due: Instant::now(),
+            repairs: Repairs::default(),
         }
+    }
+
+    /// What was repaired since this was made.
+    pub fn repairs(&self) -> Repairs {
+        self.repairs
     }
 
     /// Sets the rules. Writes the whole table where more of them than the cluster's addresses
@@ -159,11 +175,15 @@ impl Table {
             Drift::Elements(edits) => {
                 let refuge = self.rules.as_ref().map(refuge).unwrap_or_default();
                 let applied = self.bring_up(ruleset::change(&edits, &refuge))?;
+                self.repairs.elements += edits.len() as u64;
                 Ok(Applied { repaired: edits.len(), ..applied })
             }
             Drift::Whole => {
+                let was_known = self.structure.is_some();
                 self.written = false;
-                self.bring_up(Vec::new())
+                let applied = self.bring_up(Vec::new())?;
+                self.repairs.tables += u64::from(was_known);
+                Ok(applied)
             }
         }
     }
@@ -239,8 +259,15 @@ impl Table {
 
     fn write(&mut self) -> Result<()> {
         let Some(rules) = &self.rules else { return Ok(()) };
-        let messages = whole(rules, &self.content, self.sticky_max);
-        let result = self.link.commit("replace nf_tables table", messages);
+        let messages = |clients: &Clients| whole(rules, &self.content, clients, self.sticky_max);
+        const OPERATION: &str = "replace nf_tables table";
+        // The table of before may be an earlier process's, or not ours any more in some part: the
+        // clients that it remembers stay with their targets all the same.
+        let clients = remembered_clients(&mut self.link, rules, self.sticky_max);
+        let mut result = self.link.commit(OPERATION, messages(&clients));
+        if result.is_err() && clients.iter().any(|(_, all)| !all.is_empty()) {
+            result = self.link.commit(OPERATION, messages(&Clients::default()));
+        }
         self.written = result.is_ok();
         if self.written {
             let ours = self.link.generation();
@@ -253,8 +280,8 @@ impl Table {
         if result.is_err() && !self.link.exists()? {
             let services = rules.services.clone();
             let least = Rules { services, ..Rules::default() };
-            let messages = whole(&least, &Content::default(), self.sticky_max);
-            self.link.commit("replace nf_tables table", messages)?;
+            let least = whole(&least, &Content::default(), &Clients::default(), self.sticky_max);
+            self.link.commit(OPERATION, least)?;
         }
         result
     }
@@ -265,8 +292,29 @@ fn refuge(rules: &Rules) -> Vec<IpAddr> {
     rules.services.iter().map(IpNet::network).collect()
 }
 
+/// Clients that are remembered, by IP version.
+pub(super) type Clients = Vec<(Ip, Vec<Remembered>)>;
+
+/// Those of the table that is there; none where it has none, or cannot be asked.
+fn remembered_clients(link: &mut Link, rules: &Rules, sticky_max: u32) -> Clients {
+    if rules.masquerade.is_empty() {
+        return Clients::default();
+    }
+    let of = |ip| {
+        let mut all = observe::remembered(link, ip).unwrap_or_default();
+        all.truncate(sticky_max as usize);
+        (ip, all)
+    };
+    [IPV4, IPV6].map(of).into()
+}
+
 /// The whole table, in place of what was there.
-pub(super) fn whole(rules: &Rules, content: &Content, sticky_max: u32) -> Vec<Message> {
+pub(super) fn whole(
+    rules: &Rules,
+    content: &Content,
+    clients: &Clients,
+    sticky_max: u32,
+) -> Vec<Message> {
     // "Add, delete, add" is the idiom for "replace": the first makes the second succeed.
     let mut messages = vec![
         table(NFT_MSG_NEWTABLE, NLM_F_CREATE),
@@ -285,6 +333,7 @@ pub(super) fn whole(rules: &Rules, content: &Content, sticky_max: u32) -> Vec<Me
         let versions = [IPV4, IPV6];
         messages.extend(versions.iter().flat_map(|ip| cluster_set(*ip, &rules.cluster)));
         messages.extend(ruleset::sets(sticky_max));
+        messages.extend(clients.iter().flat_map(|(ip, all)| ruleset::remember(*ip, all)));
         messages.extend(ruleset::everything(content, &refuge(rules)));
         messages.extend(ruleset::entrances());
         messages.push(chain(&MASQUERADE));
@@ -302,4 +351,4 @@ pub(super) fn whole(rules: &Rules, content: &Content, sticky_max: u32) -> Vec<Me
 
 #[cfg(test)]
 #[path = "table_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -13,7 +13,7 @@ use proptest::{
 const NFT_MSG_GETCHAIN: u16 = 4;
 
 /// Runs `f` in a new namespace that goes away with it, whatever happens.
-fn alone(role: &str, f: impl FnOnce() + Send) {
+pub(in super::super) fn alone(role: &str, f: impl FnOnce() + Send) {
     struct Gone(String);
     impl Drop for Gone {
         fn drop(&mut self) {
@@ -276,6 +276,8 @@ fn what_others_change_is_found_and_set_right() {
             assert_eq!(listed(), before, "{what}");
             assert_eq!(kernel(&table).elements, Kernel::written(&table.content).elements);
         }
+        let repairs = table.repairs();
+        assert_eq!((repairs.elements, repairs.tables), (5, 6), "each was counted");
         // Changes go on while others make transactions.
         for n in 0..5 {
             nft(&format!("add table inet other{n}"));
@@ -333,5 +335,53 @@ fn the_tool_lists_the_table() {
                 assert!(said.contains(part), "{words:?}: no {part} in {said}");
             }
         }
+    });
+}
+
+/// A client that is remembered, as the tool tells it.
+fn remembered_client(then: impl FnOnce(&mut Table, Nat)) -> Vec<observe::Remembered> {
+    let mut sticky = nat();
+    let at = Entrance { addr: IpAddr::from([192, 0, 2, 2]), port: 53, protocol: 17 };
+    sticky.entrances.insert(at, Fate::Forward { group: 1, timeout_s: Some(60), sources: None });
+    let mut table = Table::new();
+    table.set_nat(sticky.clone()).expect("waits for the rules");
+    table.set_rules(&rules()).expect("table");
+    let mut key = vec![198, 51, 100, 9, 192, 0, 2, 2, 17, 0, 0, 0];
+    key.extend([0, 53, 0, 0]);
+    let target = vec![0, 0, 0, 0, 10, 7, 1, 2, 0, 53, 0, 0];
+    let one = observe::Remembered { key, target, timeout_ms: 60_000, left_ms: 30_000 };
+    let client = ruleset::remember(IPV4, &[one]);
+    Link::default().commit("remember a client", client).expect("there is room");
+    then(&mut table, sticky);
+    observe::remembered(&mut Link::default(), IPV4).expect("listed")
+}
+
+/// Whatever makes the whole table be written anew, and whoever had written it before: clients
+/// stay with their targets, and no longer than they would have.
+#[test]
+fn a_table_that_is_written_anew_remembers_its_clients() {
+    alone("remembers", || {
+        let clients = remembered_client(|_, sticky| {
+            let mut successor = Table::new();
+            successor.set_rules(&rules()).expect("waits for the entrances");
+            assert!(successor.set_nat(sticky).expect("table").whole);
+        });
+        let [client] = &clients[..] else { panic!("{clients:?}") };
+        assert_eq!(client.key[..8], [198, 51, 100, 9, 192, 0, 2, 2]);
+        assert_eq!(client.target[4..], [10, 7, 1, 2, 0, 53, 0, 0]);
+        assert_eq!(client.timeout_ms, 60_000);
+        assert!((1..=30_000).contains(&client.left_ms), "{client:?}");
+        let others = Rules { tunnel_port: Some(4789), ..rules() };
+        let clients = remembered_client(|table, _| {
+            assert!(table.set_rules(&others).expect("other rules").whole);
+        });
+        assert_eq!(clients.len(), 1);
+        // No more than this one has room for.
+        let clients = remembered_client(|_, sticky| {
+            let mut small = Table::with_sticky_max(0);
+            small.set_rules(&rules()).expect("waits for the entrances");
+            assert!(small.set_nat(sticky).expect("table").whole);
+        });
+        assert_eq!(clients.len(), 0);
     });
 }
