@@ -361,6 +361,39 @@ fn clients_stay_with_their_target() {
     }
 }
 
+/// A process that ends without a word, and its successors: whoever was led to a target is led
+/// there again.
+#[test]
+fn clients_stay_with_their_target_over_restarts() {
+    if !is_root("clients_stay_with_their_target_over_restarts") {
+        return;
+    }
+    let world = World::new();
+    World::serve(&world.near, "near");
+    World::serve(&world.far, "far");
+    let sticky = |group| Fate::Forward { group, timeout_s: Some(600), sources: None };
+    let restart = |shift: u32| {
+        let mut nat = nat_to(&[NEAR, FAR], |group| sticky(group + shift));
+        // Numbers of groups are another process's.
+        nat.groups = nat.groups.into_iter().map(|(n, targets)| (n + shift, targets)).collect();
+        let mut table = Table::new();
+        world.on_node(|| {
+            table.set_rules(&rules()).expect("table");
+            table.set_nat(nat).expect("change");
+        });
+    };
+    let asked = || {
+        let one = |node: &str| [ask_tcp, ask_udp].map(|ask| ask(&world.client, node).expect("answer"));
+        NODE.map(one)
+    };
+    restart(0);
+    let before = asked();
+    for n in 1..=6 {
+        restart(10 * n);
+        assert_eq!(asked(), before, "restart {n}");
+    }
+}
+
 /// Those who found room stay with their target, and the others are served by any.
 #[test]
 fn clients_are_served_where_no_more_can_be_remembered() {

@@ -213,3 +213,45 @@ fn clients_outside_reach_every_entrance() {
     assert!(poll(|| code("node1", &health, "/") == "503"));
     lab.down();
 }
+
+/// A client outside has no socket here: only the node's table knows where it was sent.
+#[test]
+fn clients_outside_stay_with_their_target_when_agents_are_killed() {
+    let name = "clients_outside_stay_with_their_target_when_agents_are_killed";
+    if !root_or_skip(name) || !kubectl_or_skip(name) {
+        return;
+    }
+    let lab = Lab::up("loyal", &["--nodes", "2"]);
+    let affinity = "  sessionAffinity: ClientIP\n";
+    lab.apply(
+        &(server("one", "web", "node1")
+            + &server("two", "web", "node2")
+            + &service("loyal", "web", "Cluster", "198.51.100.3", 30_100, affinity)),
+    );
+    lab.wait_ready(2);
+    let own = node_ips(&lab, "node1");
+    let asks: [(Ask, u16); 2] = [(tcp, 30_100), (udp, 30_101)];
+    let asked = || -> Vec<String> {
+        let all = own.iter().flat_map(|at| asks.map(|(ask, port)| ask(&lab, "client", at, port)));
+        all.map(|seen| {
+            assert_eq!(seen.pods().len(), 1, "{seen:?}");
+            seen.pods().into_iter().collect()
+        })
+        .collect()
+    };
+    for at in &own {
+        assert!(poll(|| tcp(&lab, "client", at, 30_100).pods().len() == 1), "{}", lab.logs());
+    }
+    let before = asked();
+    // Four clients of two targets each: six times the same is no accident.
+    for n in 1..=6 {
+        crate::crash::kill_agent(&lab, "node1");
+        let applied = || {
+            let stage = crate::transitions::stage(&lab, "node1", "services");
+            stage["generation"].as_u64() > Some(0)
+        };
+        assert!(poll(applied), "{}", lab.logs());
+        assert_eq!(asked(), before, "kill {n}");
+    }
+    lab.down();
+}

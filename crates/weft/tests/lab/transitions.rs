@@ -69,7 +69,7 @@ fn cluster_ips(lab: &Lab, service: &str) -> Vec<String> {
 }
 
 /// A stage of a node's agent, as its status tells it.
-fn stage(lab: &Lab, node: &str, name: &str) -> Value {
+pub fn stage(lab: &Lab, node: &str, name: &str) -> Value {
     let socket = lab.dir().join(node).join("agent.sock");
     let answer = weft_cni::call(&socket, &weft_cni::Request::Status);
     let status = answer.ok().and_then(|a| a.status).unwrap_or_default();
