@@ -29,6 +29,7 @@ use aya_ebpf::{
 };
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 use packet::{Fragment, Packet, Phase};
+use policy::Known;
 use weft_bpf_abi::{
     ConnValue, FROM_POD, FlowValue, FragmentValue, MARK_BOUNCED, MARK_FROM_NODE, PodValue, TO_POD,
     TcConfig, TcCounter, TcWork,
@@ -86,7 +87,12 @@ impl Place {
 /// Packets that a pod sends.
 #[classifier]
 pub fn weft_from_pod(ctx: TcContext) -> i32 {
-    let at = Place::new(&ctx, FROM_POD);
+    from_pod(Place::new(&ctx, FROM_POD))
+}
+
+// In line, so that it has no name of the compiler's own: see `rewrite`.
+#[inline(always)]
+fn from_pod(at: Place) -> i32 {
     let v4 = match at.ethertype() {
         ETH_P_IP => true,
         ETH_P_IPV6 => false,
@@ -97,20 +103,20 @@ pub fn weft_from_pod(ctx: TcContext) -> i32 {
     };
     let Some(work) = work() else { return PASS };
     let Some(config) = TC_CONFIG.get(0) else { return PASS };
-    let Some(mut packet) = Packet::read(&at, v4) else { return PASS };
+    let Some(mut packet) = Packet::read(&at, v4, &mut work.head) else { return PASS };
     packet.read_transport(&at);
     let service = is_service(config, &packet);
-    let mut known = policy::unknown();
+    let mut known = Known::NOTHING;
     let flow = packet.is_flow();
     if flow && !service {
         policy::set_key_of(&at, work, &packet);
-        known = policy::known(&at, packet.phase, false, work);
-        let told = known.flags & (ConnValue::OWN | ConnValue::BOUNCE);
-        if known.passes && told == ConnValue::OWN && packet.fragment == Fragment::Whole {
+        known = policy::known(&at, packet.phase, false);
+        let told = known.flags() & (ConnValue::OWN | ConnValue::BOUNCE);
+        if known.passes() && told == ConnValue::OWN && packet.fragment == Fragment::Whole {
             return PASS;
         }
     }
-    let Some(pod) = PODS.get_ptr_mut(&at.link) else { return PASS };
+    let Some(pod) = PODS.get_ptr(&at.link) else { return PASS };
     // SAFETY: the pointer comes from a look-up in this RCU section and is not null.
     if !unsafe { is_own(pod, &packet) } {
         return spoofed();
@@ -125,13 +131,13 @@ pub fn weft_from_pod(ctx: TcContext) -> i32 {
     let mut translated = false;
     if packet.is_plain() && (service || to_router) {
         if packet.is_icmp() {
-            match icmp::error(&at, &packet, work) {
-                Some(Ok(())) => translated = true,
-                Some(Err(())) => return failed(),
-                None => {}
+            match rewritten(&at, &packet, work) {
+                DONE => translated = true,
+                FAILED => return failed(),
+                _ => {}
             }
         } else {
-            translated = flow::outbound(&at, pod, config, &packet, service, work).is_some();
+            translated = flow::outbound(&at, &packet, service, work).is_some();
             if service && !translated {
                 // Nobody is behind it: the stack says so.
                 return PASS;
@@ -150,16 +156,16 @@ pub fn weft_from_pod(ctx: TcContext) -> i32 {
             }
         }
         policy::set_key_translated(&at, work);
-        known = policy::known(&side, packet.phase, false, work);
+        known = policy::known(&side, packet.phase, false);
     } else if packet.phase == Phase::Related {
         known = policy::known_error(&at, &packet, false, work);
     } else if service || !flow {
         policy::set_key_of(&at, work, &packet);
         if flow {
-            known = policy::known(&at, packet.phase, false, work);
+            known = policy::known(&at, packet.phase, false);
         }
     }
-    if !known.passes && !policy::passes(&side, packet.phase, false, flags, &known) {
+    if !known.passes() && !policy::passes(&side, packet.phase, false, flags, known) {
         return DROP;
     }
     if translated && !packet.is_icmp() { rewrite(&at, &packet, work) } else { go(&at, &packet, translated, work) }
@@ -168,7 +174,11 @@ pub fn weft_from_pod(ctx: TcContext) -> i32 {
 /// Packets to a pod.
 #[classifier]
 pub fn weft_to_pod(ctx: TcContext) -> i32 {
-    let at = Place::new(&ctx, TO_POD);
+    to_pod(Place::new(&ctx, TO_POD))
+}
+
+#[inline(always)]
+fn to_pod(at: Place) -> i32 {
     let v4 = match at.ethertype() {
         ETH_P_IP => true,
         ETH_P_IPV6 => false,
@@ -182,15 +192,15 @@ pub fn weft_to_pod(ctx: TcContext) -> i32 {
     let marked = mark & MARK_FROM_NODE != 0;
     let Some(work) = work() else { return PASS };
     let Some(config) = TC_CONFIG.get(0) else { return PASS };
-    let Some(mut packet) = Packet::read(&at, v4) else { return PASS };
+    let Some(mut packet) = Packet::read(&at, v4, &mut work.head) else { return PASS };
     packet.read_transport(&at);
-    let mut known = policy::unknown();
+    let mut known = Known::NOTHING;
     let flow = packet.is_flow();
     if flow {
         policy::set_key_of(&at, work, &packet);
-        known = policy::known(&at, packet.phase, marked, work);
-        let told = known.flags & ConnValue::THROUGH_SERVICE;
-        if known.passes && told == 0 && packet.fragment == Fragment::Whole {
+        known = policy::known(&at, packet.phase, marked);
+        let told = known.flags() & ConnValue::THROUGH_SERVICE;
+        if known.passes() && told == 0 && packet.fragment == Fragment::Whole {
             return PASS;
         }
     }
@@ -208,7 +218,7 @@ pub fn weft_to_pod(ctx: TcContext) -> i32 {
     }
     // SAFETY: the pointer comes from a look-up in this RCU section and is not null.
     let flags = if unsafe { is_at(pod, &packet.dst, v4) } { ConnValue::OWN } else { 0 };
-    if !known.passes && !policy::passes(&at, packet.phase, marked, flags, &known) {
+    if !known.passes() && !policy::passes(&at, packet.phase, marked, flags, known) {
         return DROP;
     }
     // SAFETY: as above.
@@ -216,10 +226,10 @@ pub fn weft_to_pod(ctx: TcContext) -> i32 {
         return go(&at, &packet, false, work);
     }
     if packet.is_icmp() {
-        return match icmp::error(&at, &packet, work) {
-            Some(Ok(())) => go(&at, &packet, true, work),
-            Some(Err(())) => failed(),
-            None => PASS,
+        return match rewritten(&at, &packet, work) {
+            DONE => go(&at, &packet, true, work),
+            FAILED => failed(),
+            _ => PASS,
         };
     }
     match flow::inbound(&at, &packet, work) {
@@ -340,19 +350,19 @@ fn router(config: &TcConfig, v4: bool) -> &[u32; 4] {
 /// A fragment without ports: it goes the way of the first one.
 #[inline(always)]
 fn later(at: &Place, packet: &Packet, marked: bool, work: &mut TcWork) -> i32 {
-    work.fragment = packet.fragment_key(at);
+    packet.set_fragment_key(at, &mut work.fragment);
     // SAFETY: evicted meanwhile, it is at worst another packet's, and so is the fragment's fate:
     // it completes no packet.
     let Some(known) = (unsafe { FRAGMENTS.get(&work.fragment) }) else {
         policy::set_key_of(at, work, packet);
-        let passes = policy::passes(at, packet.phase, marked, 0, &policy::unknown());
+        let passes = policy::passes(at, packet.phase, marked, 0, Known::NOTHING);
         return if passes { PASS } else { DROP };
     };
     work.fate = *known;
     if work.fate.flags & FragmentValue::PLAIN != 0 {
         return PASS;
     }
-    if rewrite::addresses(at, packet, &work.fate.src, &work.fate.dst).is_err() {
+    if rewritten(at, packet, work) == FAILED {
         return failed();
     }
     done(at, work.fate.flags as u8)
@@ -361,17 +371,58 @@ fn later(at: &Place, packet: &Packet, marked: bool, work: &mut TcWork) -> i32 {
 /// Rewrites the packet as its flow `work.value` wants it.
 #[inline(always)]
 fn rewrite(at: &Place, packet: &Packet, work: &mut TcWork) -> i32 {
-    if rewrite::packet(at, packet, &work.value.src, &work.value.dst).is_err() {
+    if rewritten(at, packet, work) == FAILED {
         return failed();
     }
     go(at, packet, true, work)
+}
+
+/// It is no packet of a flow.
+const NOT: u32 = 0;
+const DONE: u32 = 1;
+const FAILED: u32 = 2;
+
+/// Rewrites a packet as its flow `work.value` wants it, an ICMP error as the flow that it is
+/// about, or a fragment as `work.fate` says.
+#[inline(always)]
+fn rewritten(at: &Place, packet: &Packet, work: &mut TcWork) -> u32 {
+    packet.save(&mut work.packet);
+    rewrite_saved(at.skb, at.direction)
+}
+
+/// A function of its own for the verifier, and on the stack: see `judge`.
+#[inline(never)]
+#[unsafe(export_name = "weft_rewrite")]
+extern "C" fn rewrite_saved(skb: *mut __sk_buff, direction: u32) -> u32 {
+    let Some(work) = work() else { return FAILED };
+    // SAFETY: the kernel's context; the verifier checks every access.
+    let link = unsafe { read_volatile(addr_of!((*skb).ifindex)) };
+    let at = Place { skb, link, direction };
+    let packet = Packet::saved(&work.packet);
+    let done = if packet.fragment == Fragment::Later {
+        rewrite::addresses(&at, &packet, &work.fate.src, &work.fate.dst).map(|_| ())
+    } else if packet.is_icmp() {
+        let Some(done) = icmp::error(&at, &packet, work) else { return NOT };
+        done
+    } else {
+        rewrite::packet(&at, &packet, &work.value.src, &work.value.dst)
+    };
+    if done.is_ok() { DONE } else { FAILED }
+}
+
+/// On its own because of the stack.
+#[inline(never)]
+#[unsafe(export_name = "weft_turn_round")]
+extern "C" fn turn_round(skb: *mut __sk_buff) -> u32 {
+    let at = Place { skb, link: 0, direction: FROM_POD };
+    if rewrite::turn_round(&at).is_ok() { DONE } else { FAILED }
 }
 
 /// A packet leaves; those that it is the first fragment of will follow.
 #[inline(always)]
 fn go(at: &Place, packet: &Packet, translated: bool, work: &mut TcWork) -> i32 {
     if packet.fragment == Fragment::First {
-        work.fragment = packet.fragment_key(at);
+        packet.set_fragment_key(at, &mut work.fragment);
         work.fate.src = if translated { work.value.src.ip } else { packet.src };
         work.fate.dst = if translated { work.value.dst.ip } else { packet.dst };
         let plain = FragmentValue::PLAIN;
@@ -391,7 +442,7 @@ fn done(at: &Place, flags: u8) -> i32 {
     if flags & FlowValue::BOUNCE == 0 {
         return PASS;
     }
-    if rewrite::turn_round(at).is_err() {
+    if turn_round(at.skb) == FAILED {
         return failed();
     }
     at.set_mark(MARK_BOUNCED);

@@ -7,12 +7,12 @@
 
 use super::{
     Place,
-    packet::{Packet, Phase},
-    router,
+    packet::{Packet, Phase, destination_port, source_port},
+    router, work,
 };
 use crate::{
     choose::{choose, is_member, service},
-    maps::{FLOWS, tc_count},
+    maps::{FLOWS, PODS, TC_CONFIG, tc_count},
 };
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
@@ -35,10 +35,11 @@ const PORT_TRIES: u32 = 3;
 
 /// What a packet does to its flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 enum Step {
-    Begin,
-    Go,
-    End,
+    Begin = 0,
+    Go = 1,
+    End = 2,
 }
 
 #[inline(always)]
@@ -56,14 +57,19 @@ fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// Sets the key of a packet; in place, since the stack is small.
 #[inline(always)]
-fn key(at: &Place, packet: &Packet) -> FlowKey {
-    FlowKey {
-        src: packet.source(),
-        dst: packet.destination(),
-        link: at.link,
-        direction: at.direction,
-    }
+fn set_key(at: &Place, packet: &Packet, key: &mut FlowKey) {
+    key.src.ip = packet.src;
+    key.src.port = source_port(packet.ports);
+    key.src.protocol = packet.protocol;
+    key.src.pad = 0;
+    key.dst.ip = packet.dst;
+    key.dst.port = destination_port(packet.ports);
+    key.dst.protocol = packet.protocol;
+    key.dst.pad = 0;
+    key.link = at.link;
+    key.direction = at.direction;
 }
 
 /// Sets the key of the answers to what `work.value` makes of `work.key`.
@@ -101,7 +107,7 @@ pub fn find(work: &mut TcWork) -> Option<*mut FlowValue> {
 /// Sets `work.value` to what becomes of an answer to the pod.
 #[inline(always)]
 pub fn inbound(at: &Place, packet: &Packet, work: &mut TcWork) -> Option<()> {
-    work.key = key(at, packet);
+    set_key(at, packet, &mut work.key);
     let entry = find(work)?;
     touch(entry, work, step(packet));
     Some(())
@@ -110,30 +116,43 @@ pub fn inbound(at: &Place, packet: &Packet, work: &mut TcWork) -> Option<()> {
 /// Sets `work.value` to what becomes of a packet from the pod to a Service address, or (not
 /// `service`) to the address that stands for the pod where it reaches itself.
 #[inline(always)]
-pub fn outbound(
-    at: &Place,
-    pod: *mut PodValue,
-    config: &TcConfig,
-    packet: &Packet,
-    service: bool,
-    work: &mut TcWork,
-) -> Option<()> {
-    work.key = key(at, packet);
-    let step = step(packet);
+pub fn outbound(at: &Place, packet: &Packet, service: bool, work: &mut TcWork) -> Option<()> {
+    set_key(at, packet, &mut work.key);
+    let service = if service { SERVICE } else { 0 };
+    let v4 = if packet.v4 { V4 } else { 0 };
+    if translate(step(packet) as u32 | service | v4) == 0 { None } else { Some(()) }
+}
+
+const STEP: u32 = 3;
+const SERVICE: u32 = 4;
+const V4: u32 = 8;
+
+/// A program of its own for the verifier, and on the stack: see `judge`.
+#[inline(never)]
+#[unsafe(export_name = "weft_flow_translate")]
+extern "C" fn translate(question: u32) -> u32 {
+    let Some(work) = work() else { return 0 };
+    let step = match question & STEP {
+        0 => Step::Begin,
+        1 => Step::Go,
+        _ => Step::End,
+    };
     if let Some(entry) = find(work) {
         if stays(work, step) {
             touch(entry, work, step);
-            return Some(());
+            return 1;
         }
         // The answers of the old backend are nobody's any more.
         set_partner(work);
         let _ = FLOWS.remove(&work.partner);
         let _ = FLOWS.remove(&work.key);
     }
-    if !service || step != Step::Begin {
-        return None;
+    if question & SERVICE == 0 || step != Step::Begin {
+        return 0;
     }
-    begin(pod, config, packet.v4, work)
+    let Some(pod) = PODS.get_ptr_mut(&work.key.link) else { return 0 };
+    let Some(config) = TC_CONFIG.get(0) else { return 0 };
+    begin(pod, config, question & V4 != 0, work).is_some() as u32
 }
 
 /// Whether a packet goes on to the backend of its flow. TCP and SCTP keep theirs, also when it

@@ -22,9 +22,8 @@ const FAULT: u32 = 2;
 const BITS_MAX: u32 = 16;
 
 /// The longest port prefix of one identity that there is a rule for, into `found`.
-#[inline(never)]
-#[unsafe(export_name = "weft_policy_look")]
-extern "C" fn look(set: u32, identity: u32, lengths: u32) -> u32 {
+#[inline(always)]
+fn look(set: u32, identity: u32, lengths: u32) -> u32 {
     let Some(work) = work() else { return FAULT };
     let judge = &mut work.judge;
     judge.rule.set = set;
@@ -105,10 +104,32 @@ fn identity() -> u32 {
 }
 
 /// Judges a packet from the pod ([`FROM_POD`], egress rules) or to it by the sets of
-/// `work.judge.pod`; the answer is a verdict as in [`ConnValue`], its reason is in `work.judge`.
+/// `work.judge.pod`, and where it turns round by both; the answer is a verdict as in
+/// [`ConnValue`], its reason is in `work.judge`.
 #[inline(never)]
 #[unsafe(export_name = "weft_policy_judge")]
 pub extern "C" fn judge(direction: u32, flags: u32) -> u32 {
+    if flags & THROUGH_SERVICE == 0 {
+        return one(direction, flags);
+    }
+    let out = one(FROM_POD, flags);
+    let Some(work) = work() else { return ConnValue::DENIED as u32 };
+    if out == ConnValue::DENIED as u32 {
+        return out;
+    }
+    let (reason, passed) = (work.judge.reason, work.judge.passed);
+    let verdict = one(TO_POD, flags);
+    if out == ConnValue::AUDITED as u32 && verdict == ConnValue::ALLOWED as u32 {
+        work.judge.reason = reason;
+        work.judge.passed = passed;
+        return out;
+    }
+    verdict
+}
+
+/// Judges by the rules of one direction.
+#[inline(always)]
+fn one(direction: u32, flags: u32) -> u32 {
     let Some(work) = work() else { return ConnValue::DENIED as u32 };
     work.judge.passed = reason::NONE;
     if flags & ITSELF != 0 && flags & THROUGH_SERVICE == 0 {
@@ -175,22 +196,4 @@ fn fault() -> u32 {
         work.judge.reason = reason::FAULT;
     }
     ConnValue::DENIED as u32
-}
-
-/// Both ways of a pod that reaches itself through a Service.
-#[inline(always)]
-pub fn both(flags: u32) -> u32 {
-    let out = judge(FROM_POD, flags);
-    let Some(work) = work() else { return ConnValue::DENIED as u32 };
-    if out == ConnValue::DENIED as u32 {
-        return out;
-    }
-    let (reason, passed) = (work.judge.reason, work.judge.passed);
-    let verdict = judge(TO_POD, flags);
-    if out == ConnValue::AUDITED as u32 && verdict == ConnValue::ALLOWED as u32 {
-        work.judge.reason = reason;
-        work.judge.passed = passed;
-        return out;
-    }
-    verdict
 }

@@ -3,7 +3,7 @@
 use super::Place;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use core::mem::MaybeUninit;
-use weft_bpf_abi::{Addr, FragmentKey, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
+use weft_bpf_abi::{Addr, FragmentKey, PacketWork, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 
 /// Length of an Ethernet header: where IP's begins.
 pub const L3: u32 = 14;
@@ -32,13 +32,14 @@ const SCTP_ABORT: u8 = 6;
 const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Fragment {
     /// Not fragmented.
-    Whole,
+    Whole = 0,
     /// Has the ports.
-    First,
+    First = 1,
     /// Has no ports.
-    Later,
+    Later = 2,
 }
 
 /// What a packet does to its flow.
@@ -106,11 +107,54 @@ pub const fn mapped(ip: u32) -> [u32; 4] {
 }
 
 impl Packet {
+    /// Writes down what those need who rewrite it.
+    #[inline(always)]
+    pub fn save(&self, work: &mut PacketWork) {
+        work.src = self.src;
+        work.dst = self.dst;
+        work.id = self.id;
+        work.at = self.at;
+        work.ports = self.ports;
+        work.len = self.len;
+        work.protocol = self.protocol;
+        work.v4 = self.v4 as u8;
+        work.fragment = self.fragment as u8;
+        work.kind = self.kind;
+    }
+
+    /// What was saved; not more is known of it.
+    #[inline(always)]
+    pub fn saved(work: &PacketWork) -> Self {
+        Self {
+            src: work.src,
+            dst: work.dst,
+            v4: work.v4 != 0,
+            protocol: work.protocol,
+            fragment: match work.fragment {
+                0 => Fragment::Whole,
+                1 => Fragment::First,
+                _ => Fragment::Later,
+            },
+            id: work.id,
+            at: work.at,
+            len: work.len,
+            ports: work.ports,
+            kind: work.kind,
+            hops: 0,
+            phase: Phase::Datagram,
+            plain: true,
+        }
+    }
+
     /// The IP header; `None` for what is too short.
     #[inline(always)]
-    pub fn read(at: &Place, v4: bool) -> Option<Self> {
+    pub fn read(at: &Place, v4: bool, head: &mut [u32; 10]) -> Option<Self> {
+        let len = if v4 { IPV4_LEN } else { IPV6_LEN };
+        // SAFETY: the helper writes at most as many bytes as the array has, or fails.
+        if unsafe { bpf_skb_load_bytes(at.skb.cast(), L3, head.as_mut_ptr().cast(), len) } < 0 {
+            return None;
+        }
         if v4 {
-            let head = load::<[u32; 5]>(at, L3)?;
             let first = head[0].to_ne_bytes();
             let total = u16::from_be_bytes([first[2], first[3]]);
             // In words.
@@ -133,7 +177,6 @@ impl Packet {
                 plain: header == IPV4_LEN,
             })
         } else {
-            let head = load::<[u32; 10]>(at, L3)?;
             let second = head[1].to_ne_bytes();
             Some(Self {
                 src: [head[2], head[3], head[4], head[5]],
@@ -281,26 +324,15 @@ impl Packet {
         self.protocol == if self.v4 { PROTO_ICMP } else { PROTO_ICMPV6 }
     }
 
+    /// Sets the key of its fragments; in place, since the stack is small.
     #[inline(always)]
-    pub fn source(&self) -> Addr {
-        Addr::new(self.src, source_port(self.ports), self.protocol)
-    }
-
-    #[inline(always)]
-    pub fn destination(&self) -> Addr {
-        Addr::new(self.dst, destination_port(self.ports), self.protocol)
-    }
-
-    #[inline(always)]
-    pub fn fragment_key(&self, at: &Place) -> FragmentKey {
-        FragmentKey {
-            src: self.src,
-            dst: self.dst,
-            id: self.id,
-            link: at.link,
-            direction: at.direction,
-            protocol: self.protocol as u32,
-        }
+    pub fn set_fragment_key(&self, at: &Place, key: &mut FragmentKey) {
+        key.src = self.src;
+        key.dst = self.dst;
+        key.id = self.id;
+        key.link = at.link;
+        key.direction = at.direction;
+        key.protocol = self.protocol as u32;
     }
 }
 

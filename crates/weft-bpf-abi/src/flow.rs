@@ -145,6 +145,34 @@ impl FragmentValue {
     pub const PLAIN: u32 = 1 << 8;
 }
 
+/// What a program has read of a packet, for the functions that rewrite it ([`TcWork`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketWork {
+    /// Source address.
+    pub src: [u32; 4],
+    /// Destination address.
+    pub dst: [u32; 4],
+    /// Number of a fragmented packet.
+    pub id: u32,
+    /// Offset of the transport header.
+    pub at: u32,
+    /// Source and destination port.
+    pub ports: u32,
+    /// Bytes of the transport.
+    pub len: u16,
+    /// Protocol number.
+    pub protocol: u8,
+    /// Not 0 for IPv4.
+    pub v4: u8,
+    /// 1 for the first one of fragments, 2 for the others.
+    pub fragment: u8,
+    /// Type of an ICMP message.
+    pub kind: u8,
+    /// Zero.
+    pub pad: u16,
+}
+
 /// What a program writes down while it is about one packet: more than an eBPF stack holds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +201,12 @@ pub struct TcWork {
     pub judge: JudgeWork,
     /// What is told.
     pub event: VerdictEvent,
+    /// The packet.
+    pub packet: PacketWork,
+    /// Its IP header.
+    pub head: [u32; 10],
+    /// Zero.
+    pub pad3: u32,
 }
 
 /// Index in [`crate::MapName::TcCounters`], an array of one `u64` per CPU.
@@ -260,5 +294,5 @@ const _: () = {
     assert!(offset_of!(FlowValue, generation) == 48 && offset_of!(FlowValue, pad) == 54);
     assert!(size_of::<FragmentKey>() == 48 && align_of::<FragmentKey>() == 4);
     assert!(size_of::<FragmentValue>() == 36 && align_of::<FragmentValue>() == 4);
-    assert!(size_of::<TcWork>() == 560 && align_of::<TcWork>() == 8);
+    assert!(size_of::<PacketWork>() == 52 && size_of::<TcWork>() == 656 && align_of::<TcWork>() == 8);
 };

@@ -27,8 +27,8 @@ mod maps;
 mod policy;
 
 pub use flow::{
-    FROM_POD, FlowKey, FlowValue, FragmentKey, FragmentValue, PodValue, RANGES_MAX, TO_POD,
-    TcConfig, TcCounter, TcWork,
+    FROM_POD, FlowKey, FlowValue, FragmentKey, FragmentValue, PacketWork, PodValue, RANGES_MAX,
+    TO_POD, TcConfig, TcCounter, TcWork,
 };
 pub use layout::{
     Addr, AffinityValue, ClientKey, Counter, MemberKey, NodeValue, Record, ServiceValue, SlotKey,

@@ -2,6 +2,8 @@
 //! sockets and packets.
 #![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
 
+#[path = "kernel/bench.rs"]
+mod bench;
 #[path = "kernel/closing.rs"]
 mod closing;
 #[path = "events/mod.rs"]
@@ -12,6 +14,8 @@ mod growth;
 mod lifecycle;
 #[path = "kernel/links.rs"]
 mod links;
+#[path = "kernel/policy.rs"]
+mod policy;
 #[path = "kernel/sctp.rs"]
 mod sctp;
 #[path = "kernel/sctp_packet.rs"]
@@ -80,6 +84,21 @@ scenarios! {
     tc::a_restarted_agent_adopts_links,
     tc::links_follow_larger_maps,
     sctp::checksums_stay_right,
+    policy::rules_decide,
+    policy::families_are_apart,
+    policy::tcp_flows,
+    policy::datagrams,
+    policy::sctp_flows,
+    policy::changes_cut_and_keep,
+    policy::tombstones_hold,
+    policy::errors_follow_their_flow,
+    policy::fragments_and_headers,
+    policy::nobody_has_judged,
+    policy::own_node,
+    policy::a_restart_changes_no_verdict,
+    policy::flows_under_pressure,
+    policy::tables_grow,
+    policy::events_tell,
     growth::full_maps_grow_under_load,
     growth::an_agent_that_ends_while_maps_grow,
     growth::smaller_maps_of_an_earlier_agent_grow,

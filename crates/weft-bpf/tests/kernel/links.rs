@@ -10,7 +10,7 @@ use std::{
     sync::mpsc,
     thread,
 };
-use weft_bpf::{LinkAttach, OpenOptions, PodLinkSpec, PodLinks, SocketLb};
+use weft_bpf::{LinkAttach, OpenOptions, PodLinkSpec, PodLinks, PolicyMaps, SocketLb};
 use weft_bpf_abi::LAYOUT_VERSION;
 use weft_netlink::{LinkChange, Mac, Neighbour, Netlink, Route, VethSpec, netns, sysctl};
 use weft_services::ServiceTables;
@@ -92,6 +92,17 @@ impl Node {
         self.lb.as_ref().expect("open").pod_links().expect("programs")
     }
 
+    pub fn policy(&self) -> &PolicyMaps {
+        self.lb.as_ref().expect("open").policy().expect("programs")
+    }
+
+    /// The number of the next link.
+    pub fn number(&self) -> u32 {
+        let n = self.made.get();
+        self.made.set(n + 1);
+        n
+    }
+
     pub fn apply(&mut self, tables: &ServiceTables) {
         self.lb.as_mut().expect("open").apply(tables).expect("apply");
     }
@@ -107,8 +118,7 @@ impl Node {
     }
 
     pub fn pod_with(&self, opted_out: bool, mtu: u32) -> Pod {
-        let n = self.made.get();
-        self.made.set(n + 1);
+        let n = self.number();
         let (alive, end) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
@@ -160,6 +170,13 @@ impl Node {
         // It holds the lock.
         drop(self.lb.take());
         self.lb = Some(SocketLb::open(self.options.clone()).expect("open again"));
+    }
+
+    /// Goes on with other options, under other pins.
+    pub fn replace(&mut self, options: OpenOptions) {
+        self.lb.take().expect("open").close_and_unpin().expect("close");
+        self.lb = Some(SocketLb::open(options.clone()).expect("open"));
+        self.options = options;
     }
 
     /// As the check for drift does.

@@ -103,6 +103,7 @@ impl World {
             clients: 256,
             pods: 16,
             flows: 1024,
+            conns: 1024,
             ..MapSizes::default()
         };
         let node_netns = weft_netlink::sock_diag::netns_cookie().expect("cookie");
