@@ -8,6 +8,7 @@ use crate::{
     host_port::{HostPortError, HostPorts, Mapping, PodPorts},
     namespaces::PodNamespaces,
     pod::{self, PodLink},
+    policy::{LocalLink, LocalPods, Subject},
     state::AppliedFabric,
 };
 use anyhow::Context;
@@ -21,7 +22,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 use tracing::{info, warn};
-use weft_bpf::{PodLinkSpec, PodLinks};
+use weft_bpf::{PodLinkSpec, PodLinks, PolicyMaps, PolicyPod};
 use weft_cni::{
     AddResult, Attachment, CniError, Interface, IpConfig, Route, check_container_id, check_ifname,
     code,
@@ -30,16 +31,37 @@ use weft_fabric::ipam::{Ipam, IpamError, Key};
 use weft_model::IpFamily;
 use weft_netlink::{Netlink, netns};
 
+/// What stands at pods' links.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The programs.
+    pub links: PodLinks,
+    /// What they judge by.
+    pub policy: PolicyMaps,
+}
+
 /// The CNI service of one node.
 pub struct CniService {
     netlink: Netlink,
     ipam: Mutex<Ipam>,
     /// For the node's end of each link, once they are loaded.
-    programs: OnceLock<PodLinks>,
+    programs: OnceLock<Programs>,
+    locals: Arc<LocalPods>,
     host_ports: Mutex<HostPorts>,
     namespaces: Arc<PodNamespaces>,
     /// Requests about one attachment come one after another.
     busy: Mutex<BTreeMap<Key, Arc<Mutex<()>>>>,
+}
+
+/// What ADD made.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// The answer.
+    pub result: AddResult,
+    /// The version of [`crate::state::State::host_ports`] that has the pod's.
+    pub host_ports: u64,
+    /// Index of the link; `None` before programs are loaded.
+    pub link: Option<u32>,
 }
 
 /// One request about an attachment.
@@ -51,8 +73,8 @@ pub struct Attach<'a> {
     pub netns: &'a str,
     /// Its host ports.
     pub host_ports: &'a [Mapping],
-    /// Whether the socket hooks leave the pod alone.
-    pub opted_out: bool,
+    /// Whose link it is.
+    pub subject: &'a Subject,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -76,16 +98,29 @@ impl CniService {
     /// folder `netns` beside it.
     pub fn open(netlink: Netlink, journal: &Path, host_ports: HostPorts) -> anyhow::Result<Self> {
         let ipam = Ipam::open(journal)?;
-        let dir = journal.with_file_name("netns");
-        let name = |key: &Key| pod::link_name(&key.container_id, &key.ifname);
-        let attached: BTreeSet<String> = ipam.keys().iter().map(name).collect();
+        let held = |key: Key| ipam.get(&key).map(<[IpAddr]>::to_vec).map(|ips| (key, ips));
+        let attached: Vec<(Key, Vec<IpAddr>)> = ipam.keys().into_iter().filter_map(held).collect();
         let ipam = Mutex::new(ipam);
-        let namespaces = PodNamespaces::open(&dir, |name| attached.contains(name))
+        let dir = journal.with_file_name("netns");
+        let name = |(key, _): &(Key, _)| pod::link_name(&key.container_id, &key.ifname);
+        let names: BTreeSet<String> = attached.iter().map(name).collect();
+        let namespaces = PodNamespaces::open(&dir, |name| names.contains(name))
             .with_context(|| format!("cannot read the pods' namespaces in {}", dir.display()))?;
+        let dir = journal.with_file_name("pods");
+        let locals = LocalPods::open(&dir, &netlink)
+            .with_context(|| format!("cannot read whose the links are in {}", dir.display()))?;
+        for (key, ips) in attached {
+            let name = pod::link_name(&key.container_id, &key.ifname);
+            // One whose link is gone waits for its DEL.
+            if let Ok(index) = netlink.index_of(&name) {
+                locals.insert_forgotten(&name, index, &ips);
+            }
+        }
         Ok(Self {
             netlink,
             ipam,
             programs: OnceLock::new(),
+            locals: Arc::new(locals),
             host_ports: Mutex::new(host_ports),
             namespaces: Arc::new(namespaces),
             busy: Mutex::default(),
@@ -97,8 +132,13 @@ impl CniService {
         self.namespaces.clone()
     }
 
+    /// Which link is which pod.
+    pub fn locals(&self) -> Arc<LocalPods> {
+        self.locals.clone()
+    }
+
     /// From now on ADD attaches these to the link. (The agent lets no ADD through before.)
-    pub fn set_programs(&self, programs: PodLinks) {
+    pub fn set_programs(&self, programs: Programs) {
         // The first are the only ones: a load balancer is opened once.
         let _ = self.programs.set(programs);
     }
@@ -117,13 +157,8 @@ impl CniService {
         result
     }
 
-    /// ADD: idempotent. Beside the result comes the version of
-    /// [`crate::state::State::host_ports`] that has the pod's host ports.
-    pub fn add(
-        &self,
-        fabric: &AppliedFabric,
-        attach: &Attach<'_>,
-    ) -> Result<(AddResult, u64), CniError> {
+    /// ADD: idempotent.
+    pub fn add(&self, fabric: &AppliedFabric, attach: &Attach<'_>) -> Result<Added, CniError> {
         self.alone(attach.key, || self.add_alone(fabric, attach))
     }
 
@@ -131,7 +166,7 @@ impl CniService {
         &self,
         fabric: &AppliedFabric,
         attach: &Attach<'_>,
-    ) -> Result<(AddResult, u64), CniError> {
+    ) -> Result<Added, CniError> {
         let path = Path::new(attach.netns);
         if !netns::is_netns(path) {
             let msg = format!("CNI_NETNS '{}' is no network namespace", attach.netns);
@@ -152,8 +187,9 @@ impl CniService {
                 CniError::new(code::SETUP_FAILED, "the pod's link could not be made", e)
             };
             let mac = pod::attach(&self.netlink, &link).map_err(|e| failed(e.to_string()))?;
-            self.attach_programs(attach, &ips).map_err(failed)?;
-            Ok((result(&link, mac.to_string()), version))
+            let index = self.attach_programs(attach, &ips).map_err(failed)?;
+            let result = result(&link, mac.to_string());
+            Ok(Added { result, host_ports: version, link: index })
         });
         match &made {
             Ok(_) => {
@@ -175,11 +211,21 @@ impl CniService {
         made
     }
 
-    /// The programs at the node's end, before anything can send through it.
-    fn attach_programs(&self, attach: &Attach<'_>, ips: &[IpAddr]) -> Result<(), String> {
-        let Some(programs) = self.programs.get() else { return Ok(()) };
+    /// The programs at the node's end, before anything can send through it; they refuse all but
+    /// the node until the pod is judged. The index of the link, where there are programs.
+    fn attach_programs(
+        &self,
+        attach: &Attach<'_>,
+        ips: &[IpAddr],
+    ) -> Result<Option<u32>, String> {
+        let Some(programs) = self.programs.get() else { return Ok(None) };
         let name = pod::link_name(&attach.key.container_id, &attach.key.ifname);
         let index = self.netlink.index_of(&name).map_err(|e| e.to_string())?;
+        let told = crate::reconcile::chain;
+        if self.locals.get(&name, index).is_none() {
+            let unknown = PolicyPod::unknown(index);
+            programs.policy.put_pods(&[unknown]).map_err(|e| told(&e))?;
+        }
         let cookie = netns::run_in(Path::new(attach.netns), weft_netlink::sock_diag::netns_cookie);
         let netns_cookie = cookie.and_then(|c| c).map_err(|e| e.to_string())?;
         let spec = PodLinkSpec {
@@ -187,9 +233,14 @@ impl CniService {
             index,
             ips,
             netns_cookie: Some(netns_cookie),
-            opted_out: attach.opted_out,
+            opted_out: attach.subject.sockets_alone(),
         };
-        programs.attach(&self.netlink, &spec).map(drop).map_err(|e| crate::reconcile::chain(&e))
+        programs.links.attach(&self.netlink, &spec).map_err(|e| told(&e))?;
+        let Subject { owner, seed } = attach.subject.clone();
+        let link = LocalLink { name: name.into(), index, ips: ips.to_vec(), owner, seed };
+        let kept = self.locals.insert(link);
+        kept.map_err(|e| format!("whose link it is cannot be written down: {e}"))?;
+        Ok(Some(index))
     }
 
     /// Attaches programs that are missing at links that are there. How many links lacked
@@ -248,7 +299,10 @@ impl CniService {
         if let Err(e) = self.namespaces.remove(&name) {
             warn!("cannot forget where the namespace of {name} was: {e}");
         }
-        if let Some(Err(e)) = self.programs.get().map(|p| p.forget(&name, index)) {
+        if let Err(e) = self.locals.remove(&name) {
+            warn!("cannot forget whose link {name} was: {e}");
+        }
+        if let Some(Err(e)) = self.programs.get().map(|p| p.links.forget(&name, index)) {
             // The next sweep tries again.
             warn!("link {name}: {}", crate::reconcile::chain(&e));
         }

@@ -11,6 +11,8 @@ use weft_services::Object;
 pub type Lowering = watch::Receiver<Arc<[weft_kube::Diagnostic]>>;
 /// What planning found.
 pub type Planning = watch::Receiver<Arc<[weft_services::Diagnostic]>>;
+/// What planning of policy found.
+pub type Judging = watch::Receiver<Arc<BTreeSet<Complaint>>>;
 
 /// All complaints that are current.
 fn gather(
@@ -40,6 +42,7 @@ pub async fn report(
     snapshots: Snapshots,
     mut lowering: Lowering,
     mut planning: Planning,
+    mut judging: Judging,
 ) -> anyhow::Result<()> {
     let (current, told) = watch::channel(Arc::new(BTreeSet::new()));
     let gathering = async {
@@ -48,7 +51,8 @@ pub async fn report(
                 (lowering.borrow_and_update().clone(), planning.borrow_and_update().clone());
             let snapshot = snapshots.borrow().clone();
             if let Some(snapshot) = snapshot {
-                let all = gather(&snapshot, &found.0, &found.1);
+                let mut all = gather(&snapshot, &found.0, &found.1);
+                all.extend(judging.borrow_and_update().iter().cloned());
                 current.send_if_modified(|now| {
                     let news = **now != all;
                     *now = Arc::new(all);
@@ -58,6 +62,7 @@ pub async fn report(
             tokio::select! {
                 changed = lowering.changed() => changed?,
                 changed = planning.changed() => changed?,
+                changed = judging.changed() => changed?,
             }
         }
     };

@@ -29,6 +29,7 @@ mod links;
 mod metrics;
 mod namespaces;
 pub mod pod;
+pub mod policy;
 mod reconcile;
 mod run;
 mod socket;

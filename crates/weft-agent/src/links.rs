@@ -1,27 +1,18 @@
-//! The programs at the pods' links: attached by ADD, kept by a stage, and who opted out.
+//! The programs at the pods' links: attached by ADD, kept by a stage.
 
 use crate::{
-    cni::CniService,
+    cni::{CniService, Programs},
     reconcile::{DRIFT_INTERVAL, Outcome, RETRY_MIN, chain},
     state::State,
 };
 use ipnet::IpNet;
-use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 use weft_bpf::PodLinks;
-use weft_kube::Ranges;
+use weft_kube::{Ranges, lower::SOCKET_LB};
 use weft_netlink::Netlink;
-
-/// Annotation of a pod whose sockets are left alone with the value `disabled`: its packets bear
-/// the Service's address up to its link, as a service mesh wants to see them. Read when the pod
-/// is attached; later changes have no effect.
-pub const SOCKET_LB: &str = "weft.dev/socket-lb";
-/// How long the API may take to say what a pod is annotated with. Without an answer the pod
-/// starts as all others do: an API that is away shall not keep pods from starting.
-const POD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The stage that keeps the programs of links that are there, and forgets those that are gone.
 pub struct LinkStage {
@@ -34,7 +25,7 @@ pub struct LinkStage {
     /// Handle in the node's namespace.
     pub netlink: Netlink,
     /// The programs, once they are loaded.
-    pub programs: watch::Receiver<Option<PodLinks>>,
+    pub programs: watch::Receiver<Option<Programs>>,
 }
 
 impl LinkStage {
@@ -81,18 +72,20 @@ impl LinkStage {
         };
         let mut errors = Vec::new();
         let mut note = |e: weft_bpf::BpfError| errors.push(chain(&e));
+        let all = programs;
+        let programs = &all.links;
         let configured = programs.configure(&ranges, &fabric.routers);
         let configured = configured.map_err(&mut note).is_ok();
         // ADD may use them from now on; what an agent before left is repaired meanwhile.
         if configured && !*self.state.pod_links.borrow() {
             info!(attach = ?programs.attach_kind(), "programs of pod links loaded");
-            self.cni.set_programs(programs.clone());
+            self.cni.set_programs(all.clone());
             self.state.pod_links.send_replace(true);
         }
-        let (repaired, failed) = self.cni.keep_programs(&programs);
+        let (repaired, failed) = self.cni.keep_programs(programs);
         failed.into_iter().for_each(&mut note);
         let gone = programs.sweep(&self.netlink).map_err(&mut note).unwrap_or(0);
-        let counts = counts(&programs).map_err(&mut note).unwrap_or_default();
+        let counts = counts(programs).map_err(&mut note).unwrap_or_default();
         if repaired > 0 || gone > 0 {
             info!(repaired, gone, "programs of pod links were not as they shall be");
         }
@@ -136,45 +129,6 @@ fn counts(programs: &PodLinks) -> weft_bpf::Result<BTreeMap<&'static str, u64>> 
     ]))
 }
 
-/// Whether the pod that the plugin's arguments name opted out of translation at its sockets.
-pub async fn opted_out(client: &kube::Client, args: &str) -> bool {
-    let Some((namespace, name)) = pod_of(args) else { return false };
-    let path = format!("/api/v1/namespaces/{namespace}/pods");
-    let request = match kube::core::Request::new(path).get(name, &kube::api::GetParams::default()) {
-        Ok(request) => request,
-        Err(e) => {
-            warn!("pod {namespace}/{name}: {e}");
-            return false;
-        }
-    };
-    let answer = tokio::time::timeout(POD_TIMEOUT, client.request::<Value>(request)).await;
-    match answer {
-        Ok(Ok(pod)) => pod["metadata"]["annotations"][SOCKET_LB] == "disabled",
-        // A static pod that the API does not know yet.
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => false,
-        Ok(Err(e)) => {
-            warn!("pod {namespace}/{name}: its annotations cannot be read: {e}");
-            false
-        }
-        Err(_) => {
-            warn!("pod {namespace}/{name}: its annotations cannot be read in time");
-            false
-        }
-    }
-}
-
-/// Namespace and name in CNI_ARGS, as every container runtime gives them.
-fn pod_of(args: &str) -> Option<(&str, &str)> {
-    let value = |key: &str| {
-        let pairs = args.split(';').filter_map(|pair| pair.split_once('='));
-        let value = pairs.filter(|(k, _)| *k == key).map(|(_, v)| v).next()?;
-        // A DNS subdomain, so that it is one segment of a path.
-        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
-        (!value.is_empty() && value.bytes().all(fine) && !value.starts_with('.')).then_some(value)
-    };
-    Some((value("K8S_POD_NAMESPACE")?, value("K8S_POD_NAME")?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,20 +146,5 @@ mod tests {
             assert!(text.contains(range) && text.contains("ServiceCIDRs"), "{text}");
         }
         assert_eq!(told.len(), 3);
-    }
-
-    #[test]
-    fn pods_are_named_by_the_arguments() {
-        let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web-0;K8S_POD_UID=1";
-        assert_eq!(pod_of(args), Some(("ns", "web-0")));
-        for bad in [
-            "",
-            "K8S_POD_NAME=a",
-            "K8S_POD_NAMESPACE=;K8S_POD_NAME=a",
-            "K8S_POD_NAMESPACE=a/b;K8S_POD_NAME=a",
-            "K8S_POD_NAMESPACE=..;K8S_POD_NAME=a",
-        ] {
-            assert_eq!(pod_of(bad), None, "{bad}");
-        }
     }
 }

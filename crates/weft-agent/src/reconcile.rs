@@ -3,6 +3,7 @@
 use crate::{
     Network,
     closing::{Applied, AppliedSender},
+    cni::Programs,
     fabric::{apply, observe_underlay},
     health::View,
     host_port::Wanted,
@@ -249,7 +250,7 @@ pub struct ServiceStage {
     /// The load balancer, once it is open.
     pub lb: Option<weft_bpf::SocketLb>,
     /// Told of the programs at the pods' links then.
-    pub programs: watch::Sender<Option<weft_bpf::PodLinks>>,
+    pub programs: watch::Sender<Option<Programs>>,
     /// The netfilter table, shared with the fabric stage.
     pub table: Arc<Mutex<netfilter::Table>>,
     /// Whether node processes reach node ports at loopback addresses.
@@ -427,7 +428,17 @@ impl ServiceStage {
             Some(lb) => lb,
             None => {
                 let lb = weft_bpf::SocketLb::open(self.options.clone())?;
-                self.programs.send_replace(lb.pod_links().ok().cloned());
+                match (lb.pod_links(), lb.policy()) {
+                    (Ok(links), Ok(policy)) => {
+                        let (links, policy) = (links.clone(), policy.clone());
+                        self.programs.send_replace(Some(Programs { links, policy }));
+                    }
+                    (Err(e), _) | (_, Err(e)) => {
+                        // No pod is attached without them; what works for others goes on.
+                        let errors = vec![chain(e)];
+                        self.state.record("podLinks", |stage| stage.errors = errors);
+                    }
+                }
                 lb
             }
         };

@@ -4,12 +4,13 @@ use crate::{
     Args, ClusterDns, Network,
     api::{self, Known},
     closing::{self, SocketStage},
-    cni::CniService,
+    cni::{CniService, Programs},
     complaints, dns, health, host,
     host_port::HostPorts,
     links::LinkStage,
     metrics::{self, Metrics},
     namespaces::PodNamespaces,
+    policy::PolicyStage,
     reconcile::{FabricStage, ServiceStage, Snapshots, follow},
     socket::{self, Service},
     state::State,
@@ -87,7 +88,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", socket_path.display()))?;
     let snapshots = source.snapshots.clone();
     let service =
-        Service { state: state.clone(), snapshots, cni: cni.clone(), client: client.clone() };
+        Service { state: state.clone(), snapshots, cni: cni.clone(), client: client.clone(), slots: Default::default() };
     info!(node = %args.node, network, "agent started");
 
     let cancel = CancellationToken::new();
@@ -175,7 +176,7 @@ async fn tell_failures(
     }
 }
 
-/// Starts the fabric, service and sockets stages, each on a thread of its own; the task of a
+/// Starts the fabric, service, policy and sockets stages, each on a thread of its own; the task of a
 /// thread ends when it does, with its panic.
 fn spawn_stages(
     tasks: &mut JoinSet<anyhow::Result<()>>,
@@ -220,7 +221,15 @@ fn spawn_stages(
         metrics: Arc::new(Metrics::default()),
         complaints: watch::Sender::new(Arc::from([])),
     };
-    spawn_tellers(tasks, args, &services, client, source);
+    let dns = args.cluster_dns == ClusterDns::Node;
+    let locals = place.cni.locals();
+    let mut policy = PolicyStage::new(state.clone(), args.node.clone(), dns, locals);
+    spawn_tellers(tasks, args, &services, policy.complaints(), client, source);
+    let (programs, token) = (services.programs.subscribe(), cancel.clone());
+    let snapshots = source.snapshots.clone();
+    spawn_thread(tasks, "policy", move |runtime| {
+        policy.run(&runtime, &token, snapshots, programs);
+    })?;
     let mut links = LinkStage {
         state: state.clone(),
         cni: place.cni,
@@ -271,6 +280,7 @@ fn spawn_tellers(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     args: &Args,
     services: &ServiceStage,
+    judging: complaints::Judging,
     client: kube::Client,
     source: &SnapshotSource,
 ) {
@@ -282,6 +292,7 @@ fn spawn_tellers(
         source.snapshots.clone(),
         source.diagnostics.clone(),
         services.complaints.subscribe(),
+        judging,
     ));
     let Some(at) = args.metrics_bind_address.0 else { return };
     let sources = metrics::Sources {

@@ -1,8 +1,14 @@
 //! `agent.sock`: newline JSON, one request per connection.
+//!
+//! Requests wait: an ADD for the API, for the fabric and for the kernel, and a node that starts
+//! has a hundred of them. So ADD and all others have slots of their own: what takes pods away, and
+//! what asks how the node is, never waits behind those that come. Who reads too slowly has a slot
+//! of neither.
 
 use crate::{
-    cni::{self, Attach, CniService},
-    host_port, links,
+    cni::{self, Added, Attach, CniService},
+    host_port,
+    policy::{Subject, admit},
     reconcile::Snapshots,
     state::State,
 };
@@ -11,13 +17,17 @@ use std::{io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duratio
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
 };
 use tracing::{debug, warn};
 use weft_cni::{Answer, Attachment, CniError, INPUT_LEN_MAX, Request, code};
 
-/// Requests that are served at a time; more wait.
+/// Requests of each sort that are served at a time; more wait.
 const REQUESTS_MAX: usize = 64;
+/// ADDs that wait for such a slot; more are told to try again. A kubelet runs 110 pods by default.
+const ADDS_WAITING_MAX: usize = 256;
+/// Connections at a time: those that wait, are served, or have not said yet what they want.
+const CONNECTIONS_MAX: usize = ADDS_WAITING_MAX + 4 * REQUESTS_MAX;
 /// How long a client may take to send its line.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an ADD waits for the fabric's first time before it says "try again later".
@@ -34,8 +44,46 @@ pub struct Service {
     pub snapshots: Snapshots,
     /// Addresses and links.
     pub cni: Arc<CniService>,
-    /// For what is written on a pod.
+    /// For pods that the watch has not brought.
     pub client: kube::Client,
+    /// Who may be served.
+    pub slots: Slots,
+}
+
+/// Who may be served.
+#[derive(Debug)]
+pub struct Slots {
+    adds: Semaphore,
+    adds_waiting: Semaphore,
+    others: Semaphore,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self {
+            adds: Semaphore::new(REQUESTS_MAX),
+            adds_waiting: Semaphore::new(ADDS_WAITING_MAX),
+            others: Semaphore::new(REQUESTS_MAX),
+        }
+    }
+}
+
+impl Slots {
+    /// Waits until a request of its sort may be served.
+    async fn take(&self, add: bool) -> Result<SemaphorePermit<'_>, CniError> {
+        let ending = |_| CniError::new(code::TRY_AGAIN, "the weft agent is ending", "");
+        if !add {
+            return self.others.acquire().await.map_err(ending);
+        }
+        if let Ok(slot) = self.adds.try_acquire() {
+            return Ok(slot);
+        }
+        let Ok(_waiting) = self.adds_waiting.try_acquire() else {
+            let msg = "too many pods are being attached";
+            return Err(CniError::new(code::TRY_AGAIN, msg, ""));
+        };
+        self.adds.acquire().await.map_err(ending)
+    }
 }
 
 /// Binds the socket with mode 0600. An older socket file is replaced in one step, so that
@@ -54,7 +102,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves for ever.
 pub async fn serve(listener: UnixListener, service: Arc<Service>) {
-    let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
@@ -87,7 +135,13 @@ async fn handle(mut stream: UnixStream, service: &Arc<Service>) -> io::Result<()
             format!("the request is longer than {INPUT_LEN_MAX} bytes"),
             "",
         )),
-        Ok(request) => respond(service, request).await,
+        Ok(request) => {
+            let add = matches!(&request, Request::Cni { command, .. } if command == "ADD");
+            match service.slots.take(add).await {
+                Ok(_slot) => respond(service, request).await,
+                Err(e) => refused(e),
+            }
+        }
         Err(e) => refused(CniError::new(code::DECODE, "the request cannot be read", e)),
     };
     let mut out = serde_json::to_vec(&answer)?;
@@ -171,24 +225,33 @@ async fn run(service: &Arc<Service>, call: Call) -> Result<Answer, CniError> {
             return Err(CniError::new(code::TRY_AGAIN, msg, ""));
         }
     }
-    let opted_out = add && links::opted_out(&service.client, &call.args).await;
-    let (mut applied, service) = (service.state.host_ports_applied.subscribe(), service.clone());
+    let subject = if add {
+        let snapshot = service.snapshots.borrow().clone();
+        admit::subject(&service.client, snapshot.as_deref(), &call.args).await?
+    } else {
+        Subject::NOBODY
+    };
+    let (mut applied, policy) =
+        (service.state.host_ports_applied.subscribe(), service.state.policy.subscribe());
+    let service = service.clone();
     // Netlink and fsync block.
     let done = tokio::task::spawn_blocking(move || {
         let cni = &service.cni;
-        let done = |()| (Answer { ok: true, ..Answer::default() }, 0);
+        let done = |()| (Answer { ok: true, ..Answer::default() }, 0, None);
         match (call.command.as_str(), &fabric) {
             ("ADD", Some(fabric)) => {
                 let key = cni::key(&call.container_id, &call.ifname)?;
                 let host_ports = host_port::parse(&call.config)?;
                 let (netns, host_ports) = (call.netns.as_str(), host_ports.as_slice());
-                let attach = Attach { key: &key, netns, host_ports, opted_out };
-                let (result, version) = cni.add(fabric, &attach)?;
-                Ok((Answer { ok: true, result: Some(result), ..Answer::default() }, version))
+                let attach = Attach { key: &key, netns, host_ports, subject: &subject };
+                let Added { result, host_ports, link } = cni.add(fabric, &attach)?;
+                let answer = Answer { ok: true, result: Some(result), ..Answer::default() };
+                Ok((answer, host_ports, link))
             }
             ("CHECK", Some(fabric)) => {
                 let key = cni::key(&call.container_id, &call.ifname)?;
-                let attach = Attach { key: &key, netns: &call.netns, host_ports: &[], opted_out };
+                let (netns, subject) = (call.netns.as_str(), &subject);
+                let attach = Attach { key: &key, netns, host_ports: &[], subject };
                 cni.check(fabric, &attach, call.config.get("prevResult")).map(done)
             }
             ("DEL", _) => cni.del(&cni::key(&call.container_id, &call.ifname)?).map(done),
@@ -200,7 +263,10 @@ async fn run(service: &Arc<Service>, call: Call) -> Result<Answer, CniError> {
         }
     });
     match done.await {
-        Ok(Ok((answer, version))) => {
+        Ok(Ok((answer, version, link))) => {
+            if let Some(link) = link {
+                admit::judged(policy, link).await?;
+            }
             let there = applied.wait_for(|applied| *applied >= version);
             match tokio::time::timeout(HOST_PORT_TIMEOUT, there).await {
                 Ok(Ok(_)) => Ok(answer),
@@ -234,6 +300,29 @@ fn valid_attachments(config: &Value) -> Result<Vec<Attachment>, CniError> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// Pods that come may wait as long as they like: those that go, and whoever asks how the node
+    /// is, are served.
+    #[tokio::test]
+    async fn additions_keep_nobody_else_waiting() {
+        use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+        let slots = Slots::default();
+        let mut adds: FuturesUnordered<_> =
+            (0..REQUESTS_MAX + ADDS_WAITING_MAX + 1).map(|_| slots.take(true)).collect();
+        let (mut served, mut refused) = (Vec::new(), 0);
+        while let Some(Some(taken)) = adds.next().now_or_never() {
+            match taken {
+                Ok(slot) => served.push(slot),
+                Err(e) => refused += usize::from(e.code == code::TRY_AGAIN),
+            }
+        }
+        assert_eq!((served.len(), refused, adds.len()), (REQUESTS_MAX, 1, ADDS_WAITING_MAX));
+        let other = slots.take(false).now_or_never().expect("at once").expect("free");
+        drop(other);
+        // Who waits is next.
+        served.pop();
+        assert!(adds.next().now_or_never().flatten().is_some_and(|slot| slot.is_ok()));
+    }
 
     #[test]
     fn collecting_without_a_list_is_refused() {

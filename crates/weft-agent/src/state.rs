@@ -1,11 +1,11 @@
 //! What the parts of the agent tell one another, and the status that people read.
 
-use crate::host_port::Wanted;
+use crate::{host_port::Wanted, policy::AppliedPolicy};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 use tokio::sync::watch;
 use weft_model::IpFamily;
@@ -65,12 +65,14 @@ pub struct State {
     pub host_ports_applied: watch::Sender<u64>,
     /// Whether the programs at the pods' links are loaded and know the node.
     pub pod_links: watch::Sender<bool>,
+    /// What the programs at the pods' links judge by; none before the first time.
+    pub policy: watch::Sender<Option<Arc<AppliedPolicy>>>,
     stages: Mutex<BTreeMap<&'static str, Stage>>,
     features: OnceLock<Vec<Value>>,
 }
 
 /// The stages that must have applied something once before the node is ready.
-const STAGES: [&str; 3] = ["fabric", "services", "dns"];
+const STAGES: [&str; 4] = ["fabric", "services", "dns", "policy"];
 
 impl State {
     /// Nothing applied yet.
@@ -82,6 +84,7 @@ impl State {
             host_ports: watch::Sender::default(),
             host_ports_applied: watch::Sender::default(),
             pod_links: watch::Sender::default(),
+            policy: watch::Sender::default(),
             stages: Mutex::default(),
             features: OnceLock::new(),
         }

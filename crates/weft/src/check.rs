@@ -175,7 +175,7 @@ fn judge(all: Vec<Asked>) -> Health {
             network: status["network"].as_str().unwrap_or_default().to_owned(),
             generation: generation(&status),
             // Others count by themselves.
-            applied: ["fabric", "services"]
+            applied: ["fabric", "services", "policy"]
                 .map(|s| generation(&status["stages"][s]))
                 .into_iter()
                 .min()
@@ -292,7 +292,7 @@ mod tests {
         let stage = || json!({"generation": 4, "errors": [], "diagnostics": []});
         let mut status = json!({
             "node": "node1", "network": "vxlan", "ready": true, "generation": 4, "pods": 2,
-            "stages": {"fabric": stage(), "services": stage(), "dns": stage()},
+            "stages": {"fabric": stage(), "services": stage(), "dns": stage(), "policy": stage()},
             "features": [{"name": "tcx", "ok": false, "optional": true, "detail": "older"}],
         });
         change(&mut status);
