@@ -162,11 +162,7 @@ impl CniService {
         self.alone(attach.key, || self.add_alone(fabric, attach))
     }
 
-    fn add_alone(
-        &self,
-        fabric: &AppliedFabric,
-        attach: &Attach<'_>,
-    ) -> Result<Added, CniError> {
+    fn add_alone(&self, fabric: &AppliedFabric, attach: &Attach<'_>) -> Result<Added, CniError> {
         let path = Path::new(attach.netns);
         if !netns::is_netns(path) {
             let msg = format!("CNI_NETNS '{}' is no network namespace", attach.netns);
@@ -213,11 +209,7 @@ impl CniService {
 
     /// The programs at the node's end, before anything can send through it; they refuse all but
     /// the node until the pod is judged. The index of the link, where there are programs.
-    fn attach_programs(
-        &self,
-        attach: &Attach<'_>,
-        ips: &[IpAddr],
-    ) -> Result<Option<u32>, String> {
+    fn attach_programs(&self, attach: &Attach<'_>, ips: &[IpAddr]) -> Result<Option<u32>, String> {
         let Some(programs) = self.programs.get() else { return Ok(None) };
         let name = pod::link_name(&attach.key.container_id, &attach.key.ifname);
         let index = self.netlink.index_of(&name).map_err(|e| e.to_string())?;

@@ -30,6 +30,7 @@ use crate::{
 };
 use input::InputMaker;
 use local::Links;
+use lower::Mirror;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -38,7 +39,7 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 use weft_bpf::{BpfError, PodState, PolicyPod, PolicyRetire};
 use weft_kube::{Kind, events::Complaint};
 use weft_model::{NamespacedName, NodeName, Snapshot};
@@ -86,13 +87,15 @@ pub struct PolicyStage {
 /// What is in the kernel, and how it came there.
 struct Planned {
     planner: Planner,
-    /// The next plan is beside this, which an earlier agent left, or which failed.
-    before: Option<PolicyRetire>,
+    tables: Mirror,
+    /// The next plan is whole, beside what an earlier agent left, or what failed.
+    fresh: bool,
+    /// Epochs and sets that are in the kernel beside those of `tables`.
+    others: (Vec<u32>, Vec<u32>),
     /// What stands at the links.
     links: BTreeMap<u32, PolicyPod>,
     /// Nobody refers to it any more.
     leavings: PolicyRetire,
-    epoch: u32,
     generation: u32,
     verified: Instant,
     /// The attachments that were applied.
@@ -170,7 +173,7 @@ impl PolicyStage {
             && let Some(plan) = &mut self.plan
         {
             // Nobody knows what the kernel has: what follows is written beside it.
-            plan.before.get_or_insert_default();
+            plan.fresh = true;
         }
         let (diagnostics, counts) = self.describe();
         let fine = errors.is_empty();
@@ -200,49 +203,46 @@ impl PolicyStage {
             self.plan = Some(Planned::adopt(kernel, &self.node)?);
         }
         let Some(plan) = &mut self.plan else { return Ok(()) };
-        plan.tidy(kernel)?;
-        if plan.before.is_some() {
+        if plan.fresh {
             plan.begin_anew(kernel)?;
-        } else if plan.verified.elapsed() >= DRIFT_INTERVAL && !plan.is_in(kernel)? {
-            info!("the tables of policy were changed by somebody else; writing them anew");
-            plan.begin_anew(kernel)?;
+        } else {
+            plan.tidy(kernel)?;
+            if plan.verified.elapsed() >= DRIFT_INTERVAL && !plan.is_in(kernel)? {
+                info!("the tables of policy were changed by somebody else; writing them anew");
+                plan.begin_anew(kernel)?;
+            }
         }
         self.locals.identify(snapshot, &self.node);
         let links = self.locals.follow().borrow().clone();
         let (input, changed) = self.input.make(snapshot, &links, routers);
-        let fresh = plan.before.is_some();
-        if !changed && !fresh && plan.planner.settled() && plan.seen.same(&links) {
+        if !changed && !plan.fresh && plan.planner.settled() && plan.seen.same(&links) {
             return Ok(());
         }
         let transition = plan.planner.plan(input);
-        let mut step = lower::step(&transition, plan.planner.tables());
-        let wanted = plan.wanted(&links, &self.input, step.epoch);
+        let mut step = lower::step(&transition, &plan.tables);
+        plan.leave(&transition);
+        plan.tables.follow(&transition);
+        let wanted = plan.wanted(&links, &self.input);
         let differs = |(link, pod): &(&u32, &PolicyPod)| plan.links.get(link) != Some(pod);
         step.pods = wanted.iter().filter(differs).map(|(_, pod)| *pod).collect();
         // Flows of a pod that had been judged are judged again; a new one has none.
         let judged = |pod: &PolicyPod| {
             plan.links.get(&pod.link).is_some_and(|before| before.state == PodState::Ready)
         };
-        if lower::matters(&step) || step.pods.iter().any(judged) || fresh {
+        // Until it is done.
+        let fresh = std::mem::replace(&mut plan.fresh, true);
+        let matters = lower::matters(&step) || step.pods.iter().any(judged);
+        if matters || fresh {
             plan.generation = kernel.apply(&step)?;
         } else if !step.pods.is_empty() {
             kernel.put_pods(&step.pods)?;
         }
-        let sets = transition_size(&transition);
-        if fresh || sets > 0 || !step.pods.is_empty() {
-            info!(
-                generation = plan.generation,
-                pods = step.pods.len(),
-                moves = step.moves.len(),
-                sets,
-                "policy applied"
-            );
+        plan.fresh = false;
+        if matters || !step.pods.is_empty() {
+            let (pods, moves, sets) = (step.pods.len(), step.moves.len(), step.sets.len());
+            info!(generation = plan.generation, pods, moves, sets, "policy applied");
         }
-        plan.leavings = lower::leavings(&transition);
-        if let Some(before) = plan.before.take() {
-            plan.leavings = before;
-        }
-        (plan.links, plan.epoch, plan.seen) = (wanted, step.epoch, links);
+        (plan.links, plan.seen) = (wanted, links);
         self.publish(snapshot);
         Ok(())
     }
@@ -273,16 +273,16 @@ impl PolicyStage {
 
     fn describe(&self) -> (Vec<String>, BTreeMap<&'static str, u64>) {
         let Some(plan) = &self.plan else { return Default::default() };
-        let tables = plan.planner.tables();
+        let census = plan.planner.census();
         let unknown = plan.links.values().filter(|p| p.state == PodState::Unknown).count();
         let selected = |p: &&PolicyPod| p.epoch != 0;
         let counts = [
             ("links", plan.links.len() as u64),
             ("unknown", unknown as u64),
             ("selected", plan.links.values().filter(selected).count() as u64),
-            ("sets", tables.sets.len() as u64),
-            ("entries", tables.entries() as u64),
-            ("prefixes", tables.prefixes.len() as u64),
+            ("sets", census.sets as u64),
+            ("entries", census.entries as u64),
+            ("prefixes", census.prefixes as u64),
             ("kernelGeneration", plan.generation.into()),
         ];
         let diagnostics = plan.planner.diagnostics().iter().map(ToString::to_string).collect();
@@ -294,34 +294,49 @@ impl Planned {
     /// Goes on from what an earlier agent left: numbers that it used mean something until their
     /// tables are gone.
     fn adopt<K: PolicyKernel>(kernel: &K, node: &NodeName) -> Result<Self, BpfError> {
-        let mut this = Self {
-            planner: Planner::new(node.clone(), Limits::default(), Start::default()),
-            before: None,
-            links: BTreeMap::new(),
-            leavings: PolicyRetire::default(),
-            epoch: 0,
+        let found = kernel.observe()?;
+        let start = Start {
+            epoch: next(found.epoch_max),
+            set: next(found.set_max),
+            reason: next(kernel.reason_max()?),
+        };
+        let (tables, others, links, leavings, seen) = Default::default();
+        Ok(Self {
+            planner: Planner::new(node.clone(), Limits::default(), start),
+            tables,
+            fresh: true,
+            others,
+            links,
+            leavings,
             generation: 0,
             verified: Instant::now(),
-            seen: Links::new(),
-        };
-        this.begin_anew(kernel)?;
-        Ok(this)
+            seen,
+        })
     }
 
     /// The next plan is written beside all that is there.
     fn begin_anew<K: PolicyKernel>(&mut self, kernel: &K) -> Result<(), BpfError> {
         let found = kernel.observe()?;
-        self.planner.restart(Start {
-            epoch: found.epoch_max + 1,
-            set: found.set_max + 1,
-            reason: kernel.reason_max()? + 1,
-        });
-        let (epochs, sets) = (found.epochs, found.sets);
-        self.before = Some(PolicyRetire { epochs, sets, ..PolicyRetire::default() });
+        self.planner.restart();
+        self.others = (found.epochs, found.sets);
+        self.tables = Mirror::default();
+        self.leavings = PolicyRetire::default();
         self.links = found.pods.into_iter().map(|p| (p.link, p)).collect();
-        self.generation = found.generation;
-        self.verified = Instant::now();
+        (self.fresh, self.generation, self.verified) = (true, found.generation, Instant::now());
         Ok(())
+    }
+
+    /// What a transition will leave over.
+    fn leave(&mut self, transition: &Transition) {
+        self.leavings = lower::leavings(transition);
+        if matches!(transition, Transition::Whole(_)) {
+            let (mut epochs, mut sets) = std::mem::take(&mut self.others);
+            if self.tables.epoch != 0 {
+                epochs.push(self.tables.epoch);
+            }
+            sets.extend(self.tables.sets.keys());
+            self.leavings = PolicyRetire { epochs, sets, ..PolicyRetire::default() };
+        }
     }
 
     /// Removes what the last step left over, when no program can be looking at it.
@@ -341,50 +356,43 @@ impl Planned {
         self.verified = Instant::now();
         let found = kernel.observe()?;
         let pods: BTreeMap<u32, PolicyPod> = found.pods.into_iter().map(|p| (p.link, p)).collect();
-        let tables = self.planner.tables();
-        let sets = tables.sets.keys().map(|s| s.0);
-        let epochs: &[u32] = if tables.prefixes.is_empty() { &[] } else { &[self.epoch] };
+        let census = self.planner.census();
+        let epochs: &[u32] = if census.prefixes == 0 { &[] } else { &[self.tables.epoch] };
         Ok(found.generation == self.generation
             && found.epochs == epochs
-            && sets.eq(found.sets)
+            && self.tables.sets.keys().eq(&found.sets)
             && self.links.iter().all(|(link, pod)| pods.get(link) == Some(pod)))
     }
 
     /// What shall stand at the links.
-    fn wanted(
-        &self,
-        links: &Links,
-        input: &InputMaker,
-        epoch: u32,
-    ) -> BTreeMap<u32, PolicyPod> {
-        let pods = &self.planner.tables().pods;
+    fn wanted(&self, links: &Links, input: &InputMaker) -> BTreeMap<u32, PolicyPod> {
+        let epoch = self.tables.epoch;
         let of = |link: &LocalLink| match &link.owner {
             Owner::Pod { id, incarnation } => {
-                let hooks = pods.get(id).filter(|_| input.is_known(id, *incarnation));
+                let hooks = self.tables.pods.get(id);
+                let hooks = hooks.filter(|_| input.is_known(id, *incarnation));
                 hooks.map_or_else(
                     || PolicyPod::unknown(link.index),
                     |hooks| lower::ready(link.index, epoch, *hooks),
                 )
             }
-            Owner::Nobody | Owner::Forgotten => {
-                lower::ready(link.index, epoch, Default::default())
-            }
+            Owner::Nobody | Owner::Forgotten => lower::ready(link.index, epoch, Default::default()),
         };
         links.values().map(|l| (l.index, of(l))).collect()
     }
 }
 
-fn transition_size(transition: &Transition) -> usize {
-    match transition {
-        Transition::Whole(whole) => whole.sets.len(),
-        Transition::Step(step) => step.sets.len() + step.extend.len() + step.moves.len(),
-    }
+/// A number that nobody has had.
+fn next(highest: u32) -> u32 {
+    highest.checked_add(1).unwrap_or(1)
 }
 
 /// What to tell of a diagnostic, on the policies that it is about.
 fn complaints(diagnostic: &Diagnostic) -> Vec<Complaint> {
-    let Diagnostic::TooLarge { policies, .. } = diagnostic else {
-        // Two pods with one address: one of them is leaving, and the other one's node knows.
+    let (Diagnostic::TooLarge { policies, .. } | Diagnostic::TooManyPrefixes { policies, .. }) =
+        diagnostic
+    else {
+        // Two pods with one address: one of them is leaving. Too many peers: no policy's fault.
         return Vec::new();
     };
     let of = |policy: &PolicyId| {

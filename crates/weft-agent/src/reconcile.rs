@@ -20,7 +20,7 @@ use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use weft_fabric::{FabricConfig, FabricTables, Mode};
-use weft_model::{Map, Node, NodeName, Snapshot};
+use weft_model::{Map, NamespacedName, Node, NodeName, Service, Slices, Snapshot};
 use weft_netlink::{Netlink, netfilter};
 use weft_services::ServiceTables;
 
@@ -233,6 +233,32 @@ impl FabricStage {
     }
 }
 
+/// What the service stage depends on, beside the kernel. Pods, policies and labels are not among
+/// it: they change more often than all else.
+#[derive(Clone, Debug)]
+pub struct ServiceInput {
+    nodes: Map<NodeName, Arc<Node>>,
+    services: Map<NamespacedName, Arc<Service>>,
+    slices: Map<NamespacedName, Slices>,
+    plan: weft_services::PlanInput,
+    host_ports: u64,
+}
+
+impl ServiceInput {
+    fn of(snapshot: &Snapshot, plan: &weft_services::PlanInput, host_ports: u64) -> Self {
+        let Snapshot { nodes, services, slices, .. } = snapshot.clone();
+        Self { nodes, services, slices, plan: plan.clone(), host_ports }
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.nodes.same(&other.nodes)
+            && self.services.same(&other.services)
+            && self.slices.same(&other.slices)
+            && self.plan == other.plan
+            && self.host_ports == other.host_ports
+    }
+}
+
 /// The service stage: load-balancer tables into the socket hooks' maps and the netfilter table.
 pub struct ServiceStage {
     /// Shared state.
@@ -267,6 +293,8 @@ pub struct ServiceStage {
     pub told: ServiceTables,
     /// How often the netfilter table was set right, as last told.
     pub repairs: netfilter::Repairs,
+    /// What the last step was made of, where it left nothing to do.
+    pub settled: Option<ServiceInput>,
     /// What the watches brought.
     pub tally: Arc<weft_kube::Tally>,
     /// What Prometheus is told.
@@ -292,12 +320,20 @@ impl ServiceStage {
             node_port_ranges: self.node_port_ranges.clone(),
             localhost_node_ports: self.localhost_node_ports,
         };
+        let drift_due = self.verified.is_none_or(|at| at.elapsed() >= DRIFT_INTERVAL);
+        let made_of = ServiceInput::of(snapshot, &input, self.state.host_ports.borrow().version);
+        let settled = self.settled.take().is_some_and(|before| before.same(&made_of));
+        if settled && !drift_due {
+            self.settled = Some(made_of);
+            self.tally.applied(snapshot.generation);
+            self.state.record("services", |stage| stage.generation = snapshot.generation.max(1));
+            return Outcome::Applied;
+        }
         let tables = self.planner.plan(snapshot, &input).clone();
         // Before the kernel is asked: a call that never returns is late, too.
         self.health.send_modify(|v| {
             v.pending_since.get_or_insert_with(Instant::now);
         });
-        let drift_due = self.verified.is_none_or(|at| at.elapsed() >= DRIFT_INTERVAL);
         if drift_due {
             self.verified = Some(Instant::now());
         }
@@ -358,7 +394,10 @@ impl ServiceStage {
         match (fine, untidy) {
             (false, _) => Outcome::Failed,
             (true, true) => Outcome::Untidy,
-            (true, false) => Outcome::Applied,
+            (true, false) => {
+                self.settled = Some(made_of);
+                Outcome::Applied
+            }
         }
     }
 

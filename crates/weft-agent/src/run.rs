@@ -4,7 +4,7 @@ use crate::{
     Args, ClusterDns, Network,
     api::{self, Known},
     closing::{self, SocketStage},
-    cni::{CniService, Programs},
+    cni::CniService,
     complaints, dns, health, host,
     host_port::HostPorts,
     links::LinkStage,
@@ -87,8 +87,13 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let listener = socket::bind(&socket_path)
         .with_context(|| format!("cannot listen on {}", socket_path.display()))?;
     let snapshots = source.snapshots.clone();
-    let service =
-        Service { state: state.clone(), snapshots, cni: cni.clone(), client: client.clone(), slots: Default::default() };
+    let service = Service {
+        state: state.clone(),
+        snapshots,
+        cni: cni.clone(),
+        client: client.clone(),
+        slots: Default::default(),
+    };
     info!(node = %args.node, network, "agent started");
 
     let cancel = CancellationToken::new();
@@ -217,6 +222,7 @@ fn spawn_stages(
         verified: None,
         told: Default::default(),
         repairs: Default::default(),
+        settled: None,
         tally: source.tally.clone(),
         metrics: Arc::new(Metrics::default()),
         complaints: watch::Sender::new(Arc::from([])),

@@ -18,6 +18,7 @@ use weft_agent::{
     FabricStage, Network, Outcome, cleanup,
     cni::{self, Attach, CniService},
     host_port::HostPorts,
+    policy::Subject,
     state::State,
 };
 use weft_cni::{AddResult, Attachment};
@@ -141,8 +142,8 @@ impl TestNode {
     fn add(&self, key: &weft_fabric::ipam::Key, netns: &Path) -> AddResult {
         let fabric = self.state.fabric.borrow().clone().expect("applied");
         let netns = netns.to_str().expect("UTF-8");
-        let attach = Attach { key, netns, host_ports: &[], opted_out: false };
-        self.ns.enter(|| self.cni.add(&fabric, &attach)).expect("added").0
+        let attach = Attach { key, netns, host_ports: &[], subject: &Subject::NOBODY };
+        self.ns.enter(|| self.cni.add(&fabric, &attach)).expect("added").result
     }
 
     fn own_routes(&self) -> usize {
@@ -533,7 +534,7 @@ fn restarts_keep_pods_and_connections() {
     let fabric = node.state.fabric.borrow().clone().expect("applied");
     let check = || {
         let netns = pod.ns.path.to_str().expect("UTF-8");
-        let attach = Attach { key: &pod.key, netns, host_ports: &[], opted_out: false };
+        let attach = Attach { key: &pod.key, netns, host_ports: &[], subject: &Subject::NOBODY };
         let previous = serde_json::to_value(&pod.result).expect("JSON");
         node.ns.enter(|| node.cni.check(&fabric, &attach, Some(&previous)))
     };
@@ -636,7 +637,10 @@ fn a_failed_add_is_undone() {
     let fabric = node.state.fabric.borrow().clone().expect("applied");
     let add = |netns: &str| {
         node.ns.enter(|| {
-            node.cni.add(&fabric, &Attach { key: &key, netns, host_ports: &[], opted_out: false })
+            node.cni.add(
+                &fabric,
+                &Attach { key: &key, netns, host_ports: &[], subject: &Subject::NOBODY },
+            )
         })
     };
     let before = node.ns.netlink().links().expect("links").len();

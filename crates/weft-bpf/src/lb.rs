@@ -337,6 +337,15 @@ struct Maps {
     options: OpenOptions,
 }
 
+/// Returns when no program can be looking at what was replaced before the call.
+pub(crate) fn wait_for_readers() {
+    if let Err(error) = sys::wait_for_readers() {
+        // Kernels with nohz_full refuse it. A program runs for microseconds.
+        tracing::debug!(%error, "membarrier is refused; waiting instead");
+        std::thread::sleep(READERS_TIMEOUT);
+    }
+}
+
 impl Kernel for Maps {
     fn services(&self) -> &dyn Table<Addr, ServiceValue> {
         &self.services
@@ -351,17 +360,10 @@ impl Kernel for Maps {
     }
 
     fn grace(&self) -> Grace {
-        let wait = || {
-            if let Err(error) = sys::wait_for_readers() {
-                // Kernels with nohz_full refuse it. A program runs for microseconds.
-                tracing::debug!(%error, "membarrier is refused; waiting instead");
-                std::thread::sleep(READERS_TIMEOUT);
-            }
-        };
-        match std::thread::Builder::new().name("bpf-grace".to_owned()).spawn(wait) {
+        match std::thread::Builder::new().name("bpf-grace".to_owned()).spawn(wait_for_readers) {
             Ok(thread) => Grace(Some(thread)),
             Err(_) => {
-                wait();
+                wait_for_readers();
                 Grace(None)
             }
         }

@@ -213,8 +213,7 @@ pub(crate) fn dump(
         let mut keys = vec![0u8; room * key_size];
         let mut values = vec![0u8; room * value_size];
         let start = position;
-        let (count, result) =
-            sys::lookup_batch(map, &mut position, &mut keys, &mut values, room);
+        let (count, result) = sys::lookup_batch(map, &mut position, &mut keys, &mut values, room);
         let code = result.as_ref().err().and_then(io::Error::raw_os_error);
         if code == Some(libc::ENOSPC) {
             // One bucket holds more than there is room for; ask again from the same place.

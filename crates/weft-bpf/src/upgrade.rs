@@ -80,9 +80,8 @@ fn copy(map: MapName, pin: &Path, to: BorrowedFd<'_>) -> Result<Option<usize>> {
     let (keys, values) = dump(from.as_fd(), map, key_size, value_size)?;
     let mut count = 0;
     for (key, value) in keys.chunks_exact(key_size).zip(values.chunks_exact(value_size)) {
-        count += usize::from(
-            sys::insert_new(to, key, value).map_err(|e| call("MAP_UPDATE_ELEM", e))?,
-        );
+        count +=
+            usize::from(sys::insert_new(to, key, value).map_err(|e| call("MAP_UPDATE_ELEM", e))?);
     }
     Ok(Some(count))
 }

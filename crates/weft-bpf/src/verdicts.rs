@@ -96,7 +96,8 @@ struct Area {
 
 impl Area {
     fn new(map: &OwnedFd, len: usize, writable: bool, offset: usize) -> io::Result<Self> {
-        let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        let protection =
+            if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         // SAFETY: a new mapping at a place of the kernel's choice; the descriptor is open, and
         // the mapping holds the map itself.
@@ -232,8 +233,6 @@ impl Verdicts {
         // SAFETY: the caller has seen that the record ends before the producer's position, so that
         // it is at most as long as the data, which stands there twice; it is finished, and is not
         // overwritten before the consumer's position is stored.
-        unsafe {
-            std::slice::from_raw_parts(self.data(at).add(HEADER as usize).as_ptr(), len)
-        }
+        unsafe { std::slice::from_raw_parts(self.data(at).add(HEADER as usize).as_ptr(), len) }
     }
 }

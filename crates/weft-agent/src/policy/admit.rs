@@ -31,9 +31,8 @@ impl<'a> Named<'a> {
         };
         // A DNS subdomain, so that it is one segment of a path.
         let fine = |v: &&str| {
-            let fine = |b: u8| {
-                b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.'
-            };
+            let fine =
+                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
             !v.is_empty() && v.bytes().all(fine) && !v.starts_with('.')
         };
         Some(Self {
@@ -93,9 +92,8 @@ pub(crate) async fn judged(
     mut applied: watch::Receiver<Option<Arc<AppliedPolicy>>>,
     link: u32,
 ) -> Result<(), CniError> {
-    let there = applied.wait_for(|a| {
-        a.as_ref().and_then(|a| a.links.get(&link)).is_some_and(|l| l.ready)
-    });
+    let there =
+        applied.wait_for(|a| a.as_ref().and_then(|a| a.links.get(&link)).is_some_and(|l| l.ready));
     match tokio::time::timeout(READY_TIMEOUT, there).await {
         Ok(Ok(_)) => Ok(()),
         // The runtime answers an error with DEL, which takes back what was made.
@@ -130,7 +128,8 @@ mod tests {
 
     #[test]
     fn an_earlier_pod_of_the_name_is_another_one() {
-        let live = Pod { incarnation: Pod::incarnation_of("u1"), ..pod("a", &[], "n1", "10.0.0.1") };
+        let live =
+            Pod { incarnation: Pod::incarnation_of("u1"), ..pod("a", &[], "n1", "10.0.0.1") };
         let mut snapshot = Snapshot::default();
         snapshot.pods.insert(live.id.clone(), Arc::new(live));
         for (args, there) in [("", true), (";K8S_POD_UID=u1", true), (";K8S_POD_UID=u2", false)] {

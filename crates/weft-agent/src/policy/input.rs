@@ -8,9 +8,7 @@ use std::{
     sync::Arc,
 };
 use weft_fabric::router_address;
-use weft_model::{
-    Labels, Map, NamespacedName, Node, NodeName, NodePeer, Pod, PodPhase, Snapshot,
-};
+use weft_model::{Labels, Map, NamespacedName, Node, NodeName, NodePeer, Pod, PodPhase, Snapshot};
 use weft_policy::PolicyInput;
 
 /// The cluster's DNS.
@@ -249,7 +247,7 @@ mod tests {
         let of = |name| input.pods[&id(name)].addresses.clone();
         assert_eq!(of("far"), far.addresses);
         assert_eq!(of("host"), host.addresses);
-        assert_eq!(of("old"), []);
+        assert!(of("old").is_empty());
         assert_eq!(of("new"), [ip("10.0.1.5")]);
         // What belongs to others is shared.
         assert!(Arc::ptr_eq(&input.pods[&id("far")], &s.pods[&id("far")]));
@@ -264,9 +262,7 @@ mod tests {
     fn an_attached_pod_keeps_what_was_known_of_it() {
         let mut maker = maker();
         let all = links(vec![link("wv1", 3, "10.0.1.5", "a")]);
-        let label = |input: &PolicyInput| {
-            input.pods[&id("a")].labels.get("app").map(str::to_owned)
-        };
+        let label = |input: &PolicyInput| input.pods[&id("a")].labels.get("app").map(str::to_owned);
         // One of that name before it, and what ADD saw.
         let earlier = Pod { incarnation: 1, ..pod("a", &[("app", "earlier")], "n2", "10.0.2.2") };
         let mut seeded = link("wv1", 3, "10.0.1.5", "a");
@@ -291,11 +287,8 @@ mod tests {
         let mut s = snapshot(vec![live]);
         maker.make(&s, &all, &[]);
         assert!(!maker.is_known(&id("a"), 7), "its namespace is not known");
-        let namespace = weft_model::Namespace {
-            name: "ns".into(),
-            labels: Labels::default(),
-            audit: false,
-        };
+        let namespace =
+            weft_model::Namespace { name: "ns".into(), labels: Labels::default(), audit: false };
         s.namespaces.insert("ns".into(), Arc::new(namespace));
         maker.make(&s, &all, &[]);
         assert!(maker.is_known(&id("a"), 7));

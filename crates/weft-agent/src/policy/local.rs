@@ -119,7 +119,11 @@ impl LocalPods {
                 (None, _) => fs::remove_file(&path)?,
             }
         }
-        Ok(Self { dir: dir.to_owned(), writing: Mutex::default(), links: watch::Sender::new(links) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            writing: Mutex::default(),
+            links: watch::Sender::new(links),
+        })
     }
 
     /// Nobody attached yet.
@@ -146,7 +150,8 @@ impl LocalPods {
     pub fn insert(&self, link: LocalLink) -> io::Result<()> {
         let _held = self.writing();
         let entry = Entry { ips: link.ips.clone(), owner: link.owner.clone() };
-        let (file, half) = (self.dir.join(&*link.name), self.dir.join(format!("{}.new", link.name)));
+        let (file, half) =
+            (self.dir.join(&*link.name), self.dir.join(format!("{}.new", link.name)));
         fs::write(&half, serde_json::to_vec(&entry)?)?;
         fs::rename(half, file)?;
         self.links.send_modify(|links| drop(links.insert(link.name.clone(), Arc::new(link))));
@@ -220,7 +225,9 @@ pub(super) mod tests {
         let (a, b) = (link("wv1", 4, "10.0.0.1", "a"), link("wv2", 5, "10.0.0.2", "b"));
         first.insert(a.clone()).expect("insert");
         first.insert(b).expect("insert");
-        first.insert(LocalLink { owner: Owner::Nobody, ..link("wv3", 6, "10.0.0.3", "-") }).expect("in");
+        first
+            .insert(LocalLink { owner: Owner::Nobody, ..link("wv3", 6, "10.0.0.3", "-") })
+            .expect("in");
         fs::write(at.join("wv4.new"), "{\"ip").expect("half-written");
         fs::write(at.join("wv5"), "{\"ip").expect("damaged");
         assert!(first.get("wv1", 4).is_some() && first.get("wv1", 9).is_none());
@@ -253,10 +260,7 @@ pub(super) mod tests {
         locals.identify(&snapshot, &node);
         let links = locals.follow().borrow().clone();
         assert_eq!(links["wv1"].owner, Owner::Forgotten);
-        assert_eq!(
-            links["wv2"].owner,
-            Owner::Pod { id: pod.id, incarnation: pod.incarnation }
-        );
+        assert_eq!(links["wv2"].owner, Owner::Pod { id: pod.id, incarnation: pod.incarnation });
         // Kept, too.
         assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1);
     }

@@ -5,8 +5,7 @@ use super::{local::tests::link, *};
 use std::sync::{Mutex, PoisonError};
 use weft_bpf::{PodSets, PolicyObserved, PolicySet, PolicyStep};
 use weft_model::{
-    Labels, Map, Namespace, NetworkPolicy, NetworkRule, Node, Peer, Pod, PodPhase,
-    Selector,
+    Labels, Map, Namespace, NetworkPolicy, NetworkRule, Node, Peer, Pod, PodPhase, Selector,
 };
 
 /// A pod of namespace `ns`.
@@ -104,7 +103,7 @@ impl PolicyKernel for Fake {
         t.call("sets")?;
         step.sets.iter().for_each(|s| t.put(s));
         t.call("pods")?;
-        step.pods.iter().for_each(|p| drop(t.pods.insert(p.link, *p)));
+        t.pods.extend(step.pods.iter().map(|p| (p.link, *p)));
         t.whole();
         t.call("bump")?;
         t.generation += 1;
@@ -115,7 +114,7 @@ impl PolicyKernel for Fake {
     fn put_pods(&self, pods: &[PolicyPod]) -> weft_bpf::Result<()> {
         let mut t = self.tables();
         t.call("put_pods")?;
-        pods.iter().for_each(|p| drop(t.pods.insert(p.link, *p)));
+        t.pods.extend(pods.iter().map(|p| (p.link, *p)));
         t.whole();
         Ok(())
     }
@@ -185,8 +184,7 @@ impl World {
             pod_sources: BTreeMap::new(),
         }));
         let mut snapshot = Snapshot { generation: 1, ..Snapshot::default() };
-        let namespace =
-            Namespace { name: "ns".into(), labels: Labels::default(), audit: false };
+        let namespace = Namespace { name: "ns".into(), labels: Labels::default(), audit: false };
         snapshot.namespaces.insert("ns".into(), Arc::new(namespace));
         let node = Node {
             name: "n1".parse().expect("name"),
@@ -264,13 +262,16 @@ fn a_pod_without_policies_is_ready_and_one_with_them_has_sets() {
     );
     world.policy("p", "a", &["b"]);
     world.settle();
-    let pod = world.of(3);
-    assert!(pod.state == ready && pod.epoch > 0 && pod.egress == none, "{pod:?}");
-    assert!(pod.ingress.admin.is_none() && pod.ingress.rest.is_some(), "{pod:?}");
+    let judged = world.of(3);
+    assert!(judged.state == ready && judged.epoch > 0 && judged.egress == none, "{judged:?}");
+    let ingress = judged.ingress;
+    assert!(ingress.admin.is_none() && ingress.rest.is_some(), "{judged:?}");
     assert_eq!(world.kernel.tables().prefixes.len(), 1, "the one peer that a rule means");
     let applied = world.state.policy.borrow().clone().expect("published");
     assert_eq!(applied.generation, world.kernel.tables().generation);
-    assert!(applied.links[&3].ready && applied.links[&3].pod == Some(NamespacedName::new("ns", "a")));
+    assert!(
+        applied.links[&3].ready && applied.links[&3].pod == Some(NamespacedName::new("ns", "a"))
+    );
     // Nothing that policy depends on changed: the kernel is left alone.
     world.kernel.calls();
     world.settle();
@@ -302,7 +303,10 @@ fn an_attached_pod_is_refused_until_it_is_judged() {
     world.settle();
     assert_eq!(world.of(4).state, PodState::Ready);
     // One that was attached by hand is nobody that a policy could select.
-    world.locals.insert(LocalLink { owner: Owner::Nobody, ..link("wv3", 5, "10.0.1.4", "-") }).expect("kept");
+    world
+        .locals
+        .insert(LocalLink { owner: Owner::Nobody, ..link("wv3", 5, "10.0.1.4", "-") })
+        .expect("kept");
     world.policy("all", "a", &[]);
     world.settle();
     assert_eq!((world.of(5).state, world.of(5).epoch), (PodState::Ready, 0));
@@ -367,7 +371,7 @@ fn what_somebody_else_changes_is_written_anew() {
     world.settle();
     let spoil: [fn(&mut Tables); 4] = [
         |t| t.generation = 0,
-        |t| drop(t.pods.insert(3, PolicyPod::unknown(3))),
+        |t| t.pods.extend([(3, PolicyPod::unknown(3))]),
         |t| t.sets.clear(),
         |t| t.prefixes.clear(),
     ];

@@ -204,6 +204,11 @@ impl PolicyMaps {
         Ok(next)
     }
 
+    /// Returns when no program can be looking at what was replaced before the call.
+    pub fn wait_for_readers(&self) {
+        crate::lb::wait_for_readers();
+    }
+
     /// Removes what nobody refers to any more; what is gone counts as removed.
     pub fn retire(&self, gone: &PolicyRetire) -> Result<()> {
         self.0.links.policy().delete(&gone.pods)?;
