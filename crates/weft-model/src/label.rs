@@ -76,7 +76,8 @@ impl LabelTest {
         }
     }
 
-    fn holds(&self, value: Option<&str>) -> bool {
+    /// Whether a key with this value (`None`: without it) satisfies the test.
+    pub fn holds(&self, value: Option<&str>) -> bool {
         match self {
             Self::In(values) => value.is_some_and(|v| values.contains(v)),
             Self::NotIn(values) => value.is_none_or(|v| !values.contains(v)),
@@ -106,6 +107,11 @@ impl Selector {
     /// Whether an object with these labels is selected.
     pub fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|(key, test)| test.holds(labels.get(key)))
+    }
+
+    /// What it asks of which key, in order; a key may occur more than once.
+    pub fn requirements(&self) -> impl Iterator<Item = (&Arc<str>, &LabelTest)> {
+        self.0.iter().map(|(k, t)| (k, t))
     }
 
     /// The keys that it looks at, in order; one may occur more than once.

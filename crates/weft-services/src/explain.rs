@@ -22,8 +22,13 @@ use weft_model::{
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// A pod or process on the node that the tables are of.
+    /// A pod of the node that the tables are of, with a network of its own.
     OnNode {
+        /// The source address of its packets, where it is known.
+        source: Option<IpAddr>,
+    },
+    /// A process in the network of that node, or a pod of the host network.
+    Process {
         /// The source address of its packets, where it is known.
         source: Option<IpAddr>,
     },
@@ -37,7 +42,9 @@ pub enum Client {
 impl Client {
     fn source(self) -> Option<IpAddr> {
         match self {
-            Self::OnNode { source } | Self::Arriving { source } => source,
+            Self::OnNode { source } | Self::Process { source } | Self::Arriving { source } => {
+                source
+            }
         }
     }
 }
@@ -172,8 +179,13 @@ pub fn explain(
     let (service, kind, port) = owner(snapshot, node, tables, frontend)?;
     let outside = tables.outside.get(&frontend);
     let sctp = frontend.protocol == Protocol::Sctp;
-    let here = !sctp || kind == FrontendKind::ClusterIp;
-    let socket = matches!(client, Client::OnNode { .. }) && here;
+    // SCTP passes no socket hook: pods' packets to a cluster address are translated at their
+    // links, all others in the stack, where cluster addresses are entrances for that reason.
+    let socket = match client {
+        Client::OnNode { .. } => !sctp || kind == FrontendKind::ClusterIp,
+        Client::Process { .. } => !sctp,
+        Client::Arriving { .. } => false,
+    };
     let at_socket = tables.frontends.get(&frontend).filter(|_| socket);
     let refused_at_socket = socket && tables.without_backends.contains(&frontend);
     // At the socket, policies about traffic from outside do not hold.
@@ -193,15 +205,15 @@ pub fn explain(
         Outcome::Forwarded { at, backends: lb.backends.to_vec() }
     } else if refused_at_socket {
         Outcome::Refused(nothing_here(kind, policy))
-    } else if kind == FrontendKind::ClusterIp {
+    } else if kind == FrontendKind::ClusterIp && !sctp {
         Outcome::Refused(match client {
             Client::Arriving { .. } => Reason::ClusterIpFromOutside,
-            Client::OnNode { .. } => Reason::NotTranslated,
+            Client::OnNode { .. } | Client::Process { .. } => Reason::NotTranslated,
         })
     } else {
         match outside.map(|o| &o.answer) {
             // Where nobody is forwarded, nobody is asked who he is.
-            Some(Answer::Refuse) => Outcome::Refused(Reason::NoEndpoint),
+            Some(Answer::Refuse) => Outcome::Refused(nothing_here(kind, policy)),
             Some(Answer::Drop) => Outcome::Dropped(Reason::NoneHereExternal),
             Some(Answer::Forward(_)) if !admitted() => Outcome::Dropped(Reason::SourceRanges),
             Some(Answer::Forward(group)) => {
@@ -255,7 +267,15 @@ fn owner<'a>(
     if tables.diagnostics.iter().any(refused) {
         return None;
     }
-    let own = snapshot.nodes.get(node).map_or(&[][..], |n| &n.internal_ips);
+    // Loopback addresses are in the tables where the node's processes reach node ports there.
+    let loopback = [frontend.addr];
+    let in_tables =
+        tables.frontends.contains_key(&frontend) || tables.without_backends.contains(&frontend);
+    let own = match snapshot.nodes.get(node) {
+        Some(_) if frontend.addr.is_loopback() && in_tables => &loopback[..],
+        Some(node) => &node.internal_ips,
+        None => &[],
+    };
     snapshot.services.values().filter(|s| !s.foreign_proxy).find_map(|service| {
         FrontendKind::ALL.into_iter().find_map(|kind| {
             let has = match kind {

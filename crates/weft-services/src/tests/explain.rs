@@ -40,28 +40,36 @@ proptest! {
         for on in snapshot.nodes.keys() {
             let tables = plan(&snapshot, on, &PlanInput::default());
             for (at, outside) in &tables.outside {
-                for client in [Client::OnNode { source: None }, Client::Arriving { source: None }] {
+                let clients = [
+                    Client::OnNode { source: None },
+                    Client::Process { source: None },
+                    Client::Arriving { source: None },
+                ];
+                for client in clients {
                     let said = explain(&snapshot, on, &tables, *at, client);
                     let said = said.expect("every frontend is explained");
                     prop_assert_eq!((&said.service, said.kind), (&outside.service, outside.kind));
                     let cluster = said.kind == crate::FrontendKind::ClusterIp;
-                    let here = at.protocol != Protocol::Sctp || cluster;
-                    let socket = here && client == Client::OnNode { source: None };
+                    let sctp = at.protocol == Protocol::Sctp;
+                    let socket = match client {
+                        Client::OnNode { .. } => !sctp || cluster,
+                        Client::Process { .. } => !sctp,
+                        Client::Arriving { .. } => false,
+                    };
                     match &said.outcome {
                         Outcome::Forwarded { at: to @ (Place::SocketHook | Place::PodLink), backends } => {
-                            let sctp = at.protocol == Protocol::Sctp;
                             prop_assert!(socket && (*to == Place::PodLink) == sctp);
                             prop_assert_eq!(backends, &tables.frontends[at].backends.to_vec());
                             prop_assert_eq!(eligible(&said), backends.iter().copied().collect());
                         }
                         Outcome::Forwarded { at: Place::Netfilter, backends } => {
-                            prop_assert!(!socket && said.kind != crate::FrontendKind::ClusterIp);
+                            prop_assert!(!socket && (!cluster || sctp));
                             let Answer::Forward(group) = &outside.answer else { panic!("{at}") };
                             prop_assert_eq!(backends, &tables.groups[group].to_vec());
                             prop_assert_eq!(eligible(&said), backends.iter().copied().collect());
                         }
                         Outcome::Refused(Reason::ClusterIpFromOutside) => {
-                            prop_assert!(!socket && said.kind == crate::FrontendKind::ClusterIp);
+                            prop_assert!(!socket && cluster && !sctp);
                         }
                         Outcome::Refused(_) if socket => {
                             prop_assert!(tables.without_backends.contains(at));
