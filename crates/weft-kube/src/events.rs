@@ -4,7 +4,8 @@
 //! Every agent sees the same objects and has the same complaints. An Event has a name made of
 //! what it says, so that all of them, and all that come after a restart, mean one Event: the
 //! first one makes it, the others find it there. It is counted again only where it is not
-//! fresh. An agent says a complaint once, as long as it lasts, and no more than a few a second.
+//! fresh. An agent says a complaint once, as long as it lasts, and no more than a few a second; one
+//! that cannot be written waits for itself alone.
 //!
 //! Needs, beside the rights for the watches, `create`, `get` and `patch` on events (core/v1).
 
@@ -24,7 +25,12 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{sync::watch, time::Instant};
 use weft_model::NamespacedName;
 
@@ -37,8 +43,12 @@ const FRESH: Duration = Duration::from_secs(300);
 const BURST: u32 = 10;
 /// Then one in this time.
 const PAUSE: Duration = Duration::from_secs(1);
-/// After an API that does not answer.
-const RETRY: Duration = Duration::from_secs(5);
+/// What could not be written is tried again after this, then after twice that, and so on.
+const RETRY_MIN: Duration = Duration::from_secs(5);
+/// Longest pause between two tries.
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// How long writing one may take.
+const TELL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest message of an Event in characters (the API's own limit).
 const MESSAGE_MAX: usize = 1024;
 
@@ -80,16 +90,19 @@ pub async fn report(
         let complaints = current.borrow_and_update().clone();
         let wait = match ledger.next(&complaints, Instant::now()) {
             Step::Say(complaint) => {
-                match tell(&client, &node, &complaint, Timestamp::now()).await {
-                    Ok(()) => {
-                        ledger.said(complaint);
-                        continue;
+                let told = tell(&client, &node, &complaint, Timestamp::now());
+                match tokio::time::timeout(TELL_TIMEOUT, told).await {
+                    Ok(Ok(())) => ledger.said(complaint),
+                    Ok(Err(error)) => {
+                        tracing::debug!(object = %complaint.object, %error, "cannot write an Event");
+                        ledger.failed(complaint, Instant::now());
                     }
-                    Err(error) => {
-                        tracing::debug!(%error, "cannot write an Event");
-                        Some(RETRY)
+                    Err(_) => {
+                        tracing::debug!(object = %complaint.object, "an Event takes too long");
+                        ledger.failed(complaint, Instant::now());
                     }
                 }
+                continue;
             }
             Step::Wait(time) => Some(time),
             Step::Idle => None,
@@ -110,6 +123,8 @@ pub async fn report(
 /// What was said, and when more may be.
 struct Ledger {
     said: BTreeSet<Complaint>,
+    /// What could not be written: when it is tried again, and after which pause.
+    failed: BTreeMap<Complaint, (Instant, Duration)>,
     /// Events that may be written at once.
     tokens: u32,
     filled_at: Instant,
@@ -124,15 +139,18 @@ enum Step {
 
 impl Ledger {
     fn new(now: Instant) -> Self {
-        Self { said: BTreeSet::new(), tokens: BURST, filled_at: now }
+        Self { said: BTreeSet::new(), failed: BTreeMap::new(), tokens: BURST, filled_at: now }
     }
 
     /// What to do now. A complaint that has gone is forgotten, so that it is news when it comes
     /// back.
     fn next(&mut self, current: &BTreeSet<Complaint>, now: Instant) -> Step {
         self.said.retain(|c| current.contains(c));
-        let Some(news) = current.iter().find(|c| !self.said.contains(c)) else {
-            return Step::Idle;
+        self.failed.retain(|c, _| current.contains(c));
+        let due = |c: &&Complaint| self.failed.get(*c).is_none_or(|(at, _)| *at <= now);
+        let Some(news) = current.iter().filter(|c| !self.said.contains(*c)).find(due) else {
+            let next = self.failed.values().map(|(at, _)| at.saturating_duration_since(now)).min();
+            return next.map_or(Step::Idle, Step::Wait);
         };
         let passed = now.saturating_duration_since(self.filled_at);
         let fresh = u32::try_from(passed.as_millis() / PAUSE.as_millis()).unwrap_or(u32::MAX);
@@ -150,7 +168,15 @@ impl Ledger {
     }
 
     fn said(&mut self, complaint: Complaint) {
+        self.failed.remove(&complaint);
         self.said.insert(complaint);
+    }
+
+    /// It could not be written: others go first for a while.
+    fn failed(&mut self, complaint: Complaint, now: Instant) {
+        let before = self.failed.get(&complaint).map(|(_, pause)| *pause);
+        let pause = before.map_or(RETRY_MIN, |pause| (pause * 2).min(RETRY_MAX));
+        self.failed.insert(complaint, (now + pause, pause));
     }
 }
 
@@ -161,7 +187,15 @@ async fn tell(
     complaint: &Complaint,
     now: Timestamp,
 ) -> Result<(), kube::Error> {
-    let Some(about) = subject(client, complaint).await? else { return Ok(()) };
+    let about = match subject(client, complaint).await {
+        Ok(Some(about)) => about,
+        Ok(None) => return Ok(()),
+        Err(kube::Error::Api(status)) if is_final(&status) => {
+            tracing::warn!(object = %complaint.object, error = %status, "it cannot be looked up");
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
     // Events about what has no namespace are in this one.
     let namespace = match &*complaint.object.namespace {
         "" => "default",
@@ -174,9 +208,7 @@ async fn tell(
         Ok(_) => return Ok(()),
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
         // Not allowed, or the namespace is going away: trying again would not help.
-        Err(kube::Error::Api(status))
-            if (400..500).contains(&status.code) && status.code != 429 =>
-        {
+        Err(kube::Error::Api(status)) if is_final(&status) => {
             tracing::warn!(object = %complaint.object, error = %status, "an Event is refused");
             return Ok(());
         }
@@ -199,6 +231,11 @@ async fn tell(
         Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Whether trying again would not help.
+fn is_final(status: &kube::core::Status) -> bool {
+    (400..500).contains(&status.code) && status.code != 429
 }
 
 /// The object, if it is still there: tools find Events by its UID, and the model keeps none.
@@ -340,11 +377,37 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_written_is_tried_again() {
+    fn what_cannot_be_written_holds_up_nobody_and_is_tried_again() {
         let begin = Instant::now();
         let mut ledger = Ledger::new(begin);
-        assert_eq!(ledger.next(&all(1), begin), Step::Say(complaint(0)));
-        assert_eq!(ledger.next(&all(1), begin), Step::Say(complaint(0)));
+        assert_eq!(ledger.next(&all(3), begin), Step::Say(complaint(0)));
+        ledger.failed(complaint(0), begin);
+        for n in 1..3 {
+            assert_eq!(ledger.next(&all(3), begin), Step::Say(complaint(n)));
+            ledger.said(complaint(n));
+        }
+        assert_eq!(ledger.next(&all(3), begin), Step::Wait(RETRY_MIN));
+        let second = begin + RETRY_MIN;
+        assert_eq!(ledger.next(&all(3), second), Step::Say(complaint(0)));
+        ledger.failed(complaint(0), second);
+        assert_eq!(ledger.next(&all(3), second), Step::Wait(RETRY_MIN * 2));
+        // What has gone is not waited for, and begins anew when it is back.
+        assert_eq!(ledger.next(&BTreeSet::new(), second), Step::Idle);
+        assert_eq!(ledger.next(&all(1), second), Step::Say(complaint(0)));
+        ledger.said(complaint(0));
+        assert_eq!(ledger.next(&all(1), second + RETRY_MAX), Step::Idle);
+    }
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        let mut now = Instant::now();
+        let mut ledger = Ledger::new(now);
+        for _ in 0..20 {
+            ledger.failed(complaint(0), now);
+            now = ledger.failed[&complaint(0)].0;
+        }
+        ledger.failed(complaint(0), now);
+        assert_eq!(ledger.next(&all(1), now), Step::Wait(RETRY_MAX));
     }
 
     #[test]
