@@ -51,7 +51,7 @@ pub async fn serve(at: SocketAddr, sources: Sources) {
 #[derive(Debug)]
 pub struct Metrics(Mutex<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     programming: BTreeMap<IpFamily, Histogram>,
     sync: Histogram,
@@ -86,6 +86,11 @@ impl Default for Metrics {
 impl Metrics {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened so far: a copy, so that nobody waits for whoever writes a page of it.
+    fn copy(&self) -> Inner {
+        self.inner().clone()
     }
 
     /// The service stage tried to apply tables. `applied`: what the kernel has now and had not

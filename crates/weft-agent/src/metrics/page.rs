@@ -46,7 +46,7 @@ impl Sources {
 
     fn kube_proxy(&self, page: &mut Page) {
         use Kind::{Counter, Gauge, Histogram};
-        let inner = self.metrics.inner();
+        let inner = self.metrics.copy();
         let mut programming = page.family(
             "kubeproxy_network_programming_duration_seconds",
             Histogram,
