@@ -49,6 +49,9 @@ pub struct Dns {
     pub aliases: Vec<String>,
     /// The addresses found.
     pub addresses: Vec<IpAddr>,
+    /// What policy says about asking the cluster's DNS, where the client is a pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Judgement>,
     /// What else is to be said.
     pub note: Option<String>,
 }
@@ -93,6 +96,8 @@ pub enum Outcome {
     Unresolved,
     /// Somebody else decides: another proxy, or the network outside.
     Unknown,
+    /// Policy denies every way: the client sees a time-out.
+    Denied,
 }
 
 /// Where an address is translated.
@@ -135,9 +140,9 @@ pub struct Path {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Frontend {
-    /// `ClusterIP`, `NodePort`, `LoadBalancer`, `ExternalIP` or `Headless`.
+    /// `ClusterIP`, `NodePort`, `LoadBalancer`, `ExternalIP`, `Headless` or `HostPort`.
     pub kind: &'static str,
-    /// `namespace/name`.
+    /// `namespace/name`; empty for a host port.
     pub service: String,
     /// Name of the port; empty where it has none.
     pub port_name: String,
@@ -167,9 +172,114 @@ pub struct Backend {
     pub source_seen: Option<IpAddr>,
     /// The way there.
     pub route: Route,
-    /// What network policies say, once somebody asked them.
+    /// What policy says.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<String>,
+    pub policy: Option<Judgement>,
+}
+
+/// What policy says about one way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Judgement {
+    /// Of both sides together.
+    pub verdict: Verdict,
+    /// What may pass, where no port was asked for, e.g. `TCP/80 UDP/53`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<String>,
+    /// What the source's egress rules say; absent where it depends on the port.
+    pub egress: Option<Side>,
+    /// What the destination's ingress rules say.
+    pub ingress: Option<Side>,
+}
+
+/// Whether something passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    /// It does.
+    Allowed,
+    /// It does not.
+    Denied,
+    /// At some ports; none was asked for.
+    Partly,
+}
+
+/// The verdict of one side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Side {
+    /// Whether this side lets it through.
+    pub allowed: bool,
+    /// It passes only because policies are on trial (`weft.dev/policy-audit: enabled`); `reason`,
+    /// `text` and `rule` say what would deny it.
+    pub audit: bool,
+    /// The pod whose policies are asked; absent where this end is no pod of the pod network.
+    pub pod: Option<String>,
+    /// The address at the other end, as this side sees it.
+    pub peer: IpAddr,
+    /// Who has it: `pod shop/web`, `node node1`, `the cluster's DNS`, `nobody that is known`.
+    pub peer_name: String,
+    /// `rule`, `isolated`, `unselected`, `itself`, `ownNode`, `notAPod` or `tooLarge`.
+    pub reason: &'static str,
+    /// The same in words.
+    pub text: String,
+    /// The rule that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Rule>,
+    /// The policies that select the pod, where none of their rules allows it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub isolated_by: Vec<String>,
+    /// Rules with action Pass that it met before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passed: Vec<Rule>,
+    /// What would allow it, the smallest change first; each was tried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remedies: Vec<Remedy>,
+}
+
+/// A rule, and what of it matched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rule {
+    /// E.g. `NetworkPolicy shop/db`, `ClusterNetworkPolicy fence (Admin)`.
+    pub policy: String,
+    /// The pods that the policy selects.
+    pub subject: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Its place in that list, from 0.
+    pub index: usize,
+    /// Its name, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `Accept`, `Deny` or `Pass`.
+    pub action: String,
+    /// The peer that matched; absent where the rule names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Its place, e.g. `from[1]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_field: Option<String>,
+    /// The port that matched; absent where the rule names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// Its place, e.g. `ports[0]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_field: Option<String>,
+}
+
+/// A change that would allow a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remedy {
+    /// `label`, `port`, `peer`, `except` or `rule`.
+    pub kind: &'static str,
+    /// What is changed, e.g. `Pod shop/web` or `NetworkPolicy shop/db`.
+    pub object: String,
+    /// The field, e.g. `spec.ingress[0].ports`.
+    pub field: String,
+    /// The change in words.
+    pub text: String,
 }
 
 /// A way.

@@ -36,6 +36,7 @@ pub(crate) fn resolve(index: &DnsIndex, name: &str, namespace: Option<&str>) -> 
         tried: Vec::new(),
         aliases: Vec::new(),
         addresses: Vec::new(),
+        policy: None,
         note: None,
     };
     for full in candidates(name, namespace, domain) {

@@ -45,6 +45,11 @@ impl Source {
         }
     }
 
+    /// Whether it is a pod whose sockets are left alone.
+    pub fn opted_out(&self) -> bool {
+        matches!(self, Self::Pod(pod) if pod.opted_out && !pod.host_network)
+    }
+
     /// The namespace of its search path for names.
     pub fn namespace(&self) -> Option<&str> {
         match self {

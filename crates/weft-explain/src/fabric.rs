@@ -104,7 +104,7 @@ pub(crate) fn address_of(node: &Node, family: IpFamily) -> Option<IpAddr> {
     node.internal_ips.iter().copied().find(|a| IpFamily::of(*a) == family)
 }
 
-fn router_of(node: &Node, family: IpFamily) -> Option<IpAddr> {
+pub(crate) fn router_of(node: &Node, family: IpFamily) -> Option<IpAddr> {
     let cidr = node.pod_cidrs.iter().find(|c| IpFamily::of(c.addr()) == family)?;
     router_address(*cidr)
 }

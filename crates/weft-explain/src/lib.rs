@@ -1,14 +1,17 @@
 //! What becomes of traffic, and which object decides it: the answers of `weft why` and
 //! `weft get services`.
 //!
-//! Flow: [`World`] (a Snapshot, the pods, what is known of the agents' settings) and a
-//! [`Question`] → parsed ends (`parse`, `ends`) → the planners' own tables and reasons
-//! (`weft_services`, `weft_dns`) → an [`Answer`], which is the JSON, and its text (`render`).
+//! Flow: [`World`] (a Snapshot, the pods, the policies, what is known of the agents' settings) and
+//! a [`Question`] → parsed ends (`parse`, `ends`) → the planners' own tables and reasons
+//! (`weft_services`, `weft_dns`) → what policy says about each way (`judge`, by the evaluator of
+//! `weft_policy`), and what would have to change (`remedy`) → an [`Answer`], which is the JSON, and
+//! its text (`render`).
 //!
 //! Invariants:
-//! - Nothing is decided here: which frontend, which backends and which names come from the
-//!   planners that program the nodes. This crate adds where things are (routes, the source
+//! - Nothing is decided here: which frontend, which backends, which names and which verdicts come
+//!   from the planners that program the nodes. This crate adds where things are (routes, the source
 //!   address that a backend sees) and the words.
+//! - A remedy was tried: the same evaluator allows the flow once it is made.
 //! - Pure: equal worlds and questions give equal answers.
 //! - A question about something that does not exist is an error that names it and what is near.
 //!
@@ -20,7 +23,10 @@ mod dns;
 mod ends;
 mod error;
 mod fabric;
+mod host_port;
+mod judge;
 mod parse;
+mod remedy;
 mod render;
 mod services;
 #[cfg(test)]
@@ -28,7 +34,8 @@ mod tests;
 mod trace;
 
 pub use answer::{
-    Answer, Backend, Destination, Dns, End, Excluded, Frontend, Outcome, Path, Place, Route, Tried,
+    Answer, Backend, Destination, Dns, End, Excluded, Frontend, Judgement, Outcome, Path, Place,
+    Remedy, Route, Rule, Side, Tried, Verdict,
 };
 pub use error::AskError;
 pub use render::table;
@@ -39,7 +46,8 @@ use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr};
 use weft_dns::Zone;
 use weft_fabric::Mode;
-use weft_model::{IpFamily, NamespacedName, NodeName, Snapshot};
+use weft_model::{IpFamily, NamespacedName, NodeName, Port, Protocol, Snapshot};
+use weft_policy::PolicyInput;
 
 /// A pod, as far as questions go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +62,25 @@ pub struct Pod {
     pub host_network: bool,
     /// `status.phase`.
     pub phase: String,
+    /// Whether its sockets are left alone (annotation `weft.dev/socket-lb: disabled`).
+    pub opted_out: bool,
+    /// Ports of its node that lead to it; none for a pod of the host network.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A `hostPort` of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// `hostIP`: one of the node's addresses; all of them where absent.
+    pub host_ip: Option<IpAddr>,
+    /// `hostPort`.
+    pub host_port: Port,
+    /// `containerPort`.
+    pub container_port: Port,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `name`; may be empty.
+    pub name: String,
 }
 
 /// What is known of the agents' settings; they are not in the API.
@@ -65,6 +92,8 @@ pub struct Setup {
     pub service_cidrs: Vec<IpNet>,
     /// Which of the nodes' addresses answer on node ports; all where empty.
     pub node_port_ranges: Vec<IpNet>,
+    /// Whether processes of a node reach node ports at 127.0.0.1 and ::1.
+    pub localhost_node_ports: bool,
     /// The cluster's DNS domain.
     pub zone: Zone,
     /// MTU in bytes of the nodes' uplinks, where it is known.
@@ -80,6 +109,8 @@ pub struct World {
     pub snapshot: Snapshot,
     /// The pods.
     pub pods: BTreeMap<NamespacedName, Pod>,
+    /// What policy depends on.
+    pub policy: PolicyInput,
     /// `spec.type` of the Services.
     pub service_types: BTreeMap<NamespacedName, String>,
     /// What is wrong with Services and their slices, by Service.
@@ -101,6 +132,9 @@ pub struct Question {
     pub through: Option<String>,
     /// One family only.
     pub family: Option<IpFamily>,
+    /// What a resolver outside says about the name that is asked for, where it is none of the
+    /// cluster's.
+    pub resolved: Vec<IpAddr>,
 }
 
 impl World {
@@ -111,8 +145,7 @@ impl World {
         let input = weft_services::PlanInput {
             node_dns: routers.filter_map(|c| weft_fabric::router_address(*c)).collect(),
             node_port_ranges: self.setup.node_port_ranges.clone(),
-            // A question about a loopback address is about a process, not about a client.
-            localhost_node_ports: false,
+            localhost_node_ports: self.setup.localhost_node_ports,
         };
         weft_services::plan(&self.snapshot, node, &input)
     }

@@ -1,6 +1,8 @@
 //! Answers for people.
 
-use crate::{Answer, Outcome, Path, Place, Route, ServiceRow, answer::End};
+use crate::{
+    Answer, Judgement, Outcome, Path, Place, Route, ServiceRow, Side, Verdict, answer::End,
+};
 use std::fmt::Write as _;
 
 /// Rows of words in columns; the last column is not padded.
@@ -55,6 +57,10 @@ impl Answer {
             if let Some(note) = &dns.note {
                 let _ = writeln!(out, "  {note}");
             }
+            if let Some(policy) = dns.policy.as_ref().filter(|p| !p.allowed()) {
+                out.push_str("  the client cannot ask the cluster's DNS\n");
+                out.push_str(&policies(&[policy]));
+            }
         }
         for path in &self.paths {
             out.push('\n');
@@ -106,7 +112,12 @@ impl Path {
             };
             let policy = if f.policy == "Local" { ", policy Local" } else { "" };
             let sep = if title.is_empty() { "" } else { "  " };
-            let _ = write!(title, "{sep}{} of Service {}{port}{policy}", f.kind, f.service);
+            let pod = self.backends.first().and_then(|b| b.pod.as_deref());
+            let of = match (f.service.as_str(), pod) {
+                ("", Some(pod)) => format!("pod {pod}"),
+                (service, _) => format!("Service {service}"),
+            };
+            let _ = write!(title, "{sep}{} of {of}{port}{policy}", f.kind);
         }
         title
     }
@@ -115,16 +126,17 @@ impl Path {
         let at = self.node.as_deref().map_or(String::new(), |n| format!(" on {n}"));
         let why = self.reason.as_deref().unwrap_or_default();
         match (self.outcome, self.translated_at) {
-            (Outcome::Forwarded, Some(Place::Socket)) => {
+            (Outcome::Forwarded | Outcome::Denied, Some(Place::Socket)) => {
                 format!("translated at the client's socket{at}, to one of:")
             }
-            (Outcome::Forwarded, Some(Place::PodLink)) => {
+            (Outcome::Forwarded | Outcome::Denied, Some(Place::PodLink)) => {
                 format!("translated at the pod's link{at}, to one of:")
             }
-            (Outcome::Forwarded, _) => {
+            (Outcome::Forwarded, None) | (_, Some(Place::Netfilter)) => {
                 format!("translated in the netfilter table{at}, to one of:")
             }
             (Outcome::Delivered, _) => "not translated, delivered to:".to_owned(),
+            (Outcome::Denied, None) => "not translated, and not delivered to:".to_owned(),
             (Outcome::Refused, _) => {
                 let how = match self.destination.protocol.as_str() {
                     "TCP" => "connection reset at once",
@@ -141,12 +153,16 @@ impl Path {
 
     fn render(&self) -> String {
         let mut out = format!("{}\n  {}\n", self.title(), self.verdict());
+        let verdicts = self.backends.iter().filter_map(|b| b.policy.as_ref());
+        let verdicts: Vec<&Judgement> = verdicts.collect();
+        let alike = verdicts.windows(2).all(|w| w[0].verdict == w[1].verdict);
         let rows: Vec<Vec<String>> = self
             .backends
             .iter()
             .map(|b| {
                 let sees = b.source_seen.map_or(String::new(), |s| format!("sees {s}"));
-                let policy = b.policy.clone().unwrap_or_default();
+                let policy = b.policy.as_ref().filter(|_| !alike).map(|p| word(p.verdict));
+                let policy = policy.unwrap_or_default().to_owned();
                 let name = b.pod.clone().unwrap_or_else(|| "-".to_owned());
                 vec![socket(Some(b.address), b.port), name, route(&b.route), sees, policy]
             })
@@ -164,6 +180,7 @@ impl Path {
                 let _ = writeln!(out, "  loadBalancerSourceRanges admit {}", all.join(", "));
             }
         }
+        out.push_str(&policies(&verdicts));
         if !self.excluded.is_empty() {
             out.push_str("  not used:\n");
             let rows: Vec<Vec<String>> = self
@@ -187,6 +204,63 @@ impl Path {
         }
         out
     }
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allowed => "allowed",
+        Verdict::Denied => "denied",
+        Verdict::Partly => "partly",
+    }
+}
+
+/// What policy says about all ways of a path: each side's word once, with the pods that it is of.
+fn policies(all: &[&Judgement]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let of = |verdict| all.iter().filter(|j| j.verdict == verdict).count();
+    let head = match (of(Verdict::Allowed), of(Verdict::Denied)) {
+        (allowed, _) if allowed == all.len() => "allowed",
+        (_, denied) if denied == all.len() => "denied, the client sees a time-out",
+        (0, 0) => "depends on the port",
+        _ => "depends on where it goes",
+    };
+    let mut groups: Vec<(&str, &Side, Vec<&str>)> = Vec::new();
+    for judgement in all {
+        let sides = [("egress", &judgement.egress), ("ingress", &judgement.ingress)];
+        for (direction, side) in sides {
+            let Some(side) = side else { continue };
+            let Some(pod) = side.pod.as_deref() else { continue };
+            let same = |g: &&mut (&str, &Side, Vec<&str>)| {
+                g.0 == direction && (&g.1.text, &g.1.remedies) == (&side.text, &side.remedies)
+            };
+            match groups.iter_mut().find(same) {
+                Some(group) if group.2.contains(&pod) => {}
+                Some(group) => group.2.push(pod),
+                None => groups.push((direction, side, vec![pod])),
+            }
+        }
+    }
+    let partly: Vec<&str> = all.iter().filter_map(|j| j.ports.as_deref()).collect();
+    if head == "allowed" && groups.iter().all(|(_, side, _)| side.reason == "unselected") {
+        return "  policy: none applies\n".to_owned();
+    }
+    let mut out = format!("  policy: {head}\n");
+    if head == "depends on the port" {
+        let mut ports = partly;
+        ports.dedup();
+        let _ = writeln!(out, "    passes: {}", ports.join("; "));
+    }
+    groups.sort_by_key(|(direction, ..)| *direction);
+    for (direction, side, pods) in groups {
+        let _ = writeln!(out, "    {direction} of {}: {}", pods.join(", "), side.text);
+        for (n, remedy) in side.remedies.iter().enumerate() {
+            let word = if n == 0 { "would pass: " } else { "or " };
+            let _ = writeln!(out, "      {word}{}", remedy.text);
+        }
+    }
+    out
 }
 
 fn route(route: &Route) -> String {

@@ -1,5 +1,7 @@
 //! Golden answers on one small world: two nodes in zone za, one in zb.
 
+mod policy;
+
 use super::*;
 use std::sync::Arc;
 use weft_model::{
@@ -102,6 +104,8 @@ fn world() -> World {
                 ],
                 host_network: false,
                 phase: "Running".to_owned(),
+                opted_out: false,
+                host_ports: Vec::new(),
             };
             pods.insert(pod.id.clone(), pod);
         }
@@ -112,6 +116,8 @@ fn world() -> World {
         ips: vec![ip("172.30.1.11"), ip("fd00:30::11")],
         host_network: true,
         phase: "Running".to_owned(),
+        opted_out: false,
+        host_ports: Vec::new(),
     };
     pods.insert(host.id.clone(), host);
     let mut near = service("near", 6, ServiceKind::Virtual);
@@ -142,6 +148,7 @@ fn world() -> World {
         snapshot.services.insert(s.id.clone(), Arc::new(s));
     }
     World {
+        policy: policy::unrestricted(&snapshot, &pods),
         snapshot,
         pods,
         service_types: BTreeMap::new(),
@@ -152,6 +159,7 @@ fn world() -> World {
                 .map(|c| c.parse().expect("range"))
                 .into(),
             node_port_ranges: Vec::new(),
+            localhost_node_ports: true,
             zone: Zone::new("cluster.local").expect("zone"),
             uplink_mtu: Some(1500),
             outside: vec![ip("203.0.113.10"), ip("2001:db8::10")],

@@ -2,11 +2,12 @@
 
 use crate::{
     Answer, AskError, End, Outcome, Path, Question, World,
-    answer::{Backend, Destination, Excluded, Frontend, Place},
+    answer::{Backend, Destination, Excluded, Frontend, Judgement, Place},
     dns,
     ends::{Source, node_end},
     error::nearest,
-    fabric::At,
+    fabric::{At, router_of},
+    judge::Judge,
     parse::{self, Host, PortText},
 };
 use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, rc::Rc};
@@ -33,6 +34,7 @@ pub fn why(world: &World, question: &Question) -> Result<Answer, AskError> {
         source: &source,
         through,
         family: question.family,
+        resolved: &question.resolved,
         planned: RefCell::default(),
     };
     let mut answer = Answer {
@@ -61,9 +63,20 @@ pub fn why(world: &World, question: &Question) -> Result<Answer, AskError> {
             }
         }
     }
-    let leads = |p: &Path| matches!(p.outcome, Outcome::Forwarded | Outcome::Delivered);
-    answer.ok = !answer.paths.is_empty() && answer.paths.iter().all(leads);
+    let judge = Judge::new(world, &source);
+    answer.paths.iter_mut().for_each(|p| judge.path(p));
+    if let Some(dns) = &mut answer.dns {
+        dns.policy = tracer.asks_dns(&judge);
+    }
+    let resolves = answer.dns.iter().filter_map(|d| d.policy.as_ref()).all(Judgement::allowed);
+    let fine = |p: &Path| tracer.leads(p) && ways_open(p);
+    answer.ok = resolves && !answer.paths.is_empty() && answer.paths.iter().all(fine);
     Ok(answer)
+}
+
+/// Whether policy opens every way of a path.
+fn ways_open(path: &Path) -> bool {
+    path.backends.iter().filter_map(|b| b.policy.as_ref()).all(Judgement::allowed)
 }
 
 /// Port and protocol as far as they were given.
@@ -98,6 +111,8 @@ struct Tracer<'a> {
     /// Nodes that a client outside may come in through.
     through: Vec<&'a Node>,
     family: Option<IpFamily>,
+    /// What a resolver outside says about the name that is asked for.
+    resolved: &'a [IpAddr],
     planned: RefCell<BTreeMap<NodeName, Rc<ServiceTables>>>,
 }
 
@@ -112,6 +127,33 @@ impl<'a> Tracer<'a> {
 
     fn wants(&self, address: &IpAddr) -> bool {
         self.family.is_none_or(|f| f == IpFamily::of(*address))
+    }
+
+    /// Whether a path leads somewhere; what is outside of the cluster is, as far as the cluster
+    /// can tell.
+    fn leads(&self, path: &Path) -> bool {
+        let leaves = || {
+            let outside = |b: &Backend| b.route.kind == "outside";
+            self.source.node().is_some() && path.backends.first().is_some_and(outside)
+        };
+        match path.outcome {
+            Outcome::Forwarded | Outcome::Delivered => true,
+            Outcome::Unknown => leaves(),
+            _ => false,
+        }
+    }
+
+    /// What policy says about a pod's questions to the cluster's DNS.
+    fn asks_dns(&self, judge: &Judge<'_>) -> Option<Judgement> {
+        let Source::Pod(pod) = self.source else { return None };
+        let id = NamespacedName::new("kube-system", "kube-dns");
+        let service = self.world.snapshot.services.get(&id).filter(|_| !pod.host_network)?;
+        let port = service.ports.iter().find(|p| p.protocol == Protocol::Udp)?;
+        let has = |a: &&IpAddr| self.source.address(IpFamily::of(**a)).is_some();
+        let address = service.cluster_ips.iter().find(has)?;
+        let mut path = self.frontend(*address, port.port, Protocol::Udp)?.into_iter().next()?;
+        judge.path(&mut path);
+        path.backends.into_iter().next()?.policy
     }
 
     fn pod(&self, id: &NamespacedName, want: &Want, answer: &mut Answer) -> Result<(), AskError> {
@@ -169,28 +211,94 @@ impl<'a> Tracer<'a> {
     /// The paths to a frontend; `None` where no Service has it.
     fn frontend(&self, addr: IpAddr, port: Port, protocol: Protocol) -> Option<Vec<Path>> {
         let frontend = Frontends { addr, port, protocol };
-        if let Some(node) = self.source.node() {
-            let client = Client::OnNode { source: self.source.address(IpFamily::of(addr)) };
-            if let Some(path) = self.explained(node, frontend, client) {
-                return Some(vec![path]);
-            }
+        // The loopback of a pod, and of a client outside, is its own.
+        if addr.is_loopback() && !self.source.on_host() {
+            return None;
+        }
+        if let Some(node) = self.source.node()
+            && let Some(path) = self.on_node(node, frontend)
+        {
+            return Some(vec![path]);
         }
         let client = Client::Arriving { source: self.world.source_seen(self.source, addr) };
         if let At::Node(node) = self.world.locate(addr) {
-            return self.explained(&node.name, frontend, client).map(|p| vec![p]);
+            let service = self.explained(&node.name, frontend, client);
+            return service.or_else(|| self.host_port(node, frontend)).map(|p| vec![p]);
         }
         if self.source.node().is_some() {
             return None;
         }
         let mut paths: Vec<Path> =
             self.through.iter().filter_map(|n| self.explained(&n.name, frontend, client)).collect();
-        if paths.first().is_some_and(|p| p.frontend.as_ref().is_some_and(|f| f.kind == "ClusterIP"))
-        {
+        let cluster = |f: &Frontend| f.kind == kind_name(FrontendKind::ClusterIp);
+        let refused = |p: &Path| p.outcome == Outcome::Refused;
+        if paths.first().is_some_and(|p| refused(p) && p.frontend.as_ref().is_some_and(cluster)) {
             // The same on every node.
             paths.truncate(1);
             paths[0].node = None;
         }
         (!paths.is_empty()).then_some(paths)
+    }
+
+    /// The path of a client on a node, by that node's own tables.
+    fn on_node(&self, node: &NodeName, at: Frontends) -> Option<Path> {
+        let source = self.source.address(IpFamily::of(at.addr));
+        if self.source.on_host() {
+            return self.explained(node, at, Client::Process { source });
+        }
+        let mut path = self.explained(node, at, Client::OnNode { source })?;
+        if !self.source.opted_out() {
+            return Some(path);
+        }
+        // Its sockets are left alone: cluster addresses are translated at its link, all others
+        // in the stack, as what comes from elsewhere.
+        if path.frontend.as_ref().is_some_and(|f| f.kind == kind_name(FrontendKind::ClusterIp)) {
+            if path.translated_at == Some(Place::Socket) {
+                path.translated_at = Some(Place::PodLink);
+                self.see_at_link(node, &mut path);
+            }
+        } else {
+            path = self.explained(node, at, Client::Arriving { source })?;
+        }
+        path.notes.push(
+            "the pod opted out of translation at its sockets (weft.dev/socket-lb, as it was when \
+             the pod started)"
+                .to_owned(),
+        );
+        Some(path)
+    }
+
+    /// At its link a pod that reaches itself is seen as the node's router address.
+    fn see_at_link(&self, node: &NodeName, path: &mut Path) {
+        let Some(node) = self.world.snapshot.nodes.get(node) else { return };
+        for backend in &mut path.backends {
+            let family = IpFamily::of(backend.address);
+            if self.source.address(family) == Some(backend.address) {
+                backend.source_seen = router_of(node, family).or(backend.source_seen);
+            }
+        }
+    }
+
+    /// The path to a port of a node that is led to one of its pods.
+    fn host_port(&self, node: &Node, at: Frontends) -> Option<Path> {
+        let (pod, mapping, ip) = self.world.host_port(node, at.addr, at.port, at.protocol)?;
+        let mut path = self.blank(at.addr, Some(at.port), at.protocol);
+        path.node = Some(node.name.to_string());
+        path.frontend = Some(Frontend {
+            kind: "HostPort",
+            service: String::new(),
+            port_name: mapping.name.clone(),
+            policy: policy_name(TrafficPolicy::Cluster),
+            affinity_seconds: None,
+            source_ranges: None,
+        });
+        path.outcome = Outcome::Forwarded;
+        path.translated_at = Some(Place::Netfilter);
+        let port = Some(mapping.container_port);
+        let mut to = self.backend(&node.name, path.translated_at, ip, port);
+        to.pod = Some(pod.id.to_string());
+        path.backends.push(to);
+        Some(path)
     }
 
     fn explained(&self, node: &NodeName, at: Frontends, client: Client) -> Option<Path> {
@@ -218,13 +326,6 @@ impl<'a> Tracer<'a> {
         }
         let mut used = &Vec::new();
         match &said.outcome {
-            weft_services::Outcome::Forwarded { at: weft_services::Place::PodLink, .. }
-                if self.source.on_host() =>
-            {
-                path.outcome = Outcome::Refused;
-                path.reason = Some(Reason::NotTranslated.to_string());
-                return path;
-            }
             weft_services::Outcome::Forwarded { at, backends } => {
                 used = backends;
                 path.outcome = Outcome::Forwarded;
@@ -257,6 +358,9 @@ impl<'a> Tracer<'a> {
                 path.notes.push("the node's own DNS server answers this port".to_owned());
             }
             path.backends.push(to);
+        }
+        if path.translated_at == Some(Place::PodLink) {
+            self.see_at_link(node, &mut path);
         }
         if let weft_services::Outcome::Refused(
             Reason::ClusterIpFromOutside | Reason::NotTranslated,
@@ -333,10 +437,34 @@ impl<'a> Tracer<'a> {
         }
     }
 
+    /// What stays on the client's own loopback link.
+    fn loopback(&self, address: IpAddr, port: Option<Port>, path: &mut Path) {
+        let Some(node) = self.source.node() else {
+            path.reason = Some("a loopback address is the client's own".to_owned());
+            return;
+        };
+        let mut to = self.target(Some(node), address, port, Some(address));
+        to.node = Some(node.to_string());
+        to.route.kind = "local";
+        to.route.node = to.node.clone();
+        path.outcome = Outcome::Delivered;
+        if let (Source::Pod(pod), false) = (self.source, self.source.on_host()) {
+            to.pod = Some(pod.id.to_string());
+            path.notes.push("a pod's loopback is its own: what listens in the pod answers".into());
+        } else {
+            path.notes.push("what listens on the node itself answers".to_owned());
+        }
+        path.backends = vec![to];
+    }
+
     /// An address that no Service serves at this port.
     fn direct(&self, address: IpAddr, port: Option<Port>, protocol: Protocol) -> Path {
         let mut path = self.blank(address, port, protocol);
         let family = IpFamily::of(address);
+        if address.is_loopback() {
+            self.loopback(address, port, &mut path);
+            return path;
+        }
         let refused = port.and_then(|port| self.refused(address, port, protocol));
         path.notes.extend(refused.clone());
         if let (Some(service), Some(port), None) = (self.holder(address), port, refused) {
@@ -356,6 +484,13 @@ impl<'a> Tracer<'a> {
         let seen = self.world.source_seen(self.source, address);
         path.backends = vec![self.target(self.source.node(), address, port, seen)];
         match self.world.locate(address) {
+            At::Pod(node) if router_of(node, family) == Some(address) => {
+                path.outcome = Outcome::Delivered;
+                path.notes.push(format!(
+                    "it is the router address of {}, where its own DNS server listens",
+                    node.name
+                ));
+            }
             At::Pod(node) => match (self.world.pod_at(address), self.source.node()) {
                 (None, _) => {
                     path.outcome = Outcome::Unreachable;
@@ -564,6 +699,13 @@ impl<'a> Tracer<'a> {
                 answer.paths = self.resolved(&found, want)?;
             }
         }
+        let outside = found.tried.last().is_some_and(|t| t.result == "outside");
+        if outside && !self.resolved.is_empty() {
+            found.addresses = self.resolved.to_vec();
+            let text = "as this machine resolves it: it is not a name of the cluster's";
+            found.note = Some(text.to_owned());
+            answer.to.addresses = found.addresses.clone();
+        }
         answer.dns = Some(found);
         Ok(())
     }
@@ -603,7 +745,12 @@ impl<'a> Tracer<'a> {
 
     /// The paths to what a name resolved to.
     fn resolved(&self, found: &crate::Dns, want: &Want) -> Result<Vec<Path>, AskError> {
-        let paths = self.addresses(&found.addresses, want)?;
+        let mut addresses = found.addresses.clone();
+        let outside = found.tried.last().is_some_and(|t| t.result == "outside");
+        if outside && found.aliases.is_empty() {
+            addresses.extend(self.resolved);
+        }
+        let paths = self.addresses(&addresses, want)?;
         if !paths.is_empty() {
             return Ok(paths);
         }
@@ -611,7 +758,6 @@ impl<'a> Tracer<'a> {
         let mut path = self.blank(IpAddr::from([0, 0, 0, 0]), want.number()?, protocol);
         path.destination.address = None;
         path.outcome = Outcome::Unresolved;
-        let outside = found.tried.last().is_some_and(|t| t.result == "outside");
         path.reason = Some(if let Some(alias) = found.aliases.last() {
             format!("it is an alias for {alias}, which is not a name of this cluster")
         } else if outside {

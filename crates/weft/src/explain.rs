@@ -1,37 +1,34 @@
-//! `weft why` and `weft get`: reads a cluster, asks `weft-explain`, prints.
+//! `weft why` and `weft get`: which cluster is meant, what `weft-explain` is asked, printing.
 
-use anyhow::{Context, Result, bail};
+use crate::world;
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Pod, Service},
-    discovery::v1::EndpointSlice,
-};
-use kube::{Api, api::ListParams};
-use serde::de::DeserializeOwned;
 use std::{
-    collections::BTreeMap,
     io::Write,
+    net::{IpAddr, ToSocketAddrs},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::mpsc,
+    time::Duration,
 };
 use weft_dns::Zone;
-use weft_explain::{Question, ServiceRow, Setup, World};
+use weft_explain::{Answer, Question, ServiceRow, Setup, World};
 use weft_fabric::Mode;
-use weft_kube::lower::{self, Lowered};
 use weft_lab::{
     paths::{LabPaths, STATE_ROOT},
     state::LabState,
     topology,
 };
-use weft_model::{IpFamily, NamespacedName, Snapshot};
+use weft_model::IpFamily;
 
 /// MTU of the links of a lab's underlay: what the kernel gives a veth.
 const LAB_MTU: u32 = 1500;
+/// How long this machine's resolver may take for a name that is none of the cluster's.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Which cluster is meant: a kubeconfig, or a lab
 #[derive(Debug, Args)]
-struct Cluster {
+pub(crate) struct Cluster {
     /// Kubeconfig of the cluster [default: KUBECONFIG, else the only lab that runs]
     #[arg(long, conflicts_with = "name")]
     kubeconfig: Option<PathBuf>,
@@ -55,12 +52,15 @@ struct Agents {
     /// DNS domain of the cluster
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
-    /// Service address ranges
-    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16,fd00:10:96::/112")]
+    /// Service address ranges [default: those of the cluster's ServiceCIDR objects]
+    #[arg(long, value_delimiter = ',')]
     service_cidr: Vec<IpNet>,
     /// Which of the nodes' addresses answer on node ports; all where not given
     #[arg(long, value_delimiter = ',')]
     nodeport_addresses: Vec<IpNet>,
+    /// Whether processes of a node reach node ports at 127.0.0.1 and ::1
+    #[arg(long, action = clap::ArgAction::Set, default_value_t = true)]
+    localhost_node_ports: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -146,27 +146,58 @@ enum Get {
     },
 }
 
-/// Runs `weft why`; 0 only where every path leads somewhere.
+/// Runs `weft why`; 0 only where every path leads somewhere and policy allows all of it.
 pub fn why(args: WhyArgs) -> Result<i32> {
-    let world = args.cluster.read()?;
+    let mut world = args.cluster.read()?;
     let family = match (args.v4, args.v6) {
         (true, _) => Some(IpFamily::V4),
         (_, true) => Some(IpFamily::V6),
         _ => None,
     };
-    let question = Question {
+    let mut question = Question {
         from: args.from,
         to: args.to,
         namespace: args.namespace,
         through: args.through,
         family,
+        resolved: Vec::new(),
     };
-    let answer = weft_explain::why(&world, &question)?;
+    let mut answer = weft_explain::why(&world, &question)?;
+    if let Some(name) = outside_name(&answer) {
+        question.resolved = resolve(name);
+        if !question.resolved.is_empty() {
+            let addresses = question.resolved.iter().copied().collect();
+            world.policy.names.insert(name.into(), addresses);
+            answer = weft_explain::why(&world, &question)?;
+        }
+    }
     match args.output {
         Output::Text => say(answer.render().trim_end())?,
         Output::Json => say(&serde_json::to_string_pretty(&answer)?)?,
     }
     Ok(if answer.ok { 0 } else { 1 })
+}
+
+/// The name that was asked for, where the cluster's DNS does not know it to be one of its own.
+fn outside_name(answer: &Answer) -> Option<&str> {
+    let dns = answer.dns.as_ref()?;
+    let last = dns.tried.last().filter(|t| t.result == "outside")?;
+    dns.aliases.is_empty().then_some(&*last.name)
+}
+
+/// What this machine's resolver says, if it says something in time.
+fn resolve(name: &str) -> Vec<IpAddr> {
+    let (found, answer) = mpsc::channel();
+    let name = name.to_owned();
+    // The system's resolver cannot be told how long to try: a late answer finds nobody.
+    std::thread::spawn(move || {
+        let all = (&*name, 0u16).to_socket_addrs();
+        let mut all: Vec<IpAddr> = all.into_iter().flatten().map(|a| a.ip()).collect();
+        all.sort_unstable();
+        all.dedup();
+        let _ = found.send(all);
+    });
+    answer.recv_timeout(RESOLVE_TIMEOUT).unwrap_or_default()
 }
 
 /// Runs `weft get …`.
@@ -204,7 +235,7 @@ impl Cluster {
     fn read(&self) -> Result<World> {
         let (path, setup) = self.choose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.context("start runtime")?.block_on(read(&path, setup))
+        runtime.context("start runtime")?.block_on(world::read(&path, setup))
     }
 
     /// The kubeconfig, and the agents' settings.
@@ -248,8 +279,10 @@ fn of_lab(state: &LabState) -> Result<Setup> {
     let client = topology::plan(&state.config).client;
     Ok(Setup {
         mode,
-        service_cidrs: state.config.service_cidrs.clone(),
+        // Read from the API.
+        service_cidrs: Vec::new(),
         node_port_ranges: Vec::new(),
+        localhost_node_ports: true,
         zone: Zone::new("cluster.local")?,
         uplink_mtu: Some(LAB_MTU),
         outside: client.addresses.iter().map(IpNet::addr).collect(),
@@ -265,93 +298,10 @@ impl Agents {
             },
             service_cidrs: self.service_cidr.clone(),
             node_port_ranges: self.nodeport_addresses.clone(),
+            localhost_node_ports: self.localhost_node_ports,
             zone: Zone::new(&self.cluster_domain)?,
             uplink_mtu: None,
             outside: Vec::new(),
         })
-    }
-}
-
-async fn list<K>(client: &kube::Client, what: &str) -> Result<Vec<K>>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
-{
-    let all = Api::<K>::all(client.clone()).list(&ListParams::default()).await;
-    Ok(all.with_context(|| format!("cannot list {what}"))?.items)
-}
-
-async fn read(path: &Path, setup: Setup) -> Result<World> {
-    let kubeconfig = kube::config::Kubeconfig::read_from(path)
-        .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
-        .await
-        .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?;
-    let client = kube::Client::try_from(config).context("cannot build the API client")?;
-    let (namespaces, nodes, services, slices, pods) = tokio::try_join!(
-        list::<Namespace>(&client, "namespaces"),
-        list::<Node>(&client, "nodes"),
-        list::<Service>(&client, "services"),
-        list::<EndpointSlice>(&client, "endpointslices"),
-        list::<Pod>(&client, "pods"),
-    )?;
-    if nodes.is_empty() {
-        bail!("the cluster has no nodes yet");
-    }
-    let mut world = World {
-        snapshot: Snapshot { generation: 1, ..Snapshot::default() },
-        pods: BTreeMap::new(),
-        service_types: BTreeMap::new(),
-        complaints: BTreeMap::new(),
-        setup,
-    };
-    let snapshot = &mut world.snapshot;
-    for namespace in namespaces.iter().filter_map(|n| lower::labelled_namespace(n).value) {
-        snapshot.namespaces.insert(namespace.name.clone(), Arc::new(namespace));
-    }
-    for node in nodes.iter().filter_map(|n| lower::node(n).value) {
-        snapshot.nodes.insert(node.name.clone(), Arc::new(node));
-    }
-    for object in &services {
-        let id = lower::id_of(&object.metadata);
-        let kind = object.spec.as_ref().and_then(|s| s.type_.clone());
-        world.service_types.insert(id.clone(), kind.unwrap_or_else(|| "ClusterIP".to_owned()));
-        let Lowered { value, diagnostics } = lower::service(object);
-        let texts = diagnostics.iter().map(|d| format!("{}: {}", d.field, d.message));
-        world.complaints.entry(id.clone()).or_default().extend(texts);
-        snapshot.services.extend(value.map(|s| (id, Arc::new(s))));
-    }
-    for object in &slices {
-        let Lowered { value, diagnostics } = lower::endpoint_slice(object);
-        let labels = object.metadata.labels.as_ref();
-        let service = labels.and_then(|l| l.get(lower::SERVICE_NAME_LABEL));
-        if let Some(service) = service {
-            let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-            let id = NamespacedName::new(namespace, service);
-            let texts = diagnostics
-                .iter()
-                .map(|d| format!("EndpointSlice {}: {}: {}", d.object.name, d.field, d.message));
-            world.complaints.entry(id).or_default().extend(texts);
-        }
-        if let Some(slice) = value {
-            snapshot.insert_slice(Arc::new(slice));
-        }
-    }
-    for pod in &pods {
-        let pod = pod_of(pod);
-        world.pods.insert(pod.id.clone(), pod);
-    }
-    Ok(world)
-}
-
-fn pod_of(pod: &Pod) -> weft_explain::Pod {
-    let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
-    let node = spec.and_then(|s| s.node_name.as_deref());
-    let ips = status.and_then(|s| s.pod_ips.as_ref()).into_iter().flatten();
-    weft_explain::Pod {
-        id: lower::id_of(&pod.metadata),
-        node: node.and_then(|n| n.parse().ok()),
-        ips: ips.filter_map(|a| a.ip.parse().ok()).collect(),
-        host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
-        phase: status.and_then(|s| s.phase.clone()).unwrap_or_else(|| "Pending".to_owned()),
     }
 }

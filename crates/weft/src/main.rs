@@ -6,6 +6,7 @@ mod cni;
 mod explain;
 mod log;
 mod policy;
+mod world;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -11,6 +11,7 @@ mod helm;
 mod kubectl;
 mod kubers;
 mod table;
+mod why;
 
 /// Labs, for what needs pods that run.
 #[path = "../lab/harness.rs"]
