@@ -52,6 +52,15 @@ impl LabState {
     }
 }
 
+/// The labs that run.
+pub fn running(root: &Path) -> Vec<LabPaths> {
+    paths::labs(root)
+        .iter()
+        .map(|n| LabPaths::new(root, n))
+        .filter(|p| LabState::read(p).ok().flatten().is_some_and(|s| s.running()))
+        .collect()
+}
+
 /// The lab that a command means: the named one, else the only one running.
 pub fn choose(root: &Path, name: Option<&str>) -> Result<LabPaths> {
     if let Some(name) = name {
@@ -62,11 +71,7 @@ pub fn choose(root: &Path, name: Option<&str>) -> Result<LabPaths> {
         }
         return Ok(paths);
     }
-    let mut running: Vec<LabPaths> = paths::labs(root)
-        .iter()
-        .map(|n| LabPaths::new(root, n))
-        .filter(|p| LabState::read(p).ok().flatten().is_some_and(|s| s.running()))
-        .collect();
+    let mut running = running(root);
     match running.len() {
         1 => Ok(running.remove(0)),
         0 => Err(LabError::input("no lab is running: start one with `weft lab up`").into()),

@@ -16,9 +16,9 @@ use weft_lab::{
 /// Where an agent of a real node has its socket.
 const AGENT_DIR: &str = "/run/weft/agent";
 
-/// Which agents are asked: those of a lab, or the one of this machine.
+/// Which agents are asked: those of a lab, or the one of this machine
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(crate) struct Which {
     /// Name of a running lab [default: the only one that runs, else this machine's agent]
     #[arg(long, conflicts_with = "agent_dir")]
     name: Option<String>,
@@ -28,17 +28,24 @@ pub struct CheckArgs {
     /// Directory of all labs' state
     #[arg(long, env = "WEFT_STATE_DIR", default_value = STATE_ROOT, hide = true)]
     state_dir: PathBuf,
+}
+
+/// How agents fare.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    which: Which,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub(crate) enum Output {
     /// For people
     #[default]
     Text,
-    /// An interface: stable field names (docs/metrics.md)
+    /// An interface: stable field names (docs/metrics.md, docs/why.md)
     Json,
 }
 
@@ -86,16 +93,30 @@ struct Finding {
 }
 
 /// An agent to ask.
-struct Agent {
-    node: String,
+pub(crate) struct Agent {
+    /// Its node, as far as it is known before it is asked.
+    pub node: String,
     dir: PathBuf,
     log: Option<PathBuf>,
 }
 
+impl Agent {
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("agent.sock")
+    }
+
+    /// What it answers.
+    pub fn ask(&self, request: &Request) -> Result<Value, String> {
+        let answer = weft_cni::call(&self.socket(), request).map_err(|e| e.to_string())?;
+        answer.status.ok_or_else(|| answer.reason.unwrap_or_else(|| "no status".to_owned()))
+    }
+}
+
 /// Runs `weft status` (`brief`: the nodes) or `weft check`; 0 only where nothing is wrong.
 pub fn run(args: CheckArgs, brief: bool) -> Result<i32> {
-    let agents = agents(&args)?;
-    let asked = agents.iter().map(|a| (a, ask(&a.dir)));
+    let agents = agents(&args.which)?;
+    let asked = agents.iter().map(|a| (a, a.ask(&Request::Status)));
     let health = judge(asked.map(|(a, said)| (a.node.clone(), a.log.clone(), said)).collect());
     match args.output {
         Output::Json => say(&serde_json::to_string_pretty(&health)?)?,
@@ -104,20 +125,23 @@ pub fn run(args: CheckArgs, brief: bool) -> Result<i32> {
     Ok(if health.ok { 0 } else { 1 })
 }
 
-fn agents(args: &CheckArgs) -> Result<Vec<Agent>> {
+/// The agents that are meant.
+pub(crate) fn agents(args: &Which) -> Result<Vec<Agent>> {
     let own = |dir: &Path| Agent { node: "this node".to_owned(), dir: dir.to_owned(), log: None };
     if let Some(dir) = &args.agent_dir {
         return Ok(vec![own(dir)]);
     }
     let root = args.state_dir.canonicalize().unwrap_or_else(|_| args.state_dir.clone());
-    let lab = match weft_lab::state::choose(&root, args.name.as_deref()) {
-        Ok(lab) => lab,
-        Err(_) if args.name.is_none() && Path::new(AGENT_DIR).join("agent.sock").exists() => {
-            return Ok(vec![own(Path::new(AGENT_DIR))]);
-        }
-        Err(e) => return Err(e),
-    };
-    of_lab(&lab)
+    let has_own = Path::new(AGENT_DIR).join("agent.sock").exists();
+    // With several labs the question is which of them: this machine's agent is none.
+    if args.name.is_none() && has_own && weft_lab::state::running(&root).is_empty() {
+        return Ok(vec![own(Path::new(AGENT_DIR))]);
+    }
+    match weft_lab::state::choose(&root, args.name.as_deref()) {
+        Ok(lab) => of_lab(&lab),
+        Err(e) if has_own => bail!("{e}; or ask this machine's agent: --agent-dir {AGENT_DIR}"),
+        Err(e) => Err(e),
+    }
 }
 
 fn of_lab(lab: &LabPaths) -> Result<Vec<Agent>> {
@@ -127,12 +151,6 @@ fn of_lab(lab: &LabPaths) -> Result<Vec<Agent>> {
         Agent { log: Some(dir.join("agent.log")), dir, node }
     };
     Ok(state.config.node_names().map(agent).collect())
-}
-
-fn ask(dir: &Path) -> Result<Value, String> {
-    let answer = weft_cni::call(&dir.join("agent.sock"), &Request::Status);
-    let answer = answer.map_err(|e| e.to_string())?;
-    answer.status.ok_or_else(|| answer.reason.unwrap_or_else(|| "no status".to_owned()))
 }
 
 type Asked = (String, Option<PathBuf>, Result<Value, String>);
@@ -197,9 +215,7 @@ fn judge(all: Vec<Asked>) -> Health {
                 find(Severity::Error, stage, &text, remedy(&text, &log));
             }
             for text in texts(of, "diagnostics") {
-                let remedy = "change that object; an Event on it names the field, and all others \
-                              are served";
-                find(Severity::Warning, stage, &text, remedy.to_owned());
+                find(Severity::Warning, stage, &text, remedy_of_input(stage, &log));
             }
         }
         if status["ready"] != true && errors == 0 {
@@ -222,6 +238,30 @@ fn judge(all: Vec<Asked>) -> Health {
     findings.sort();
     let ok = findings.iter().all(|f| f.severity != Severity::Error);
     Health { ok, nodes, findings }
+}
+
+/// What to do about what a stage says of its input.
+fn remedy_of_input(stage: &str, log: &str) -> String {
+    match stage {
+        "services" => {
+            "change that object; an Event on it names the field, and all others are served"
+                .to_owned()
+        }
+        "policy" => {
+            "change that policy; an Event on it names the rule, and all others hold".to_owned()
+        }
+        "fabric" => {
+            "it passes by itself where a node has just joined; else correct that node's addresses, \
+             pod ranges or link"
+                .to_owned()
+        }
+        "sockets" => {
+            "nothing has to be done: such clients end by their own time-outs, where another \
+             kernel would end them at once"
+                .to_owned()
+        }
+        _ => format!("nothing has to be done; {log} has more"),
+    }
 }
 
 /// What to do about an error, by what it is about.
@@ -311,6 +351,21 @@ mod tests {
             s["stages"]["services"]["diagnostics"] = json!(["Service a/b: …"]);
         })));
         assert!(warned.ok && warned.findings.len() == 2, "{warned:?}");
+        for (stage, word, foreign) in [
+            ("services", "Event", "node"),
+            ("policy", "policy", "node"),
+            ("fabric", "node", "object"),
+            ("sockets", "nothing has to be done", "object"),
+            ("podLinks", "log", "object"),
+        ] {
+            let health = of(Ok(status(|s| {
+                s["features"] = json!([]);
+                s["stages"][stage] =
+                    json!({"generation": 4, "errors": [], "diagnostics": ["what it says"]});
+            })));
+            let remedy = &health.findings[0].remedy;
+            assert!(health.ok && remedy.contains(word) && !remedy.contains(foreign), "{remedy}");
+        }
         let cases = [
             (of(Err("No such file".to_owned())), "agent", "goes on working"),
             (
