@@ -13,13 +13,18 @@ use crate::{
     remedy,
 };
 use std::{
-    cell::{Cell, OnceCell},
+    cell::{Cell, OnceCell, RefCell},
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    rc::Rc,
 };
 use weft_fabric::router_address;
-use weft_model::{Action, Direction, IpFamily, NamespaceSet, Peer, PodSet, Port, Protocol};
+use weft_model::{
+    Action, Direction, IpFamily, NamespaceSet, NodeName, Peer, PodSet, Port, Protocol,
+};
 use weft_policy::{
-    Decision, Evaluator, Flow, Owner, PolicyId, Reach, Reason, RuleId, Stretches, Transport,
+    Decision, Evaluator, Flow, Owner, PolicyId, PolicyInput, Reach, Reason, RuleId, Stretches,
+    Transport,
 };
 
 /// Denials of one answer for which remedies are looked for: each costs a few evaluators.
@@ -33,11 +38,32 @@ fn somebody(family: IpFamily) -> IpAddr {
     }
 }
 
+/// What policy depends on, as each node sees it: its own router addresses are the cluster's DNS,
+/// those of others are other nodes.
+pub(crate) struct Inputs<'a> {
+    all: &'a PolicyInput,
+    nodes: BTreeMap<&'a NodeName, PolicyInput>,
+}
+
+impl<'a> Inputs<'a> {
+    pub fn of(world: &'a World) -> Self {
+        let nodes = world.snapshot.nodes.iter().map(|(name, node)| {
+            let mut input = world.policy.clone();
+            input.dns.extend(node.pod_cidrs.iter().filter_map(|c| router_address(*c)));
+            (name, input)
+        });
+        Self { all: &world.policy, nodes: nodes.collect() }
+    }
+}
+
 /// Judges for one client.
 pub(crate) struct Judge<'a> {
     world: &'a World,
     source: &'a Source,
-    evaluator: Evaluator<'a>,
+    inputs: &'a Inputs<'a>,
+    /// Who has which address.
+    owners: weft_policy::World<'a>,
+    evaluators: RefCell<BTreeMap<Option<NodeName>, Rc<Evaluator<'a>>>>,
     stretches: OnceCell<Stretches>,
     remedies_left: Cell<u32>,
 }
@@ -49,14 +75,28 @@ struct Ways {
 }
 
 impl<'a> Judge<'a> {
-    pub fn new(world: &'a World, source: &'a Source) -> Self {
+    pub fn new(world: &'a World, source: &'a Source, inputs: &'a Inputs<'a>) -> Self {
         Self {
             world,
             source,
-            evaluator: Evaluator::new(&world.policy),
+            inputs,
+            owners: weft_policy::World::new(inputs.all),
+            evaluators: RefCell::default(),
             stretches: OnceCell::new(),
             remedies_left: Cell::new(REMEDIES_MAX),
         }
+    }
+
+    /// The evaluator of the node whose pod has an address.
+    fn evaluator(&self, subject: IpAddr) -> Rc<Evaluator<'a>> {
+        let node = match self.owners.owner(subject) {
+            Owner::Pod(pod) => pod.node.clone(),
+            _ => None,
+        };
+        let input = node.as_ref().and_then(|n| self.inputs.nodes.get(n));
+        let input = input.unwrap_or(self.inputs.all);
+        let mut all = self.evaluators.borrow_mut();
+        all.entry(node).or_insert_with(|| Rc::new(Evaluator::new(input))).clone()
     }
 
     /// Judges every way of a path; one that policy closes altogether is [`Outcome::Denied`].
@@ -196,30 +236,36 @@ impl<'a> Judge<'a> {
     }
 
     fn side(&self, direction: Direction, flow: &Flow) -> Side {
-        let verdict = self.evaluator.evaluate(flow);
-        let (decision, subject, peer) = match direction {
-            Direction::Egress => (verdict.egress, flow.source, flow.destination),
-            Direction::Ingress => (verdict.ingress, flow.destination, flow.source),
+        let (subject, peer) = match direction {
+            Direction::Egress => (flow.source, flow.destination),
+            Direction::Ingress => (flow.destination, flow.source),
         };
-        let pod = match self.evaluator.world().owner(subject) {
+        let evaluator = self.evaluator(subject);
+        let verdict = evaluator.evaluate(flow);
+        let decision = match direction {
+            Direction::Egress => verdict.egress,
+            Direction::Ingress => verdict.ingress,
+        };
+        let pod = match evaluator.world().owner(subject) {
             Owner::Pod(pod) if decision.reason != Reason::NotAPod => Some(pod.id.to_string()),
             _ => None,
         };
         let rule = match &decision.reason {
-            Reason::Rule(rule) => Some(self.rule(rule, flow)),
+            Reason::Rule(rule) => Some(self.rule(&evaluator, rule, flow)),
             _ => None,
         };
         let isolated_by = match &decision.reason {
             Reason::Isolated(all) => all.iter().map(|id| format!("NetworkPolicy {id}")).collect(),
             _ => Vec::new(),
         };
-        let passed: Vec<Rule> = decision.passed.iter().map(|r| self.rule(r, flow)).collect();
+        let passed: Vec<Rule> =
+            decision.passed.iter().map(|r| self.rule(&evaluator, r, flow)).collect();
         let mut remedies = Vec::new();
         if !decision.allowed && self.remedies_left.get() > 0 {
             self.remedies_left.set(self.remedies_left.get() - 1);
-            remedies = remedy::find(&self.evaluator, direction, flow, &decision.reason);
+            remedies = remedy::find(&evaluator, direction, flow, &decision.reason);
         }
-        let peer_name = self.peer_name(peer, direction);
+        let peer_name = peer_name(&evaluator, peer, direction);
         Side {
             allowed: decision.allowed,
             audit: decision.audit,
@@ -235,25 +281,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Who has an address, as policy sees it.
-    fn peer_name(&self, address: IpAddr, direction: Direction) -> String {
-        match self.evaluator.world().owner(address) {
-            Owner::Pod(pod) => format!("pod {}", pod.id),
-            Owner::Dns if direction == Direction::Egress => "the cluster's DNS".to_owned(),
-            Owner::Node(node) => format!("node {}", node.name),
-            // As a source the address that DNS answers at is the node's.
-            Owner::Dns | Owner::Nobody => {
-                let nodes = &self.world.snapshot.nodes;
-                let router = |c: &ipnet::IpNet| router_address(*c) == Some(address);
-                match nodes.values().find(|n| n.pod_cidrs.iter().any(router)) {
-                    Some(node) => format!("{address}, the router address of node {}", node.name),
-                    None => address.to_string(),
-                }
-            }
-        }
-    }
-
-    fn rule(&self, id: &RuleId, flow: &Flow) -> Rule {
+    fn rule(&self, evaluator: &Evaluator<'_>, id: &RuleId, flow: &Flow) -> Rule {
         let input = &self.world.policy;
         let (subject, name, action) = match &id.policy {
             PolicyId::Network(policy) => {
@@ -271,7 +299,7 @@ impl<'a> Judge<'a> {
                 (policy.map(|p| p.subject.clone()), name, action)
             }
         };
-        let matched = self.evaluator.why(id, flow);
+        let matched = evaluator.why(id, flow);
         let (peer, port) = matched.map_or((None, None), |m| (m.peer, m.port));
         let peers = remedy::peers_field(id.direction);
         let ports = remedy::ports_field(&id.policy);
@@ -303,6 +331,20 @@ impl Judgement {
             Some(format!("{name} of {}: {}", side.pod.as_deref().unwrap_or_default(), side.text))
         };
         of(&self.egress, "egress").or_else(|| of(&self.ingress, "ingress"))
+    }
+}
+
+/// Who has an address, as policy sees it.
+fn peer_name(evaluator: &Evaluator<'_>, address: IpAddr, direction: Direction) -> String {
+    match evaluator.world().owner(address) {
+        Owner::Pod(pod) => format!("pod {}", pod.id),
+        Owner::Dns if direction == Direction::Egress => "the cluster's DNS".to_owned(),
+        Owner::Node(node) if node.addresses.first() == Some(&address) => {
+            format!("node {}", node.name)
+        }
+        Owner::Node(node) => format!("node {} ({address})", node.name),
+        // As a source, the address that a node answers DNS at stands for the node itself.
+        Owner::Dns | Owner::Nobody => address.to_string(),
     }
 }
 

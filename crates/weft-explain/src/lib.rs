@@ -109,7 +109,8 @@ pub struct World {
     pub snapshot: Snapshot,
     /// The pods.
     pub pods: BTreeMap<NamespacedName, Pod>,
-    /// What policy depends on.
+    /// What policy depends on: nodes with their router addresses, and of the cluster's DNS its
+    /// cluster addresses (where a node answers itself, it does so for its own pods).
     pub policy: PolicyInput,
     /// `spec.type` of the Services.
     pub service_types: BTreeMap<NamespacedName, String>,

@@ -7,7 +7,7 @@ use crate::{
     ends::{Source, node_end},
     error::nearest,
     fabric::{At, router_of},
-    judge::Judge,
+    judge::{Inputs, Judge},
     parse::{self, Host, PortText},
 };
 use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, rc::Rc};
@@ -63,7 +63,8 @@ pub fn why(world: &World, question: &Question) -> Result<Answer, AskError> {
             }
         }
     }
-    let judge = Judge::new(world, &source);
+    let inputs = Inputs::of(world);
+    let judge = Judge::new(world, &source, &inputs);
     answer.paths.iter_mut().for_each(|p| judge.path(p));
     if let Some(dns) = &mut answer.dns {
         dns.policy = tracer.asks_dns(&judge);

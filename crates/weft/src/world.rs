@@ -150,9 +150,11 @@ fn policy_input(objects: &Objects, snapshot: &Snapshot) -> PolicyInput {
         namespaces: snapshot.namespaces.clone(),
         ..PolicyInput::default()
     };
-    for object in &objects.nodes {
-        let lowered = lower::node_peer(object).value;
-        input.nodes.extend(lowered.map(|n| (n.name.clone(), Arc::new(n))));
+    for mut peer in objects.nodes.iter().filter_map(|n| lower::node_peer(n).value) {
+        // A node is known by its router addresses, too, as the agents have it.
+        let cidrs = snapshot.nodes.get(&peer.name).into_iter().flat_map(|n| &n.pod_cidrs);
+        peer.addresses.extend(cidrs.filter_map(|c| weft_fabric::router_address(*c)));
+        input.nodes.insert(peer.name.clone(), Arc::new(peer));
     }
     for object in &objects.pods {
         let lowered = lower::pod(object).value;
@@ -168,8 +170,6 @@ fn policy_input(objects: &Objects, snapshot: &Snapshot) -> PolicyInput {
     }
     let dns = snapshot.services.get(&NamespacedName::new("kube-system", "kube-dns"));
     input.dns.extend(dns.into_iter().flat_map(|s| &s.cluster_ips));
-    let cidrs = snapshot.nodes.values().flat_map(|n| &n.pod_cidrs);
-    input.dns.extend(cidrs.filter_map(|c| weft_fabric::router_address(*c)));
     input
 }
 
