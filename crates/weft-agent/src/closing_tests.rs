@@ -52,7 +52,7 @@ fn a_kernel_that_learns_to_close_sockets_is_asked_again() {
     };
     let applied = Applied { snapshot: Snapshot::default(), tables: ServiceTables::default() };
     let begin = Instant::now();
-    let mut diagnostics = |stage: &mut SocketStage, s: u64| {
+    let diagnostics = |stage: &mut SocketStage, s: u64| {
         stage.step(&applied, begin + Duration::from_secs(s), || true);
         state.all_stages()["sockets"].diagnostics.clone()
     };
