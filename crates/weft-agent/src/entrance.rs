@@ -3,7 +3,7 @@
 use crate::host_port::{HostEntrances, PodPorts};
 use ipnet::IpNet;
 use std::{collections::BTreeMap, sync::Arc};
-use weft_model::{Map, Node, Port, Protocol};
+use weft_model::{Balance, Map, Node, Port, Protocol};
 use weft_netlink::netfilter::{Delta, Entrance, Fate, Target, Targets};
 use weft_services::{Answer, Backend, Frontend, FrontendKind, Group, Outside, ServiceTables};
 
@@ -117,12 +117,17 @@ impl Entrances {
 
     fn targets(&self, group: &Group) -> Option<Targets> {
         let backends = self.backends.get(group)?;
-        let all = backends.iter().map(|b| Target {
+        let target = |b: &Backend| Target {
             addr: b.addr,
             port: b.port.get(),
             here: self.own.iter().any(|net| net.contains(&b.addr)),
-        });
-        Some(Targets { protocol: group.protocol.number(), all: all.collect() })
+        };
+        let by_client = group.balance == Balance::Maglev;
+        let all = match group.balance {
+            Balance::Random => backends.iter().map(target).collect(),
+            Balance::Maglev => weft_services::maglev::places(backends).iter().map(target).collect(),
+        };
+        Some(Targets { protocol: group.protocol.number(), all, by_client })
     }
 }
 
@@ -204,6 +209,7 @@ mod tests {
             protocol: Protocol::Tcp,
             family: IpFamily::V4,
             policy: TrafficPolicy::Cluster,
+            balance: if n == 3 { Balance::Maglev } else { Balance::Random },
         }
     }
 

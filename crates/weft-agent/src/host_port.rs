@@ -285,7 +285,8 @@ impl HostEntrances {
             }
             let group = number();
             self.now.insert(entrance, (group, target));
-            let targets = Targets { protocol: entrance.protocol, all: vec![target] };
+            let all = vec![target];
+            let targets = Targets { protocol: entrance.protocol, all, by_client: false };
             delta.groups.insert(group, Some(targets));
             let fate = Fate::Forward { group, timeout_s: None, sources: None };
             delta.entrances.insert(entrance, Some(fate));

@@ -38,6 +38,7 @@ fn snapshot() -> Result<Snapshot, Box<dyn std::error::Error>> {
             publish_not_ready: false,
             foreign_proxy: false,
             created_s: 0,
+            balance: weft_model::Balance::default(),
         };
         s.services.insert(id, Arc::new(service));
     }

@@ -44,6 +44,7 @@ fn service(name: &str, n: u8, kind: ServiceKind) -> Service {
         publish_not_ready: false,
         foreign_proxy: false,
         created_s: 0,
+        balance: weft_model::Balance::default(),
     }
 }
 

@@ -6,8 +6,8 @@ use crate::{Diagnostic, Kind};
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use std::{collections::BTreeMap, fmt::Display, net::IpAddr, str::FromStr, sync::Arc};
 use weft_model::{
-    Endpoint, EndpointPort, EndpointSlice, External, IpFamily, NamespacedName, Node, NodeName,
-    Port, Protocol, Service, ServiceKind, ServicePort, TrafficPolicy,
+    Balance, Endpoint, EndpointPort, EndpointSlice, External, IpFamily, NamespacedName, Node,
+    NodeName, Port, Protocol, Service, ServiceKind, ServicePort, TrafficPolicy,
 };
 
 mod policy;
@@ -18,6 +18,8 @@ pub use policy::{cluster_network_policy, labelled_namespace, network_policy, nod
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Label of a Service that another proxy serves.
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Annotation of a Service: how a backend is chosen for a client, `random` or `maglev`.
+pub const BALANCE_ANNOTATION: &str = "weft.dev/lb";
 /// Label of a node that names its zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Annotation of a pod whose sockets are left alone with the value `disabled`: its packets bear
@@ -214,10 +216,24 @@ pub fn service(svc: &core::Service) -> Lowered<Service> {
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         foreign_proxy: label(&svc.metadata.labels, PROXY_NAME_LABEL).is_some(),
         created_s: svc.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
+        balance: balance(svc, &mut complaints),
     };
     let mut lowered = found.all_or_nothing(service);
     lowered.diagnostics.extend(complaints.list);
     lowered
+}
+
+/// How backends are chosen; at random where the annotation is not understood.
+fn balance(svc: &core::Service, found: &mut Findings) -> Balance {
+    match label(&svc.metadata.annotations, BALANCE_ANNOTATION) {
+        None | Some("random") => Balance::Random,
+        Some("maglev") => Balance::Maglev,
+        Some(other) => {
+            let why = format!("'{other}' is neither random nor maglev; it is random");
+            found.add(format!("metadata.annotations[{BALANCE_ANNOTATION}]"), why);
+            Balance::Random
+        }
+    }
 }
 
 /// The way in from outside. A bad address is left out alone; a bad source range, too: those

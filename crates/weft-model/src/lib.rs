@@ -37,5 +37,5 @@ pub use policy::{
     NetworkPolicy, NetworkRule, Peer, PodSet, PortMatch, Tier,
 };
 pub use port::{Port, PortError, Protocol};
-pub use service::{External, Service, ServiceKind, ServicePort, TrafficPolicy};
+pub use service::{Balance, External, Service, ServiceKind, ServicePort, TrafficPolicy};
 pub use snapshot::{Slices, Snapshot};

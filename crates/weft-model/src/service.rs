@@ -25,6 +25,17 @@ pub enum TrafficPolicy {
     Local,
 }
 
+/// How a backend is chosen for a client: annotation `weft.dev/lb` of the Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Balance {
+    /// Any, for each connection anew.
+    #[default]
+    Random,
+    /// The same for one client, on every node that knows the same backends; and still the same
+    /// for nearly all when a backend comes or goes (Maglev hashing).
+    Maglev,
+}
+
 /// One port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
@@ -94,4 +105,6 @@ pub struct Service {
     /// `metadata.creationTimestamp` in seconds since 1970: of two Services that claim one
     /// address, the older one has it. 0 where the API gives none, which is older than all.
     pub created_s: i64,
+    /// How backends are chosen.
+    pub balance: Balance,
 }

@@ -22,6 +22,8 @@
 //! Which endpoints are eligible follows kube-proxy (`pkg/proxy/topology.go`); see
 //! `eligible.rs`. [`explain`] gives the reasons, by the same rules.
 //!
+//! [`maglev`] lays out the backends of Services that want the same one for the same client.
+//!
 //! This crate knows nothing of the kernel, of the mechanism that translates, of time or I/O.
 #![forbid(unsafe_code)]
 
@@ -29,6 +31,7 @@ mod blame;
 mod census;
 mod eligible;
 mod explain;
+pub mod maglev;
 mod plan;
 mod planner;
 mod service;

@@ -231,6 +231,7 @@ impl<'a> OfService<'a> {
                 service: service.id.clone(),
                 backends: backends.clone(),
                 affinity_timeout_s: service.affinity_timeout_s,
+                balance: service.balance,
             })
         };
         Some(known.get_or_insert_with(new).clone())
@@ -258,6 +259,7 @@ impl<'a> OfService<'a> {
             protocol: port.protocol,
             family: *family,
             policy,
+            balance: self.service.balance,
         };
         let groups = &mut self.planned.groups;
         if groups.iter().all(|(known, _)| *known != group) {

@@ -6,7 +6,9 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
-use weft_model::{IpFamily, Map, NamespacedName, NodeName, Port, Protocol, Set, TrafficPolicy};
+use weft_model::{
+    Balance, IpFamily, Map, NamespacedName, NodeName, Port, Protocol, Set, TrafficPolicy,
+};
 
 /// Where a client connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +51,8 @@ pub struct LoadBalancer {
     pub backends: Arc<[Backend]>,
     /// `sessionAffinity: ClientIP`: its time-out in seconds.
     pub affinity_timeout_s: Option<u32>,
+    /// How one of them is chosen.
+    pub balance: Balance,
 }
 
 /// Where a frontend's address comes from.
@@ -84,6 +88,8 @@ pub struct Group {
     pub family: IpFamily,
     /// Which endpoints are in it.
     pub policy: TrafficPolicy,
+    /// How one of them is chosen.
+    pub balance: Balance,
 }
 
 /// What becomes of a new connection from outside.

@@ -46,6 +46,7 @@ fn service(name: &str, cluster_ips: &[&str], ports: &[(&str, Protocol, i32)]) ->
         publish_not_ready: false,
         foreign_proxy: false,
         created_s: 0,
+        balance: weft_model::Balance::default(),
     }
 }
 

@@ -302,6 +302,7 @@ fn nat(services: usize) -> Nat {
         all: endpoints(n, elsewhere)
             .map(|a| Target { addr: a.into(), port: SERVER, here: a[..3] == [10, 7, 1] })
             .collect(),
+        by_client: false,
     };
     nat.groups = (0..services).map(|n| (n as u32, targets(n, false))).collect();
     nat.groups.insert(services as u32, targets(0, true));

@@ -43,6 +43,7 @@ fn snapshot(generation: u64, ip: &str) -> Option<Arc<Snapshot>> {
         publish_not_ready: false,
         foreign_proxy: false,
         created_s: 0,
+        balance: weft_model::Balance::default(),
     };
     let mut s = Snapshot { generation, ..Snapshot::default() };
     s.services.insert(id, Arc::new(service));

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 use weft_model::{
-    Endpoint, EndpointPort, EndpointSlice, External, IpFamily, NamespacedName, Node, NodeName,
-    Port, Protocol, Service, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
+    Balance, Endpoint, EndpointPort, EndpointSlice, External, IpFamily, NamespacedName, Node,
+    NodeName, Port, Protocol, Service, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
 };
 
 /// Services and slices are numbered from 0 to this.
@@ -96,6 +96,7 @@ fn service(n: u8, variant: u8) -> Service {
         publish_not_ready: false,
         foreign_proxy: false,
         created_s: 0,
+        balance: Balance::Random,
     }
 }
 

@@ -93,7 +93,12 @@ pub fn add(
     let mut backends: Vec<_> = backends.collect();
     backends.sort_unstable();
     let service = NamespacedName::new("default", "test");
-    let lb = LoadBalancer { service, backends: backends.into(), affinity_timeout_s: None };
+    let lb = LoadBalancer {
+        service,
+        backends: backends.into(),
+        affinity_timeout_s: None,
+        balance: Default::default(),
+    };
     tables.frontends.insert(frontend, Arc::new(lb));
 }
 

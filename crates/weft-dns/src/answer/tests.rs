@@ -49,6 +49,7 @@ fn service(id: &str, kind: ServiceKind, ips: &[&str], ports: &[(&str, Protocol, 
         publish_not_ready: false,
         foreign_proxy: false,
         created_s: 0,
+        balance: weft_model::Balance::default(),
     }
 }
 

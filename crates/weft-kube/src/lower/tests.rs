@@ -111,6 +111,28 @@ fn a_bad_service_is_left_out_and_named() {
 }
 
 #[test]
+fn balance_is_an_annotation() {
+    let with = |value: Value| {
+        service(&parse(json!({
+            "metadata": {"namespace": "a", "name": "b", "annotations": {"weft.dev/lb": value}},
+            "spec": {"clusterIPs": ["10.0.0.3"]}
+        })))
+    };
+    for (value, expected) in
+        [("maglev", Balance::Maglev), ("random", Balance::Random), ("", Balance::Random)]
+    {
+        let lowered = with(json!(value));
+        assert_eq!(lowered.diagnostics, []);
+        assert_eq!(lowered.value.expect("one").balance, expected);
+    }
+    let odd = with(json!("Maglev"));
+    let (field, text) = complaint(&odd);
+    assert_eq!(field, "metadata.annotations[weft.dev/lb]");
+    assert!(text.contains("'Maglev'"), "{text}");
+    assert_eq!(odd.value.expect("served all the same").balance, Balance::Random);
+}
+
+#[test]
 fn service_options() {
     let s = service(&parse(json!({
         "metadata": {"namespace": "a", "name": "b", "creationTimestamp": "1970-01-02T00:00:01Z",

@@ -33,6 +33,7 @@ pub(super) enum Class {
     Pick {
         count: u32,
         timeout_s: u32,
+        by_client: bool,
     },
     /// As the `Pick` does whose number is `pick`, for clients out of these ranges.
     From {
@@ -56,16 +57,24 @@ struct Group {
     protocol: u8,
     /// By index.
     slots: Vec<Target>,
+    /// Whether the order of slots is its owner's.
+    by_client: bool,
     entrances: BTreeSet<Entrance>,
     /// How many of these keep clients with their target.
     sticky: usize,
 }
 
 impl Group {
-    /// Whether these are its targets, in whatever order.
+    /// Whether these are its targets, in whatever order where that does not count.
     fn has(&self, targets: &Targets) -> bool {
-        if self.slots == targets.all {
-            return self.slots.is_empty() || self.protocol == targets.protocol;
+        if self.slots.is_empty() && targets.all.is_empty() {
+            return true;
+        }
+        if self.by_client != targets.by_client {
+            return false;
+        }
+        if self.by_client || self.slots == targets.all {
+            return self.slots == targets.all && self.protocol == targets.protocol;
         }
         let sorted = |targets: &[Target]| {
             let mut sorted = targets.to_vec();
@@ -126,7 +135,7 @@ pub(super) struct Content {
 
 impl Default for Content {
     fn default() -> Self {
-        let class = |count| Class::Pick { count, timeout_s: 0 };
+        let class = |count| Class::Pick { count, timeout_s: 0, by_client: false };
         let all = 1..=RESERVED;
         Self {
             entrances: BTreeMap::new(),
@@ -223,29 +232,15 @@ impl Content {
         edits
     }
 
-    /// Sets the targets of a group. Those that stay keep their slots, except that the last
-    /// fills the gap that another leaves.
+    /// Sets the targets of a group.
     fn set_group(&mut self, number: u32, targets: Option<Targets>, edits: &mut Edits) {
-        let Targets { protocol, all } = targets.unwrap_or_default();
+        let Targets { protocol, all, by_client } = targets.unwrap_or_default();
         let mut group = self.groups.remove(&number).unwrap_or_default();
-        let wanted: BTreeMap<(IpAddr, u16), Target> =
-            all.iter().map(|t| ((t.addr, t.port), *t)).collect();
-        let mut slots = group.slots.clone();
-        let mut index = 0;
-        while let Some(slot) = slots.get_mut(index) {
-            match wanted.get(&(slot.addr, slot.port)) {
-                Some(target) => {
-                    *slot = *target;
-                    index += 1;
-                }
-                None => {
-                    slots.swap_remove(index);
-                }
-            }
-        }
-        let kept: BTreeSet<(IpAddr, u16)> = slots.iter().map(|t| (t.addr, t.port)).collect();
-        slots.extend(wanted.iter().filter(|(k, _)| !kept.contains(*k)).map(|(_, t)| *t));
-
+        let slots = match (by_client, group.by_client) {
+            (true, _) => all,
+            (false, true) => kept_in_place(&[], &all),
+            (false, false) => kept_in_place(&group.slots, &all),
+        };
         for index in 0..slots.len().max(group.slots.len()) {
             let at = |slots: &[Target]| slots.get(index).map(|t| element::slot(number, index, *t));
             let (before, after) = (at(&group.slots), at(&slots));
@@ -270,7 +265,7 @@ impl Content {
         for target in group.slots.iter().filter(|t| t.here) {
             self.untrack(group.protocol, *target, edits);
         }
-        (group.slots, group.protocol) = (slots, protocol);
+        (group.slots, group.protocol, group.by_client) = (slots, protocol, by_client);
         if !group.slots.is_empty() || !group.entrances.is_empty() {
             self.groups.insert(number, group);
         }
@@ -355,13 +350,14 @@ impl Content {
     }
 
     fn class_of(&mut self, fate: &Fate, changed: &mut BTreeMap<u32, bool>) -> u32 {
-        let count = self.count_of(fate);
+        let group = group_of(fate).and_then(|n| self.groups.get(&n));
+        let (count, by_client) = group.map_or((0, false), |g| (g.slots.len(), g.by_client));
         match fate {
             Fate::Drop => self.number_of(Class::Drop, changed),
             Fate::Forward { timeout_s, sources, .. } if count > 0 => {
                 let count = u32::try_from(count).unwrap_or(u32::MAX);
                 let timeout_s = timeout_s.unwrap_or(0);
-                let pick = self.number_of(Class::Pick { count, timeout_s }, changed);
+                let pick = self.number_of(Class::Pick { count, timeout_s, by_client }, changed);
                 let Some(sources) = sources.clone() else { return pick };
                 let known = self.class_last;
                 let number = self.number_of(Class::From { sources, pick }, changed);
@@ -430,10 +426,6 @@ impl Content {
                 && self.classes.iter().filter(is_spare).count() <= SPARE_MAX
     }
 
-    fn count_of(&self, fate: &Fate) -> usize {
-        group_of(fate).and_then(|n| self.groups.get(&n)).map_or(0, |g| g.slots.len())
-    }
-
     /// The element of an entrance.
     fn value_of(&self, entrance: &Entrance) -> Option<Value> {
         let Led { fate, class } = self.entrances.get(entrance)?;
@@ -492,7 +484,9 @@ impl Content {
                 let sticky = self.groups.iter().filter(|(_, g)| g.sticky > 0);
                 Box::new(sticky.flat_map(move |(number, group)| {
                     let of_version = group.slots.iter().filter(move |t| Ip::of_addr(t.addr) == ip);
-                    of_version.map(|t| (element::member(*number, *t), Value::None))
+                    // One may be in many slots.
+                    let places = of_version.map(|t| element::member(*number, *t));
+                    places.collect::<BTreeSet<_>>().into_iter().map(|place| (place, Value::None))
                 }))
             }
             Map::Tracked(ip) => {
@@ -523,6 +517,29 @@ fn led_to(number: u32, class: &Class) -> (Value, Option<ClassChain>) {
         Class::Pick { .. } | Class::From { .. } => ClassChain::Numbered(number),
     };
     (Value::Goto(chain), Some(chain))
+}
+
+/// The slots of `wanted`: those that stay keep theirs, except that the last fills the gap that
+/// another leaves.
+fn kept_in_place(before: &[Target], wanted: &[Target]) -> Vec<Target> {
+    let wanted: BTreeMap<(IpAddr, u16), Target> =
+        wanted.iter().map(|t| ((t.addr, t.port), *t)).collect();
+    let mut slots = before.to_vec();
+    let mut index = 0;
+    while let Some(slot) = slots.get_mut(index) {
+        match wanted.get(&(slot.addr, slot.port)) {
+            Some(target) => {
+                *slot = *target;
+                index += 1;
+            }
+            None => {
+                slots.swap_remove(index);
+            }
+        }
+    }
+    let kept: BTreeSet<(IpAddr, u16)> = slots.iter().map(|t| (t.addr, t.port)).collect();
+    slots.extend(wanted.iter().filter(|(k, _)| !kept.contains(*k)).map(|(_, t)| *t));
+    slots
 }
 
 fn group_of(fate: &Fate) -> Option<u32> {

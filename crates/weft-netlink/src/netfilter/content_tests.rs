@@ -64,13 +64,17 @@ impl Kernel {
             }
         };
         let mut slots: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
-        let mut said = BTreeSet::new();
+        let (mut said, mut ordered) = (BTreeSet::new(), BTreeSet::new());
         for ((map, key), value) in &self.elements {
             let key = key.get();
             match (map, value) {
                 (Map::Frontends(_), Value::Bytes(value)) => {
                     let (number, group) = value.get()[4..].split_at(4);
-                    said.insert(format!("{map:?} {key:?}: {} {group:?}", class(number)));
+                    let class = class(number);
+                    if class.contains("by_client: true") {
+                        ordered.insert(group);
+                    }
+                    said.insert(format!("{map:?} {key:?}: {class} {group:?}"));
                 }
                 (Map::Slots(_), Value::Bytes(value)) => {
                     let (group, index) = key.split_at(4);
@@ -87,7 +91,9 @@ impl Kernel {
             }
         }
         for (group, slots) in &mut slots {
-            slots.sort_unstable();
+            if !ordered.contains(group) {
+                slots.sort_unstable();
+            }
             said.insert(format!("{group:?}: {slots:?}"));
         }
         said
@@ -136,9 +142,14 @@ pub(in super::super) fn delta() -> impl Strategy<Value = Delta> {
         // Targets are on this node or not, whichever group they are in.
         let all = proptest::collection::btree_set(0..6u8, 0..5);
         let all = all.prop_map(|all| all.into_iter().collect::<Vec<u8>>()).prop_shuffle();
-        let all = all.prop_map(move |all| Targets {
-            protocol: if number < 4 { 6 } else { 17 },
-            all: all.into_iter().map(|n| target(number, n, n % 3 == 0)).collect(),
+        let all = (all, proptest::bool::weighted(0.3)).prop_map(move |(all, by_client)| {
+            let mut all: Vec<Target> =
+                all.into_iter().map(|n| target(number, n, n % 3 == 0)).collect();
+            if by_client {
+                // A table, in which each is more than once.
+                all.extend(all.clone().into_iter().rev());
+            }
+            Targets { protocol: if number < 4 { 6 } else { 17 }, all, by_client }
         });
         (Just(number), proptest::option::weighted(0.8, all))
     });
@@ -199,7 +210,8 @@ fn forward(group: u32) -> Fate {
 }
 
 fn targets(n: u8) -> Targets {
-    Targets { protocol: 17, all: (1..=n).map(|i| target(0, i, false)).collect() }
+    let all = (1..=n).map(|i| target(0, i, false)).collect();
+    Targets { protocol: 17, all, by_client: false }
 }
 
 #[test]
@@ -229,7 +241,7 @@ fn a_change_of_one_group_touches_its_own_elements_only() {
 fn content_of(content: &Content, group: u32) -> Targets {
     let mut all = content.groups[&group].slots.clone();
     all.reverse();
-    Targets { protocol: 17, all }
+    Targets { protocol: 17, all, by_client: false }
 }
 
 /// Chains are made once, and go when there are too many; numbers are not used again.
@@ -238,7 +250,7 @@ fn classes_stay_for_the_next_who_is_of_them() {
     let mut content = Content::default();
     let mut with = |n: u16, sources: Option<Vec<IpNet>>| {
         let all = (0..n).map(|i| Target { port: i, ..target(0, 1, false) }).collect();
-        let groups = [(0, Some(Targets { protocol: 6, all }))].into();
+        let groups = [(0, Some(Targets { protocol: 6, all, by_client: false }))].into();
         let fate = Fate::Forward { group: 0, timeout_s: None, sources };
         let edits = content.apply(Delta { entrances: [(entrance(0), Some(fate))].into(), groups });
         let made = edits.new_chains.iter().map(|(name, _)| name.to_string());

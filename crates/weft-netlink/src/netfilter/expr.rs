@@ -16,6 +16,16 @@ const NFTA_NG_DREG: u16 = 1;
 const NFTA_NG_MODULUS: u16 = 2;
 const NFTA_NG_TYPE: u16 = 3;
 const NFT_NG_RANDOM: u32 = 1;
+const NFTA_HASH_SREG: u16 = 1;
+const NFTA_HASH_DREG: u16 = 2;
+const NFTA_HASH_LEN: u16 = 3;
+const NFTA_HASH_MODULUS: u16 = 4;
+const NFTA_HASH_SEED: u16 = 5;
+const NFTA_HASH_TYPE: u16 = 7;
+const NFT_HASH_JENKINS: u32 = 0;
+/// The same on all nodes, so that they all lead a client to the same target; the kernel would
+/// take a random one.
+const HASH_SEED: u32 = 0x7765_6674;
 const NFTA_NAT_TYPE: u16 = 1;
 const NFTA_NAT_FAMILY: u16 = 2;
 const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
@@ -176,6 +186,18 @@ pub(super) fn random_to(list: &mut Message, word: u32, modulus: u32) {
         d.attr_be32(NFTA_NG_DREG, register(word))
             .attr_be32(NFTA_NG_MODULUS, modulus)
             .attr_be32(NFTA_NG_TYPE, NFT_NG_RANDOM);
+    });
+}
+
+/// A number below `modulus` that depends on the address at `from` alone.
+pub(super) fn hash_to(list: &mut Message, ip: Ip, word: u32, from: u32, modulus: u32) {
+    expression(list, "hash", |d| {
+        d.attr_be32(NFTA_HASH_SREG, register(from))
+            .attr_be32(NFTA_HASH_DREG, register(word))
+            .attr_be32(NFTA_HASH_LEN, ip.len)
+            .attr_be32(NFTA_HASH_MODULUS, modulus)
+            .attr_be32(NFTA_HASH_SEED, HASH_SEED)
+            .attr_be32(NFTA_HASH_TYPE, NFT_HASH_JENKINS);
     });
 }
 

@@ -21,7 +21,7 @@ pub struct Entrance {
 /// What becomes of a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes to a target of the group, chosen at random.
+    /// It goes to a target of the group.
     Forward {
         /// Key of [`Nat::groups`].
         group: u32,
@@ -53,8 +53,11 @@ pub struct Target {
 pub struct Targets {
     /// Number of the protocol.
     pub protocol: u8,
-    /// The targets, in any order; none twice.
+    /// The targets, in any order, none twice; or a table where `by_client` is set.
     pub all: Vec<Target>,
+    /// Whether a hash of the client's address says which place of `all` it is led to, instead of
+    /// chance: the order counts then, and a target may be at many places.
+    pub by_client: bool,
 }
 
 /// All entrances of a node.

@@ -153,9 +153,7 @@ pub(super) fn sets(sticky_max: u32) -> Vec<Message> {
                 let key = joined(&[ip.set.2, TYPE_PROTOCOL, TYPE_PORT]);
                 ((key, ip.len + 8), Some((joined(&[TYPE_MARK, TYPE_MARK, TYPE_MARK]), 12)))
             }
-            Map::Slots(ip) => {
-                ((joined(&[TYPE_MARK, TYPE_MARK]), 8), Some(target_type(ip)))
-            }
+            Map::Slots(ip) => ((joined(&[TYPE_MARK, TYPE_MARK]), 8), Some(target_type(ip))),
             Map::Classes => ((TYPE_MARK, 4), Some((NFT_DATA_VERDICT, 16))),
             Map::Tracked(ip) => ((joined(&[ip.set.2, TYPE_PROTOCOL, TYPE_PORT]), ip.len + 8), None),
             Map::Members(ip) => (target_type(ip), None),
@@ -187,8 +185,9 @@ fn class_chain(chain: ClassChain, class: &Class, refuge: &[IpAddr]) -> Vec<Messa
                 }));
             }
         }
-        Class::Pick { count, timeout_s } => {
-            messages.extend([IPV4, IPV6].iter().flat_map(|ip| pick(name, *ip, *count, *timeout_s)));
+        Class::Pick { count, timeout_s, by_client } => {
+            let of = |ip| pick(name, ip, *count, *timeout_s, *by_client);
+            messages.extend([IPV4, IPV6].into_iter().flat_map(of));
         }
         // It looks nothing up itself: see `content.rs`.
         Class::From { sources, pick } => {
@@ -206,8 +205,9 @@ fn class_chain(chain: ClassChain, class: &Class, refuge: &[IpAddr]) -> Vec<Messa
     messages
 }
 
-/// Chooses one of `count` targets: the one that the client had before, else any.
-fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32) -> Vec<Message> {
+/// Chooses one of `count` slots: with the target that the client had before, else any, by chance
+/// or by the client's address.
+fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32, by_client: bool) -> Vec<Message> {
     let (w, target) = (ip.words(), target_at(ip));
     let (sticky, slots) = (sticky_name(ip), Map::Slots(ip).name());
     let mut rules = Vec::new();
@@ -236,7 +236,12 @@ fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32) -> Vec<Message> {
             expr::end_to(list, ip, w, false);
             expr::show_mark(list, led + 2);
             expr::find(list, Map::Frontends(ip).name(), w, Some(led));
-            expr::random_to(list, led + 3, count);
+            if by_client {
+                expr::address_to(list, ip, target, true);
+                expr::hash_to(list, ip, led + 3, target, count);
+            } else {
+                expr::random_to(list, led + 3, count);
+            }
             expr::show_target(list, ip, target + 1);
             expr::find(list, slots, led + 2, Some(target));
             if remembered {
@@ -248,7 +253,8 @@ fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32) -> Vec<Message> {
             }
             expr::to_target(list, ip, target + 1);
         });
-        let said = format!("dnat to {slots}[group . numgen random mod {count}]");
+        let number = if by_client { "jhash saddr" } else { "numgen random" };
+        let said = format!("dnat to {slots}[group . {number} mod {count}]");
         rules.push(commented(one, &said));
     };
     if timeout_s > 0 {

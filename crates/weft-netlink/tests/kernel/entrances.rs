@@ -195,7 +195,7 @@ fn nat_to(targets: &[[&str; 2]], fate: impl Fn(u32) -> Fate) -> Nat {
         for protocol in [TCP, UDP] {
             let group = 2 * v as u32 + u32::from(protocol == UDP);
             let all = targets.iter().map(|t| target(t[v], TARGET)).collect();
-            nat.groups.insert(group, Targets { protocol, all });
+            nat.groups.insert(group, Targets { protocol, all, by_client: false });
             nat.entrances.insert(at(node, protocol), fate(group));
         }
     }
@@ -383,7 +383,8 @@ fn clients_stay_with_their_target_over_restarts() {
         });
     };
     let asked = || {
-        let one = |node: &str| [ask_tcp, ask_udp].map(|ask| ask(&world.client, node).expect("answer"));
+        let one =
+            |node: &str| [ask_tcp, ask_udp].map(|ask| ask(&world.client, node).expect("answer"));
         NODE.map(one)
     };
     restart(0);
@@ -391,6 +392,71 @@ fn clients_stay_with_their_target_over_restarts() {
     for n in 1..=6 {
         restart(10 * n);
         assert_eq!(asked(), before, "restart {n}");
+    }
+}
+
+/// How many of a hundred clients, each with an address of its own, each target answers; by the
+/// client, so that two looks can be compared.
+fn answered(world: &World, node: &str) -> BTreeMap<IpAddr, String> {
+    let clients = (100..200).map(|n| match node.contains(':') {
+        true => ip(&format!("fd02::{n}")),
+        false => ip(&format!("192.0.2.{n}")),
+    });
+    let ask = |from: IpAddr| {
+        let socket = UdpSocket::bind((from, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+        socket.send_to(b"x", (ip(node), PORT))?;
+        let mut said = [0; 64];
+        let n = socket.recv(&mut said)?;
+        let said = String::from_utf8_lossy(&said[..n]).into_owned();
+        Ok(said.split(' ').next().unwrap_or_default().to_owned())
+    };
+    let all =
+        || clients.map(|c| (c, ask(c).map_err(|e: std::io::Error| e.kind()).expect("answer")));
+    netns::run_in(&world.client.path, || all().collect()).expect("entered")
+}
+
+#[test]
+fn clients_are_spread_by_chance_or_by_their_address() {
+    if !is_root("clients_are_spread_by_chance_or_by_their_address") {
+        return;
+    }
+    let world = World::new();
+    World::serve(&world.near, "near");
+    World::serve(&world.far, "far");
+    let client = world.client.netlink();
+    for n in 100..200 {
+        client.add_address("eth0", net(&format!("192.0.2.{n}/24"))).expect("address");
+        client.add_address("eth0", net(&format!("fd02::{n}/64"))).expect("address");
+    }
+    let written = |by_client: bool| {
+        let mut nat = nat_to(&[NEAR, FAR], forward);
+        for targets in nat.groups.values_mut().filter(|_| by_client) {
+            targets.all = targets.all.iter().copied().cycle().take(1021).collect();
+            targets.by_client = true;
+        }
+        let mut table = Table::new();
+        world.on_node(|| {
+            table.set_rules(&rules()).expect("table");
+            table.set_nat(nat).expect("change");
+        });
+        table
+    };
+    for by_client in [false, true] {
+        for node in NODE {
+            // Another process, as another node: the same client finds the same target.
+            let looks = [0, 1].map(|_| {
+                drop(written(by_client));
+                answered(&world, node)
+            });
+            for look in &looks {
+                let near = look.values().filter(|name| *name == "near").count();
+                println!("by client {by_client}, {node}: {near} of 100 to one of two targets");
+                // Five times the deviation of a fair choice.
+                assert!((25..=75).contains(&near), "{node}: {look:?}");
+            }
+            assert_eq!(looks[0] == looks[1], by_client, "{node}");
+        }
     }
 }
 
@@ -562,7 +628,7 @@ fn many_entrances_are_one_transaction() {
             port: 80,
             here: false,
         });
-        Targets { protocol: TCP, all: all.collect() }
+        Targets { protocol: TCP, all: all.collect(), by_client: false }
     };
     for n in 0..ENTRANCES {
         let port = 1000 + n as u16;

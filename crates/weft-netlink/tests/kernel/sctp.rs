@@ -128,7 +128,7 @@ fn nat(v: usize, to: &[&str], fate: Fate) -> Nat {
         nat.entrances.insert(at, fate.clone());
     }
     let all = to.iter().map(|t| target(t, TARGET)).collect();
-    nat.groups.insert(1, Targets { protocol: SCTP, all });
+    nat.groups.insert(1, Targets { protocol: SCTP, all, by_client: false });
     nat
 }
 

@@ -122,9 +122,15 @@ pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
     let ips = some(vec!["10.96.0.1", "10.96.0.2", "fd00:10:96::1"]);
     let vips = some(vec!["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
     let extra = some(vec!["192.0.2.1", "198.51.100.1", "10.96.0.2"]);
-    let flags = (any::<bool>(), any::<bool>(), 0..8u8, 0..8u8, any::<bool>(), 0..3i64);
+    let flags = (any::<bool>(), any::<bool>(), 0..8u8, 0..8u8, any::<bool>(), 0..3i64, 0..3u8);
     let one = (ports, ips, vips, extra, flags).prop_map(
-        |(ports, ips, vips, extra, (local, external_local, foreign, headless, both, created_s))| {
+        |(
+            ports,
+            ips,
+            vips,
+            extra,
+            (local, external_local, foreign, headless, both, created_s, maglev),
+        )| {
             let plain: Vec<_> = ports.iter().map(|(n, p, port, _)| (*n, *p, *port)).collect();
             let mut s = service("", &ips, &plain);
             for (to, (.., node_port)) in s.ports.iter_mut().zip(&ports) {
@@ -143,6 +149,9 @@ pub(super) fn services() -> impl Strategy<Value = Vec<Service>> {
             s.external.addresses = extra.iter().map(|a| ip(a)).collect();
             s.foreign_proxy = foreign == 0;
             s.created_s = created_s;
+            if maglev == 0 {
+                s.balance = weft_model::Balance::Maglev;
+            }
             if headless == 0 {
                 s.kind = ServiceKind::Headless;
             }
@@ -255,7 +264,7 @@ proptest! {
                 inside += 1;
                 let seen = match tables.frontends.get(&at) {
                     Some(lb) => {
-                        prop_assert_eq!(&lb.service, &s.id);
+                        prop_assert_eq!((&lb.service, lb.balance), (&s.id, s.balance));
                         prop_assert!(lb.backends.is_sorted(), "equal sets give equal tables");
                         Seen::OneOf(lb.backends.iter().copied().collect())
                     }
@@ -271,6 +280,7 @@ proptest! {
             prop_assert_eq!((&found.service, found.kind), (&s.id, kind));
             let seen = match &found.answer {
                 Answer::Forward(group) => {
+                    prop_assert_eq!(group.balance, s.balance);
                     Seen::OneOf(tables.groups[group].iter().copied().collect())
                 }
                 Answer::Refuse => Seen::Refused,
