@@ -26,13 +26,14 @@ const NS_PER_S: u64 = 1_000_000_000;
 pub fn service(frontend: &Addr) -> Option<ServiceValue> {
     let value = SERVICES.get_ptr(frontend)?;
     // SAFETY: the pointer comes from a look-up in this RCU section and is not null.
-    let (head, affinity_timeout_s) = unsafe {
+    let (head, affinity_timeout_s, flags) = unsafe {
         (
             read_volatile(addr_of!((*value).head)),
             read_volatile(addr_of!((*value).affinity_timeout_s)),
+            read_volatile(addr_of!((*value).flags)),
         )
     };
-    let service = ServiceValue { head, affinity_timeout_s, reserved: 0 };
+    let service = ServiceValue { head, affinity_timeout_s, flags };
     if service.count() == 0 { None } else { Some(service) }
 }
 
@@ -67,8 +68,13 @@ pub fn choose(frontend: &Addr, client: impl Fn() -> Option<u64>) -> Option<Chose
                 return chosen(backend);
             }
         }
-        // SAFETY: the helper has no preconditions.
-        let index = unsafe { bpf_get_prandom_u32() } % service.count();
+        let index = if service.flags & ServiceValue::BY_CLIENT != 0 {
+            service.place(client)
+        } else {
+            // SAFETY: the helper has no preconditions.
+            let any = unsafe { bpf_get_prandom_u32() };
+            any % service.count()
+        };
         let key = SlotKey { frontend: *frontend, generation: service.generation(), index };
         // SAFETY: a slot is deleted only a grace period after the frontend left its
         // generation, so the value stays whole while this program reads it.

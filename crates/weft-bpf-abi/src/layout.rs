@@ -86,14 +86,25 @@ pub struct ServiceValue {
     pub head: u64,
     /// Session affinity by client, in seconds; 0 for none.
     pub affinity_timeout_s: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// [`Self::BY_CLIENT`], or 0.
+    pub flags: u32,
 }
 
 impl ServiceValue {
+    /// The slots are a table in which a hash of the client finds its place ([`Self::place`]);
+    /// otherwise any slot is as good as any other, and chance chooses.
+    pub const BY_CLIENT: u32 = 1;
+
+    /// The slot of a client in a set with slots. Cookies of namespaces are numbers in a row:
+    /// multiplied by 2⁶⁴ / φ they are spread evenly (Knuth, The Art of Computer Programming 3, 6.4).
+    #[inline(always)]
+    pub const fn place(&self, client: u64) -> u32 {
+        (client.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 % self.count()
+    }
+
     /// Joins generation and count.
     pub const fn new(generation: u32, count: u32, affinity_timeout_s: u32) -> Self {
-        Self { head: generation as u64 | (count as u64) << 32, affinity_timeout_s, reserved: 0 }
+        Self { head: generation as u64 | (count as u64) << 32, affinity_timeout_s, flags: 0 }
     }
 
     /// Generation of the frontend's set of backends; part of [`SlotKey`].
@@ -242,7 +253,7 @@ macro_rules! layout {
 }
 
 layout!(Addr, size 20, align 4, ip at 0, port at 16, protocol at 18, pad at 19);
-layout!(ServiceValue, size 16, align 8, head at 0, affinity_timeout_s at 8, reserved at 12);
+layout!(ServiceValue, size 16, align 8, head at 0, affinity_timeout_s at 8, flags at 12);
 layout!(SlotKey, size 28, align 4, frontend at 0, generation at 20, index at 24);
 layout!(MemberKey, size 40, align 4, frontend at 0, backend at 20);
 layout!(SocketKey, size 32, align 8, cookie at 0, addr at 8, pad at 28);
@@ -282,5 +293,16 @@ mod tests {
     fn service_value_keeps_both_halves() {
         let v = ServiceValue::new(u32::MAX, 7, 10_800);
         assert_eq!((v.generation(), v.count(), v.affinity_timeout_s), (u32::MAX, 7, 10_800));
+    }
+
+    #[test]
+    fn namespaces_in_a_row_find_places_of_their_own() {
+        let v = ServiceValue::new(1, 1021, 0);
+        for first in [1u64, 4096, 1 << 40] {
+            let mut shares = [0u32; 1021];
+            (first..first + 10_210).for_each(|c| shares[v.place(c) as usize] += 1);
+            // Ten each, were it even.
+            assert!(shares.iter().all(|n| (1..=20).contains(n)), "{first}: {shares:?}");
+        }
     }
 }

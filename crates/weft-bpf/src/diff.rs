@@ -9,7 +9,8 @@ use std::{
     net::IpAddr,
 };
 use weft_bpf_abi::{Addr, MemberKey, PROTO_UDP, ServiceValue, SlotKey};
-use weft_services::{Frontend, LoadBalancer};
+use weft_model::Balance;
+use weft_services::{Backend, Frontend, LoadBalancer};
 
 /// What the maps hold, element by element.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +28,8 @@ pub(crate) const STEP_SLOTS: usize = 4096;
 struct Entry {
     generation: u32,
     affinity_timeout_s: u32,
-    /// In the order of their slots.
+    flags: u32,
+    /// In the order of their slots; some more than once where [`ServiceValue::BY_CLIENT`] is set.
     backends: Vec<Addr>,
     /// Whether all slots and members are there; if not, it is written anew.
     intact: bool,
@@ -70,8 +72,11 @@ pub(crate) struct Expected {
 /// The wanted set of one frontend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
+    /// In the order of their slots.
     pub(crate) backends: Vec<Addr>,
     pub(crate) affinity_timeout_s: u32,
+    /// Of [`ServiceValue`].
+    pub(crate) flags: u32,
 }
 
 /// A step from what is to what shall be. The fields are in the order of execution: new sets
@@ -104,11 +109,16 @@ pub(crate) fn lower_key(frontend: &Frontend) -> Option<Addr> {
 
 /// The kernel's form of what stands behind `frontend`; `None` where there is nobody.
 pub(crate) fn lower(frontend: Addr, lb: &LoadBalancer) -> Option<Wanted> {
-    let backends = lb.backends.iter().map(|b| addr(b.addr, b.port.get(), frontend.protocol));
-    let wanted = Wanted {
-        backends: backends.collect(),
-        affinity_timeout_s: lb.affinity_timeout_s.unwrap_or(0),
+    let lowered = |b: &Backend| addr(b.addr, b.port.get(), frontend.protocol);
+    let (backends, flags) = match lb.balance {
+        Balance::Random => (lb.backends.iter().map(lowered).collect(), 0),
+        Balance::Maglev => {
+            let places = weft_services::maglev::places(&lb.backends);
+            (places.iter().map(lowered).collect(), ServiceValue::BY_CLIENT)
+        }
     };
+    let affinity_timeout_s = lb.affinity_timeout_s.unwrap_or(0);
+    let wanted = Wanted { backends, affinity_timeout_s, flags };
     (!wanted.backends.is_empty()).then_some(wanted)
 }
 
@@ -128,24 +138,35 @@ impl Entry {
         (0..count).map(move |index| SlotKey { frontend, generation, index })
     }
 
-    fn member_keys(&self, frontend: Addr) -> impl Iterator<Item = MemberKey> + '_ {
+    /// Each once, in their own order.
+    fn member_keys(&self, frontend: Addr) -> impl Iterator<Item = MemberKey> + use<> {
         let needed = needs_members(&frontend, self.affinity_timeout_s);
-        let backends = if needed { self.backends.as_slice() } else { &[] };
-        backends.iter().map(move |&backend| MemberKey { frontend, backend })
+        let mut members = if needed { self.backends.clone() } else { Vec::new() };
+        members.sort_unstable();
+        members.dedup();
+        members.into_iter().map(move |backend| MemberKey { frontend, backend })
     }
 
     fn member_count(&self, frontend: Addr) -> usize {
-        if needs_members(&frontend, self.affinity_timeout_s) { self.backends.len() } else { 0 }
+        // Only a table has one twice, and that is long.
+        let plain = needs_members(&frontend, self.affinity_timeout_s).then_some(&self.backends);
+        match plain {
+            Some(_) if self.flags & ServiceValue::BY_CLIENT != 0 => {
+                self.member_keys(frontend).count()
+            }
+            backends => backends.map_or(0, Vec::len),
+        }
     }
 
     fn value(&self) -> ServiceValue {
         let count = self.backends.len() as u32;
-        ServiceValue::new(self.generation, count, self.affinity_timeout_s)
+        let flags = self.flags;
+        ServiceValue { flags, ..ServiceValue::new(self.generation, count, self.affinity_timeout_s) }
     }
 
     fn is(&self, wanted: &Wanted) -> bool {
         self.intact
-            && self.affinity_timeout_s == wanted.affinity_timeout_s
+            && (self.affinity_timeout_s, self.flags) == (wanted.affinity_timeout_s, wanted.flags)
             && self.backends == wanted.backends
     }
 }
@@ -158,6 +179,7 @@ impl Mirror {
             let mut entry = Entry {
                 generation: value.generation(),
                 affinity_timeout_s: value.affinity_timeout_s,
+                flags: value.flags,
                 backends: Vec::new(),
                 intact: true,
             };
@@ -381,6 +403,7 @@ impl Mirror {
         Entry {
             generation: current.wrapping_add(1),
             affinity_timeout_s: wanted.affinity_timeout_s,
+            flags: wanted.flags,
             backends: wanted.backends.clone(),
             intact: true,
         }
@@ -397,6 +420,7 @@ impl Mirror {
             let entry = Entry {
                 generation: value.generation(),
                 affinity_timeout_s: value.affinity_timeout_s,
+                flags: value.flags,
                 backends: desired[frontend].backends.clone(),
                 intact: true,
             };

@@ -17,13 +17,20 @@ fn backend(n: u8, protocol: u8) -> Addr {
 }
 
 fn desired() -> impl Strategy<Value = Desired> {
-    let set = (prop::collection::btree_set(0u8..8, 1..6), prop::sample::select(vec![0u32, 0, 60]));
+    let timeout_s = prop::sample::select(vec![0u32, 0, 60]);
+    let set = (prop::collection::btree_set(0u8..8, 1..6), timeout_s, prop::bool::weighted(0.3));
     prop::collection::btree_map(0u8..6, set, 0..6).prop_map(|m| {
         m.into_iter()
-            .map(|(f, (backends, affinity_timeout_s))| {
+            .map(|(f, (backends, affinity_timeout_s, by_client))| {
                 let f = frontend(f);
-                let backends = backends.into_iter().map(|b| backend(b, f.protocol)).collect();
-                (f, Wanted { backends, affinity_timeout_s })
+                let mut backends: Vec<Addr> =
+                    backends.into_iter().map(|b| backend(b, f.protocol)).collect();
+                if by_client {
+                    // A table, in which each is more than once.
+                    backends.extend(backends.clone().into_iter().rev());
+                }
+                let flags = if by_client { ServiceValue::BY_CLIENT } else { 0 };
+                (f, Wanted { backends, affinity_timeout_s, flags })
             })
             .collect()
     })
@@ -103,7 +110,8 @@ pub(crate) fn assert_holds(kernel: &Observed, desired: &Desired) {
     for (frontend, wanted) in desired {
         let set: BTreeSet<Addr> = wanted.backends.iter().copied().collect();
         assert_eq!(read(kernel, frontend).as_ref(), Some(&set));
-        slots += set.len();
+        assert_eq!(kernel.services[frontend].flags, wanted.flags);
+        slots += wanted.backends.len();
         if needs_members(frontend, wanted.affinity_timeout_s) {
             members += set.len();
             assert!(set.iter().all(|b| stays(kernel, frontend, b)));
@@ -224,6 +232,7 @@ fn parts_are_small_and_complete() {
     let wanted = |count: u8| Wanted {
         backends: (0..count).map(|n| backend(n, PROTO_TCP)).collect(),
         affinity_timeout_s: 0,
+        flags: 0,
     };
     let frontend = |n: u32| {
         Addr::from_socket((std::net::Ipv4Addr::from(0x0a60_0000 + n), 80).into(), PROTO_TCP)
@@ -255,6 +264,7 @@ fn a_missing_slot_is_written_anew() {
     let wanted = Wanted {
         backends: (0..3).map(|n| backend(n, f.protocol)).collect(),
         affinity_timeout_s: 0,
+        flags: 0,
     };
     let desired = Desired::from([(f, wanted)]);
     let mut kernel = Observed::default();
