@@ -25,9 +25,14 @@ use std::{
 use weft_model::IpFamily;
 
 use crate::nodes::Place;
+use doors::{Caller, Door};
+use knock::{Heard, Knock, Sweep, Swept};
 use load::Load;
 
+pub mod doors;
+pub mod knock;
 pub mod load;
+mod sctp;
 
 /// Dials in flight at once in one probe.
 const DIALS_AT_ONCE: usize = 32;
@@ -46,6 +51,18 @@ enum Request {
     Dial { targets: Vec<Target> },
     /// Ask the servers for a name's addresses of one family.
     Resolve { servers: Vec<IpAddr>, name: String, family: IpFamily },
+    /// Answer at these ports.
+    Open { doors: Vec<Door> },
+    /// Who came through them?
+    Callers,
+    /// Knock at each, and listen so long.
+    Knock { knocks: Vec<Knock>, timeout_ms: u64 },
+    /// The same again and again; a sweep that runs goes on, too.
+    SweepStart { knocks: Vec<Knock>, timeout_ms: u64 },
+    /// How many rounds did each sweep do so far?
+    SweepSeen,
+    /// End all sweeps and tell how they went.
+    SweepEnd,
     /// Begin to ask, and go on; flows that run already go on, too.
     LoadStart { flows: Vec<load::Flow> },
     /// How many requests of each flow were answered so far?
@@ -76,6 +93,7 @@ pub struct Dialled {
 pub fn main() -> Result<()> {
     let mut out = std::io::stdout().lock();
     let mut loads = Vec::new();
+    let mut sweeps = Vec::new();
     for line in std::io::stdin().lock().lines() {
         let line = line.context("read request")?;
         let reply = match serde_json::from_str(&line).context("decode request")? {
@@ -83,6 +101,24 @@ pub fn main() -> Result<()> {
             Request::Dial { targets } => serde_json::to_string(&dial_all(&targets)),
             Request::Resolve { servers, name, family } => {
                 serde_json::to_string(&resolve(&servers, &name, family).map_err(|e| e.to_string()))
+            }
+            Request::Open { doors } => serde_json::to_string(&doors::open(&doors)?),
+            Request::Callers => serde_json::to_string(&doors::callers()),
+            Request::Knock { knocks, timeout_ms } => {
+                let timeout = Duration::from_millis(timeout_ms);
+                serde_json::to_string(&knock::knock(&knocks, timeout))
+            }
+            Request::SweepStart { knocks, timeout_ms } => {
+                sweeps.push(Sweep::start(knocks, Duration::from_millis(timeout_ms)));
+                serde_json::to_string(&())
+            }
+            Request::SweepSeen => {
+                let rounds: Vec<u64> = sweeps.iter().map(Sweep::rounds).collect();
+                serde_json::to_string(&rounds)
+            }
+            Request::SweepEnd => {
+                let ended: Vec<Swept> = sweeps.drain(..).map(Sweep::end).collect();
+                serde_json::to_string(&ended)
             }
             Request::LoadStart { flows } => {
                 loads.push(Load::start(flows));
@@ -258,6 +294,37 @@ impl Probe {
         let found: Result<Vec<IpAddr>, String> =
             self.ask(&Request::Resolve { servers, name, family })?;
         found.map_err(anyhow::Error::msg)
+    }
+
+    /// Answers at these ports, in both families. Gives back those where somebody else does.
+    pub fn open(&mut self, doors: Vec<Door>) -> Result<Vec<Door>> {
+        self.ask(&Request::Open { doors })
+    }
+
+    /// Who came through the doors so far.
+    pub fn callers(&mut self) -> Result<Vec<Caller>> {
+        self.ask(&Request::Callers)
+    }
+
+    /// Knocks everywhere at once; results in the same order, after `timeout_ms` at the latest
+    /// for each 400.
+    pub fn knock(&mut self, knocks: Vec<Knock>, timeout_ms: u64) -> Result<Vec<Heard>> {
+        self.ask(&Request::Knock { knocks, timeout_ms })
+    }
+
+    /// Begins to knock again and again, beside what runs already.
+    pub fn sweep(&mut self, knocks: Vec<Knock>, timeout_ms: u64) -> Result<()> {
+        self.ask(&Request::SweepStart { knocks, timeout_ms })
+    }
+
+    /// How many rounds each sweep did so far, in the order of their begin.
+    pub fn swept(&mut self) -> Result<Vec<u64>> {
+        self.ask(&Request::SweepSeen)
+    }
+
+    /// Ends all sweeps and tells how they went, in the order in which they were begun.
+    pub fn end_sweeps(&mut self) -> Result<Vec<Swept>> {
+        self.ask(&Request::SweepEnd)
     }
 
     /// Begins to ask, beside what is asked already.

@@ -1,16 +1,26 @@
 //! `weft policy`: network policies as code, without a cluster. Reading files, printing reports.
 
+mod live;
+mod packets;
+
+use crate::explain;
 use anyhow::{Context, Result, bail};
 use std::{
     fs,
-    io::Read,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
 use weft_model::IpFamilies;
-use weft_policy_cli::{Cluster, Documents, Source, compare, limits, lint, matrix, run};
+use weft_policy_cli::{
+    Cluster, Documents, Report, Source, compare, limits, lint, matrix, observed, run,
+};
 
 /// Arguments of `weft policy`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 where it holds (test), nothing changes (diff) or nothing is \
+                        found (lint); 1 where not; 2 where that cannot be said."
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -29,14 +39,24 @@ enum Command {
         /// Show the expectations that hold as well
         #[arg(short, long)]
         verbose: bool,
+        /// Judge with real packets in a running lab, by the policies that it has; of the files
+        /// only the expectations count (needs root)
+        #[arg(long)]
+        lab: bool,
+        #[command(flatten)]
+        at: live::Where,
     },
-    /// Show which connections would open and close from one set of manifests to another; exit
-    /// status 1 where any does
+    /// Show which connections would open and close from one set of manifests to another
     Diff {
-        /// A file or directory as it was; - for standard input
-        before: PathBuf,
-        /// A file or directory as it would be
-        after: PathBuf,
+        /// Two files or directories, as it was and as it would be; with --cluster, what would be
+        /// applied; - for standard input
+        #[arg(required = true, value_name = "FILE|DIR")]
+        paths: Vec<PathBuf>,
+        /// Compare a cluster as it is with the cluster after the files are applied
+        #[arg(long, conflicts_with = "with")]
+        cluster: bool,
+        #[command(flatten)]
+        at: live::Where,
         /// Manifests that belong to both, such as the workloads; may be repeated
         #[arg(long, value_name = "FILE|DIR")]
         with: Vec<PathBuf>,
@@ -59,7 +79,7 @@ enum Command {
         #[arg(long, default_value = "ipv4")]
         ip_family: IpFamilies,
     },
-    /// Find what is probably not meant so; exit status 1 where anything is
+    /// Find what is probably not meant so
     Lint {
         /// Files and directories with manifests; - for standard input
         #[arg(required = true, value_name = "FILE|DIR")]
@@ -90,31 +110,78 @@ enum MatrixOutput {
     Dot,
 }
 
-/// Runs a command; the exit status is 0 only where everything asked for holds.
+/// What the exit statuses mean, as diff(1) and grep(1) have them: yes, no, cannot say.
+const NO: i32 = 1;
+const CANNOT_SAY: i32 = 2;
+
+/// Runs a command. The exit status is 0 only where everything asked for holds, 1 where it does
+/// not, and 2 where that cannot be said, because something cannot be read or is not judged as it
+/// is written.
 pub fn run_command(args: Args) -> Result<i32> {
-    let (text, good) = match args.command {
-        Command::Test { paths, output, verbose } => {
-            let cluster = cluster(&paths)?;
-            for complaint in &cluster.complaints {
-                eprintln!("{complaint}");
+    match answer(args.command) {
+        Ok(Answer { text, problems, good }) => {
+            for problem in &problems {
+                // A reader that went away misses them as it misses the answer.
+                let _ = writeln!(std::io::stderr(), "{problem}");
             }
-            let report = run(&cluster)?;
+            explain::say(text.trim_end_matches('\n'))?;
+            Ok(match (problems.is_empty(), good) {
+                (false, _) => CANNOT_SAY,
+                (true, false) => NO,
+                (true, true) => 0,
+            })
+        }
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "error: {e:#}");
+            Ok(CANNOT_SAY)
+        }
+    }
+}
+
+/// What a command says.
+struct Answer {
+    /// On standard output.
+    text: String,
+    /// On standard error: why the answer is not to be relied on.
+    problems: Vec<String>,
+    /// Whether it is yes.
+    good: bool,
+}
+
+fn answer(command: Command) -> Result<Answer> {
+    Ok(match command {
+        Command::Test { paths, output, verbose, lab, at } => {
+            let report = match lab {
+                true => in_lab(&at, documents(&paths)?)?,
+                false => run(&cluster(&paths)?)?,
+            };
             let text = match output {
                 TestOutput::Text => report.text(verbose),
                 TestOutput::Json => json(&report)?,
                 TestOutput::Junit => report.junit(),
             };
-            (text, report.ok)
+            Answer { text, good: report.holds(), problems: report.problems }
         }
-        Command::Diff { before, after, with, output, ip_family } => {
-            let side = |path: PathBuf| cluster(&[&with[..], &[path]].concat());
-            let (before, after) = (side(before)?, side(after)?);
+        Command::Diff { paths, cluster, at, with, output, ip_family } => {
+            let (before, after) = match (cluster, &paths[..]) {
+                (true, files) => {
+                    let live = at.objects()?;
+                    let after = live.with(&documents(files)?);
+                    (live, after)
+                }
+                (false, [before, after]) => {
+                    let side = |path: &PathBuf| documents(&[&with[..], &[path.clone()]].concat());
+                    (side(before)?, side(after)?)
+                }
+                (false, _) => bail!("give two files or directories, or --cluster"),
+            };
+            let (before, after) = Cluster::pair(before, after)?;
             let comparison = compare(&before, &after, ip_family).map_err(anyhow::Error::msg)?;
             let text = match output {
                 Output::Text => comparison.text(),
                 Output::Json => json(&comparison)?,
             };
-            (text, comparison.same)
+            Answer { text, good: comparison.same, problems: comparison.problems }
         }
         Command::Matrix { paths, output, ip_family } => {
             let matrix = matrix(&cluster(&paths)?, ip_family).map_err(anyhow::Error::msg)?;
@@ -123,19 +190,30 @@ pub fn run_command(args: Args) -> Result<i32> {
                 MatrixOutput::Json => json(&matrix)?,
                 MatrixOutput::Dot => matrix.dot(),
             };
-            (text, true)
+            Answer { text, good: true, problems: matrix.problems }
         }
         Command::Lint { paths, output } => {
+            // What cannot be read is what this command looks for.
             let notes = lint(&cluster(&paths)?);
             let text = match output {
                 Output::Text => notes.iter().map(|n| n.text() + "\n").collect(),
                 Output::Json => json(&notes)?,
             };
-            (text, notes.is_empty())
+            Answer { text, good: notes.is_empty(), problems: Vec::new() }
         }
-    };
-    print!("{text}");
-    Ok(i32::from(!good))
+    })
+}
+
+/// Judges expectations with real packets, by what the lab's API has.
+fn in_lab(at: &live::Where, files: Documents) -> Result<Report> {
+    let lab = at.lab()?;
+    let objects = live::objects(&lab.kubeconfig())?;
+    let packets = packets::LabPackets::new(lab, &objects)?;
+    let cluster = Cluster::of(objects.with(&files.of_kind("PolicyTest")))?;
+    let cluster = cluster.with_outside(packets.outside.clone());
+    let tries = observed::tries(&cluster)?;
+    let seen = packets.send(&tries.all())?;
+    Ok(observed::judge(&cluster, &tries, &seen)?)
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String> {
@@ -143,11 +221,15 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
 }
 
 fn cluster(paths: &[PathBuf]) -> Result<Cluster> {
+    Ok(Cluster::of(documents(paths)?)?)
+}
+
+fn documents(paths: &[PathBuf]) -> Result<Documents> {
     let mut sources = Vec::new();
     for path in paths {
         read(path, &mut sources)?;
     }
-    Ok(Cluster::of(Documents::parse(sources)?)?)
+    Ok(Documents::parse(sources)?)
 }
 
 /// Reads a file, or every YAML and JSON file below a directory, in the order of names.

@@ -5,6 +5,12 @@
 
 mod harness;
 
+#[expect(dead_code, reason = "shared with the tests of weft-policy")]
+#[path = "../../../weft-policy/tests/semantics/generate.rs"]
+mod generate;
+#[path = "../../../weft-policy/tests/semantics/oracle.rs"]
+mod oracle;
+
 mod applications;
 mod bad_input;
 mod cells;
@@ -19,6 +25,13 @@ mod model;
 mod nodeport;
 mod observe;
 mod policies;
+mod policy_birth;
+mod policy_boutique;
+mod policy_churn;
+mod policy_files;
+mod policy_live;
+mod policy_packets;
+mod policy_world;
 #[expect(dead_code, clippy::unwrap_used, reason = "shared with the kernel tests of weft-bpf")]
 #[path = "../../../weft-bpf/tests/kernel/sctp_packet.rs"]
 mod sctp_packet;
