@@ -91,7 +91,6 @@ pub(super) fn knock(knocks: &[Knock], timeout: Duration) -> Vec<Heard> {
 }
 
 fn knock_at_once(knocks: &[Knock], timeout: Duration) -> Vec<Heard> {
-    let begin = Instant::now();
     let mut heard = vec![Heard::Nothing; knocks.len()];
     let mut waiting: Vec<(usize, Flow)> = Vec::new();
     for (i, k) in knocks.iter().enumerate() {
@@ -100,15 +99,16 @@ fn knock_at_once(knocks: &[Knock], timeout: Duration) -> Vec<Heard> {
             Err(e) => heard[i] = outcome(e),
         }
     }
+    // From when the last one was sent: on a busy machine sending so many takes its time, too.
+    let begin = Instant::now();
     let mut again = begin + AGAIN;
     while !waiting.is_empty() {
         let now = Instant::now();
-        if now >= begin + timeout {
-            break;
-        }
+        // Whoever overslept looks once more at what has come meanwhile.
+        let last = now >= begin + timeout;
         let until = again.min(begin + timeout).saturating_duration_since(now);
         // Rounded up: a wait of no time at all is a busy loop.
-        let until = u16::try_from(until.as_millis() + 1).unwrap_or(u16::MAX);
+        let until = if last { 0 } else { u16::try_from(until.as_millis() + 1).unwrap_or(u16::MAX) };
         let mut ready: Vec<PollFd<'_>> =
             waiting.iter().map(|(_, f)| PollFd::new(f.fd.as_fd(), f.interest())).collect();
         if poll(&mut ready, PollTimeout::from(until)).is_err() {
@@ -128,6 +128,9 @@ fn knock_at_once(knocks: &[Knock], timeout: Duration) -> Vec<Heard> {
             }
             false
         });
+        if last {
+            break;
+        }
         if Instant::now() >= again {
             again += AGAIN;
             waiting.iter().for_each(|(_, f)| f.send_again());

@@ -79,7 +79,10 @@ fn expectations_hold_in_a_lab_and_files_are_compared_with_it() {
     assert_eq!((status, &*errors), (Some(0), ""), "{said}\n{}", world.lab.logs());
     assert!(said.contains("7 expectations") && said.contains(", 0 failed"), "{said}");
     // The file's policies are not asked, the lab's are.
-    let wrong = EXPECTATIONS.replace("{from: other, to: db, expect: deny}", "{from: other, to: db, port: 5432, expect: allow}");
+    let wrong = EXPECTATIONS.replace(
+        "{from: other, to: db, expect: deny}",
+        "{from: other, to: db, port: 5432, expect: allow}",
+    );
     let wrong = write(dir.path(), "wrong.yaml", &wrong);
     let (status, said, _) = run(&["test", "--lab", &wrong], &world.lab.name);
     assert_eq!(status, Some(1), "{said}");
