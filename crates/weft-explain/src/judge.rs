@@ -214,8 +214,9 @@ impl<'a> Judge<'a> {
         // Nothing is translated where no port is known, so that both ways differ at most in the
         // source, and that only where the other end is no pod or the source is none.
         let out = Flow { source: ways.out.source, ..ways.into.clone() };
-        let reach = Reach::of(&self.evaluator, &ways.into, stretches).and(&Reach::of(
-            &self.evaluator,
+        let receiver = self.evaluator(ways.into.destination);
+        let reach = Reach::of(&receiver, &ways.into, stretches).and(&Reach::of(
+            &self.evaluator(out.source),
             &out,
             stretches,
         ));
