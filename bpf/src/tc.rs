@@ -168,7 +168,11 @@ fn from_pod(at: Place) -> i32 {
     if !known.passes() && !policy::passes(&side, packet.phase, false, flags, known) {
         return DROP;
     }
-    if translated && !packet.is_icmp() { rewrite(&at, &packet, work) } else { go(&at, &packet, translated, work) }
+    if translated && !packet.is_icmp() {
+        rewrite(&at, &packet, work)
+    } else {
+        go(&at, &packet, translated, work)
+    }
 }
 
 /// Packets to a pod.

@@ -17,8 +17,7 @@ use crate::{
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 use weft_bpf_abi::{
-    FROM_POD, FlowKey, FlowValue, PROTO_UDP, PodValue, TO_POD, TcConfig, TcCounter,
-    TcWork,
+    FROM_POD, FlowKey, FlowValue, PROTO_UDP, PodValue, TO_POD, TcConfig, TcCounter, TcWork,
 };
 
 const NS_PER_S: u64 = 1_000_000_000;

@@ -7,7 +7,9 @@ use super::work;
 use crate::maps::{BLOCKS, PEERS, RULES, SETS, tc_count};
 use aya_ebpf::maps::lpm_trie;
 use core::ptr::addr_of;
-use weft_bpf_abi::{Addr, BlockKey, ConnValue, FROM_POD, RuleValue, SetValue, TO_POD, TcCounter, reason};
+use weft_bpf_abi::{
+    Addr, BlockKey, ConnValue, FROM_POD, RuleValue, SetValue, TO_POD, TcCounter, reason,
+};
 
 /// The pod talks to itself.
 pub const ITSELF: u32 = 1;

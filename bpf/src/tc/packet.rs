@@ -3,7 +3,7 @@
 use super::Place;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use core::mem::MaybeUninit;
-use weft_bpf_abi::{Addr, FragmentKey, PacketWork, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
+use weft_bpf_abi::{Addr, FragmentKey, PROTO_SCTP, PROTO_TCP, PROTO_UDP, PacketWork};
 
 /// Length of an Ethernet header: where IP's begins.
 pub const L3: u32 = 14;
@@ -315,7 +315,8 @@ impl Packet {
     #[inline(always)]
     pub fn is_error(&self) -> bool {
         let kind = self.kind;
-        let known = if self.v4 { kind == 3 || kind == 11 || kind == 12 } else { kind.wrapping_sub(1) < 4 };
+        let known =
+            if self.v4 { kind == 3 || kind == 11 || kind == 12 } else { kind.wrapping_sub(1) < 4 };
         known && self.is_icmp()
     }
 

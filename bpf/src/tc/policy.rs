@@ -24,8 +24,8 @@ use aya_ebpf::{
 };
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 use weft_bpf_abi::{
-    Addr, ConnKey, ConnValue, FROM_POD, FlowValue, PROTO_SCTP, PROTO_TCP, PROTO_UDP, PodPolicy, TO_POD, TcCounter,
-    TcWork, reason,
+    Addr, ConnKey, ConnValue, FROM_POD, FlowValue, PROTO_SCTP, PROTO_TCP, PROTO_UDP, PodPolicy,
+    TO_POD, TcCounter, TcWork, reason,
 };
 
 const NS_PER_S: u64 = 1_000_000_000;
@@ -527,4 +527,3 @@ fn dropped(reason: u32) -> u32 {
     count(reason, tell::COUNT_DROPPED);
     0
 }
-

@@ -294,5 +294,7 @@ const _: () = {
     assert!(offset_of!(FlowValue, generation) == 48 && offset_of!(FlowValue, pad) == 54);
     assert!(size_of::<FragmentKey>() == 48 && align_of::<FragmentKey>() == 4);
     assert!(size_of::<FragmentValue>() == 36 && align_of::<FragmentValue>() == 4);
-    assert!(size_of::<PacketWork>() == 52 && size_of::<TcWork>() == 656 && align_of::<TcWork>() == 8);
+    assert!(
+        size_of::<PacketWork>() == 52 && size_of::<TcWork>() == 656 && align_of::<TcWork>() == 8
+    );
 };

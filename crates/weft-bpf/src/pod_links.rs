@@ -105,10 +105,16 @@ impl PodLinks {
             Err(_) => LinkAttach::Clsact,
         };
         let mut map = |name| loaded.map(name);
+        let config = Map::new(MapName::TcConfig, map(MapName::TcConfig)?);
+        // A map that was just made is zero: then every address would be a Service's, about which
+        // no policy is.
+        if config.get(0)?.is_none_or(|c: TcConfig| c.powers != TcConfig::EMPTY.powers) {
+            config.put(&[(0, TcConfig::EMPTY)])?;
+        }
         Ok(Self(Arc::new(Inner {
             attach: attach.unwrap_or_else(best),
             pins: pins.pods(),
-            config: Map::new(MapName::TcConfig, map(MapName::TcConfig)?),
+            config,
             pods: Map::new(MapName::Pods, map(MapName::Pods)?),
             opt_out: Map::new(MapName::OptOut, map(MapName::OptOut)?),
             policy: Map::new(MapName::PodPolicy, map(MapName::PodPolicy)?),

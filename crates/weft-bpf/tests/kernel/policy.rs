@@ -30,7 +30,12 @@ const IN_NARROW: u32 = 3;
 const ALLOWS: u32 = 10;
 const LAST: u32 = 99;
 
-fn entry(identity: u32, at: Option<(Protocol, u16, u8)>, number: u32, action: Action) -> PolicyEntry {
+fn entry(
+    identity: u32,
+    at: Option<(Protocol, u16, u8)>,
+    number: u32,
+    action: Action,
+) -> PolicyEntry {
     let (protocol, port, bits) = at.map_or((None, 0, 0), |(p, port, bits)| (Some(p), port, bits));
     let (precedence, reason) = (number, number);
     PolicyEntry { identity, protocol, port, bits, precedence, action, audit: false, reason }
@@ -212,7 +217,9 @@ pub fn tcp_flows(world: &World) {
             assert!(!stranger.out(&Load::Tcp(1, 22, ACK)), "it began before");
             assert!(!stranger.back(&Load::Tcp(22, 1, ACK)));
             assert!(friend.out(&syn(1, 80)) && friend.out(&syn(1, 80)));
-            assert!(friend.back(&Load::Tcp(80, 1, SYN | ACK)) && friend.out(&Load::Tcp(1, 80, ACK)));
+            assert!(
+                friend.back(&Load::Tcp(80, 1, SYN | ACK)) && friend.out(&Load::Tcp(1, 80, ACK))
+            );
             assert!(friend.back(&Load::Tcp(80, 1, ACK)), "the answer needs no rule");
             assert!(!friend.back(&syn(80, 1)), "but what it begins itself does");
             assert!(friend.back(&Load::Tcp(80, 1, ACK)), "which ends nothing");
@@ -221,7 +228,9 @@ pub fn tcp_flows(world: &World) {
                 assert!(!friend.back(&Load::Tcp(3, 80, flags)));
             }
             assert!(friend.out(&Load::Tcp(1, 80, FIN | ACK)));
-            assert!(friend.back(&Load::Tcp(80, 1, FIN | ACK)) && friend.out(&Load::Tcp(1, 80, ACK)));
+            assert!(
+                friend.back(&Load::Tcp(80, 1, FIN | ACK)) && friend.out(&Load::Tcp(1, 80, ACK))
+            );
             assert!(friend.out(&syn(1, 80)), "the same ports once more");
             // A denied beginning does not open the way for the rest.
             assert!(!friend.out(&syn(5, 81)) && !friend.out(&Load::Tcp(5, 81, ACK)));
@@ -244,7 +253,7 @@ pub fn datagrams(world: &World) {
             assert!(friend.out(&Load::Udp(2, 53)), "and asking is possible all the same");
             assert!(friend.back(&Load::Udp(53, 2)));
             assert!(!friend.out(&Load::Udp(3, 54)) && !friend.out(&Load::Udp(3, 54)));
-            assert!(!friend.out(&Load::Ask(7)), "no rule is about ICMP");
+            assert!(!friend.out(&Load::Ask(6)), "no rule is about ICMP");
             put(node, bench, vec![], rest(1), rest(2));
             assert!(!friend.back(&Load::Answer(7)), "nobody asked");
             assert!(friend.out(&Load::Ask(7)) && friend.back(&Load::Answer(7)));
@@ -265,7 +274,9 @@ pub fn sctp_flows(world: &World) {
             put(node, bench, vec![network(1, vec![one])], rest(1), rest(1));
             assert!(!friend.out(&Load::Sctp(1, 36412, DATA)), "nobody began it");
             assert!(friend.out(&Load::Sctp(1, 36412, INIT)));
-            assert!(friend.back(&Load::Sctp(36412, 1, 2)) && friend.out(&Load::Sctp(1, 36412, DATA)));
+            assert!(
+                friend.back(&Load::Sctp(36412, 1, 2)) && friend.out(&Load::Sctp(1, 36412, DATA))
+            );
             assert!(!friend.back(&Load::Sctp(36412, 1, INIT)));
             assert!(!friend.out(&Load::Sctp(1, 36413, INIT)));
         });
@@ -293,9 +304,15 @@ pub fn changes_cut_and_keep(world: &World) {
             assert!(friend.out(&Load::Tcp(1, 80, ACK)) && friend.back(&Load::Tcp(80, 2, ACK)));
             assert!(friend.back(&Load::Tcp(1, 80, ACK)) && friend.out(&Load::Tcp(80, 2, ACK)));
             // Cut, whoever sends next, and for both.
-            assert!(!stranger.out(&Load::Tcp(1, 80, ACK)) && !stranger.back(&Load::Tcp(80, 1, ACK)));
-            assert!(!stranger.back(&Load::Tcp(80, 2, ACK)) && !stranger.out(&Load::Tcp(2, 80, ACK)));
-            assert!(!stranger.out(&Load::Tcp(80, 3, ACK)) && !stranger.back(&Load::Tcp(3, 80, ACK)));
+            assert!(
+                !stranger.out(&Load::Tcp(1, 80, ACK)) && !stranger.back(&Load::Tcp(80, 1, ACK))
+            );
+            assert!(
+                !stranger.back(&Load::Tcp(80, 2, ACK)) && !stranger.out(&Load::Tcp(2, 80, ACK))
+            );
+            assert!(
+                !stranger.out(&Load::Tcp(80, 3, ACK)) && !stranger.back(&Load::Tcp(3, 80, ACK))
+            );
             assert!(!friend.back(&Load::Udp(80, 1)) && !friend.out(&Load::Udp(1, 80)));
             let flows = node.policy().flows().unwrap();
             let cut = flows.iter().filter(|f| f.link == bench.link && f.marks.cut);
@@ -321,7 +338,10 @@ pub fn tombstones_hold(world: &World) {
             put(node, bench, vec![out, network(6, vec![])], rest(5), rest(5));
             assert!(friend.back(&Load::Udp(9, 9)) && friend.out(&Load::Udp(9, 9)));
             put(node, bench, vec![], rest(6), rest(5));
-            assert!(!friend.out(&Load::Udp(9, 9)), "the pod's answer is of the flow that is denied");
+            assert!(
+                !friend.out(&Load::Udp(9, 9)),
+                "the pod's answer is of the flow that is denied"
+            );
             assert!(!friend.out(&Load::Udp(9, 9)) && !friend.back(&Load::Udp(9, 9)));
             // A denied beginning is no such flow: the pod may begin.
             assert!(!friend.back(&Load::Udp(10, 10)) && friend.out(&Load::Udp(10, 10)));
@@ -367,8 +387,12 @@ pub fn fragments_and_headers(world: &World) {
             let part = |id, offset, more| Way::Fragment(id, offset, more);
             assert!(!friend.out_by(&good, &part(1, 5, false)), "before the first one");
             assert!(friend.out_by(&good, &part(2, 0, true)));
-            assert!(friend.out_by(&good, &part(2, 5, true)) && friend.out_by(&good, &part(2, 9, false)));
-            assert!(!friend.out_by(&bad, &part(3, 0, true)) && !friend.out_by(&bad, &part(3, 5, false)));
+            assert!(
+                friend.out_by(&good, &part(2, 5, true)) && friend.out_by(&good, &part(2, 9, false))
+            );
+            assert!(
+                !friend.out_by(&bad, &part(3, 0, true)) && !friend.out_by(&bad, &part(3, 5, false))
+            );
             assert!(friend.back_by(&Load::Udp(80, 1), &part(2, 0, true)), "an answer");
             assert!(friend.back_by(&Load::Udp(80, 1), &part(2, 5, false)));
             assert!(!friend.back_by(&Load::Udp(80, 1), &part(4, 5, false)));
@@ -387,7 +411,9 @@ pub fn fragments_and_headers(world: &World) {
             assert!(stats.unreadable >= 2 && stats.no_flow >= 2, "{stats:?}");
             // Where no rule is, none of this is looked at.
             put(node, bench, vec![], PodSets::default(), PodSets::default());
-            assert!(friend.out_by(&good, &part(9, 5, false)) && friend.out_by(&good, &Way::Short(2)));
+            assert!(
+                friend.out_by(&good, &part(9, 5, false)) && friend.out_by(&good, &Way::Short(2))
+            );
         });
     });
 }
@@ -406,13 +432,17 @@ pub fn nobody_has_judged(world: &World) {
             assert!(router.out(&Load::Tcp(80, 7, SYN | ACK)), "and its answer");
             assert!(!router.back(&syn(8, 80)), "not by the address");
             if family == 1 {
-                let near = packet(bench.ips[1], ip("fe80::1"), &Load::Message(135, 255), &Way::Plain);
+                let near =
+                    packet(bench.ips[1], ip("fe80::1"), &Load::Message(135, 255), &Way::Plain);
                 assert!(bench.sends(&near), "neighbour discovery");
-                let far = packet(bench.ips[1], ip("fd01::1"), &Load::Message(135, 255), &Way::Plain);
+                let far =
+                    packet(bench.ips[1], ip("fd01::1"), &Load::Message(135, 255), &Way::Plain);
                 assert!(!bench.sends(&far), "which stays on the link");
-                let solicited = packet(ip("fe80::1"), bench.ips[1], &Load::Message(135, 255), &Way::Plain);
+                let solicited =
+                    packet(ip("fe80::1"), bench.ips[1], &Load::Message(135, 255), &Way::Plain);
                 assert!(bench.gets(&solicited, 0));
-                let routed = packet(ip("fd01::1"), bench.ips[1], &Load::Message(135, 64), &Way::Plain);
+                let routed =
+                    packet(ip("fd01::1"), bench.ips[1], &Load::Message(135, 64), &Way::Plain);
                 assert!(!bench.gets(&routed, 0), "and was not routed");
             }
             let flows = node.policy().flows().unwrap();
@@ -433,7 +463,10 @@ pub fn own_node(world: &World) {
             put(node, bench, vec![network(1, vec![])], rest(1), rest(1));
             let mark = MARK_FROM_NODE | 0x4000;
             assert!(!router.back(&syn(1, 80)) && router.marked(&syn(1, 80), mark), "the mark");
-            assert!(router.out(&Load::Tcp(80, 1, SYN | ACK)) && router.marked(&Load::Tcp(1, 80, ACK), mark));
+            assert!(
+                router.out(&Load::Tcp(80, 1, SYN | ACK))
+                    && router.marked(&Load::Tcp(1, 80, ACK), mark)
+            );
             assert!(!router.back(&Load::Tcp(1, 80, ACK)), "others with that address");
             assert!(router.marked(&Load::Tcp(1, 80, ACK), mark), "change nothing");
             assert!(router.marked(&Load::Udp(1, 80), mark) && router.out(&Load::Udp(80, 1)));
@@ -485,8 +518,8 @@ pub fn a_restart_changes_no_verdict(world: &World) {
 pub fn flows_under_pressure(world: &World) {
     each_way(world, |node| {
         let bench = Bench::new(node);
-        let any = entry(0, None, ALLOWS, Accept);
-        put(node, &bench, vec![network(1, vec![any])], rest(1), rest(1));
+        let anybody = set(1, PolicySetKind::Baseline, vec![]);
+        put(node, &bench, vec![anybody], rest(1), rest(1));
         let friend = bench.with(FRIENDS[0]);
         assert!(friend.out(&syn(1, 80)) && friend.back(&Load::Tcp(80, 1, SYN | ACK)));
         for port in 2..20_000 {
@@ -522,15 +555,16 @@ pub fn tables_grow(world: &World) {
         node.policy().apply(&step).expect("apply");
         bench.renew();
         let far = bench.with("10.1.11.100");
-        assert!(far.out(&syn(1, 99)) && !far.out(&syn(1, 100)));
+        assert!(far.out(&syn(1, 98)), "{:?}", node.policy().flows());
+        assert!(!far.out(&syn(1, 100)), "{:?}", node.policy().flows());
         bench.call(node, &bench.ips.clone());
         // Moved, and gone.
         let to = |identity| vec![("10.1.11.100/32".parse().unwrap(), identity)];
         for (identity, port) in [(Some(9), 2), (None, 3)] {
             node.policy().move_peers(1, &to(identity)).unwrap();
             node.policy().bump().unwrap();
-            assert!(!far.out(&syn(port, 99)), "{identity:?}");
-            assert!(!far.out(&Load::Tcp(1, 99, ACK)), "its flows also");
+            assert!(!far.out(&syn(port, 98)), "{identity:?}");
+            assert!(!far.out(&Load::Tcp(1, 98, ACK)), "its flows also");
         }
     });
 }
@@ -556,7 +590,10 @@ pub fn events_tell(world: &World) {
         assert_eq!((allowed.own, allowed.peer), ((friend.own, 2).into(), (friend.peer, 80).into()));
         assert_eq!((denied.verdict, denied.reason), (PolicyVerdict::Denied, LAST));
         assert_eq!((denied.direction, denied.generation), (Ingress, 1));
-        assert_eq!((denied.own, denied.peer), ((stranger.own, 80).into(), (stranger.peer, 3).into()));
+        assert_eq!(
+            (denied.own, denied.peer),
+            ((stranger.own, 80).into(), (stranger.peer, 3).into())
+        );
         // Too many a second.
         for port in 10..110 {
             stranger.back(&syn(port, 80));
@@ -579,9 +616,13 @@ pub fn events_tell(world: &World) {
         let after = node.policy().stats().unwrap();
         assert!(after.events_lost > 0 && read > 1000, "{after:?} {read}");
         assert_eq!(after.events - stats.events, read, "{after:?}");
-        assert_eq!(read + after.events_lost, 5000);
+        // Until the clock has gone on, the old bucket holds.
+        let limited = after.events_limited - stats.events_limited;
+        assert_eq!(read + after.events_lost + limited, 5000);
         // One of some.
-        node.policy().configure_events(&EventOptions { allowed_every: 4, denied: false, ..flood }).unwrap();
+        node.policy()
+            .configure_events(&EventOptions { allowed_every: 4, denied: false, ..flood })
+            .unwrap();
         for port in 1000..2000 {
             assert!(friend.out(&syn(port, 80)) && !stranger.out(&syn(port, 80)));
         }
