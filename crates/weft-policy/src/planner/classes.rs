@@ -324,8 +324,14 @@ impl Identities {
                     _ => id,
                 },
             };
-            if let Some(known) = self.known.get(&left_over) {
-                self.leftover.extend(&known.members);
+            let members = |id| self.known.get(&id).into_iter().flat_map(|k| &k.members);
+            let wide = |net: &&IpNet| net.prefix_len() < net.max_prefix_len();
+            // Where one of them is what is around the other, both may be superfluous.
+            let both = members(id).chain(other.into_iter().flat_map(members));
+            if both.clone().any(|net| wide(&net)) {
+                self.leftover.extend(both);
+            } else {
+                self.leftover.extend(members(left_over));
             }
         }
     }

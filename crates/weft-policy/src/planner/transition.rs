@@ -30,7 +30,7 @@ pub struct Whole {
 }
 
 /// A change inside an epoch. Its stages are applied in the order of the fields, one element after
-/// the other in their own order. After each, every pod judges every peer as before the step or as
+/// the other in their own order. After each, every pod that stays judges every peer as before the step or as
 /// after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {

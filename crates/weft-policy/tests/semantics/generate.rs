@@ -20,7 +20,11 @@ impl<'a> Entropy<'a> {
         Self { bytes: bytes.iter() }
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub fn is_empty(&self) -> bool {
+        self.bytes.as_slice().is_empty()
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
         usize::from(self.bytes.next().copied().unwrap_or(0)) * n / 256
     }
 
@@ -29,7 +33,7 @@ impl<'a> Entropy<'a> {
     }
 
     /// True in `n` of 16 cases.
-    fn rarely(&mut self, n: usize) -> bool {
+    pub fn rarely(&mut self, n: usize) -> bool {
         self.below(16) >= 16 - n
     }
 
@@ -39,7 +43,7 @@ impl<'a> Entropy<'a> {
 }
 
 /// API objects, as a server would hand them out.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Cluster {
     pub namespaces: Vec<Value>,
     pub nodes: Vec<Value>,
@@ -52,7 +56,7 @@ pub struct Cluster {
 }
 
 const NAMESPACES: [&str; 3] = ["a", "b", "kube-system"];
-const NODES: [(&str, [&str; 2]); 2] =
+pub const NODES: [(&str, [&str; 2]); 2] =
     [("n1", ["192.0.2.1", "2001:db8::1"]), ("n2", ["192.0.2.2", "2001:db8::2"])];
 const KEYS: [&str; 5] = ["app", "tier", "team", "k8s-app", "kubernetes.io/metadata.name"];
 const VALUES: [&str; 7] = ["web", "db", "x", "y", "a", "kube-dns", "kube-system"];
@@ -88,27 +92,16 @@ impl Cluster {
             ("www.example.com", "2001:db9::9".parse().expect("IP")),
             ("example.org", "10.0.0.2".parse().expect("IP")),
         ];
-        for (name, addresses) in NODES {
-            let zone = *e.pick(&["x", "y"]);
-            let addresses: Vec<Value> = addresses
-                .iter()
-                .map(|a| json!({"type": "InternalIP", "address": a}))
-                .chain([json!({"type": "Hostname", "address": name})])
-                .collect();
-            cluster.nodes.push(json!({
-                "metadata": {"name": name, "labels": {"team": zone}},
-                "status": {"addresses": addresses},
-            }));
+        for i in 0..NODES.len() {
+            let node = node(e, i);
+            cluster.nodes.push(node);
         }
         for name in NAMESPACES {
             // One that is not known yet.
             if e.rarely(1) {
                 continue;
             }
-            let mut labels = labels(e, &["team"]);
-            labels.insert("kubernetes.io/metadata.name".to_owned(), json!(name));
-            let mut namespace = json!({"metadata": {"name": name, "labels": labels}});
-            annotate(e, &mut namespace, 1);
+            let namespace = namespace(e, name);
             cluster.namespaces.push(namespace);
         }
         for i in 0..5 {
@@ -126,6 +119,84 @@ impl Cluster {
             cluster.cluster_policies.push(policy);
         }
         cluster
+    }
+
+    /// Something happens to one of its objects: it comes, goes or changes.
+    pub fn change(&mut self, e: &mut Entropy<'_>) {
+        fn replace(list: &mut Vec<Value>, old: impl Fn(&Value) -> bool, new: Option<Value>) {
+            let at = list.iter().position(old);
+            match (at, new) {
+                (Some(at), Some(new)) => list[at] = new,
+                (Some(at), None) => drop(list.remove(at)),
+                (None, Some(new)) => list.push(new),
+                (None, None) => {}
+            }
+        }
+        let stays = !e.rarely(4);
+        match e.below(16) {
+            0..6 => {
+                let i = e.below(5);
+                let mut pod = pod(e, i);
+                // Addresses are used again.
+                if e.rarely(3) {
+                    let other = e.below(6) + 1;
+                    pod["status"]["podIPs"] = json!([{"ip": format!("10.0.0.{other}")}]);
+                }
+                let name = pod["metadata"]["name"].clone();
+                let same = |v: &Value| v["metadata"]["name"] == name;
+                replace(&mut self.pods, same, stays.then_some(pod));
+            }
+            6..10 => {
+                let i = e.below(5);
+                let mut policy = network_policy(e, i);
+                annotate(e, &mut policy, 3);
+                let name = policy["metadata"]["name"].clone();
+                let same = |v: &Value| v["metadata"]["name"] == name;
+                replace(&mut self.network_policies, same, stays.then_some(policy));
+            }
+            10..13 => {
+                let i = e.below(4);
+                let mut policy = cluster_policy(e, i);
+                annotate(e, &mut policy, 3);
+                let name = policy["metadata"]["name"].clone();
+                let same = |v: &Value| v["metadata"]["name"] == name;
+                replace(&mut self.cluster_policies, same, stays.then_some(policy));
+            }
+            13 => {
+                let name = *e.pick(&NAMESPACES);
+                let namespace = namespace(e, name);
+                let same = |v: &Value| v["metadata"]["name"] == name;
+                replace(&mut self.namespaces, same, stays.then_some(namespace));
+            }
+            14 => {
+                let i = e.below(NODES.len());
+                let node = node(e, i);
+                let same = |v: &Value| v["metadata"]["name"] == NODES[i].0;
+                replace(&mut self.nodes, same, stays.then_some(node));
+            }
+            _ if stays => {
+                let names = [
+                    ("www.example.com", "203.0.113.9"),
+                    ("example.org", "10.0.0.2"),
+                    ("example.org", "198.51.100.7"),
+                    ("a.example.com", "10.0.0.1"),
+                ];
+                self.names = e.list(3, |e| *e.pick(&names)).into_iter().map(parsed).collect();
+            }
+            _ => {
+                let addresses = ["10.96.0.10", "10.0.9.1", "192.0.2.1", "10.0.0.3"];
+                self.dns = e.list(2, |e| e.pick(&addresses).parse().expect("IP"));
+            }
+        }
+    }
+
+    /// Addresses of everybody, inside and outside.
+    pub fn ends(&self) -> BTreeSet<IpAddr> {
+        let pods = self.pods.iter().flat_map(|p| p["status"]["podIPs"].as_array());
+        let pods = pods.flatten().filter_map(|ip| ip["ip"].as_str());
+        let others = OUTSIDE.iter().flatten().chain(NODES.iter().flat_map(|(_, a)| a));
+        let ends = pods.chain(others.copied()).chain(["10.96.0.10", "10.0.9.1"]);
+        ends.map(|a| a.parse().expect("IP")).collect()
     }
 
     /// What the watches make of it.
@@ -252,6 +323,32 @@ impl fmt::Display for Cluster {
         }
         Ok(())
     }
+}
+
+fn parsed((name, address): (&'static str, &str)) -> (&'static str, IpAddr) {
+    (name, address.parse().expect("IP"))
+}
+
+fn node(e: &mut Entropy<'_>, i: usize) -> Value {
+    let (name, addresses) = NODES[i];
+    let zone = *e.pick(&["x", "y"]);
+    let addresses: Vec<Value> = addresses
+        .iter()
+        .map(|a| json!({"type": "InternalIP", "address": a}))
+        .chain([json!({"type": "Hostname", "address": name})])
+        .collect();
+    json!({
+        "metadata": {"name": name, "labels": {"team": zone}},
+        "status": {"addresses": addresses},
+    })
+}
+
+fn namespace(e: &mut Entropy<'_>, name: &str) -> Value {
+    let mut labels = labels(e, &["team"]);
+    labels.insert("kubernetes.io/metadata.name".to_owned(), json!(name));
+    let mut namespace = json!({"metadata": {"name": name, "labels": labels}});
+    annotate(e, &mut namespace, 1);
+    namespace
 }
 
 pub fn annotated(object: &Value) -> bool {

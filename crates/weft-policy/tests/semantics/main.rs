@@ -3,6 +3,7 @@
 
 mod cases;
 mod generate;
+mod history;
 mod oracle;
 
 use generate::{Cluster, Entropy};
@@ -52,7 +53,6 @@ fn kind(decision: &Decision) -> &'static str {
 
 /// What the tables of the nodes at both ends say, where the ends are pods that are on a node.
 fn interpreted(
-    input: &PolicyInput,
     evaluator: &Evaluator<'_>,
     tables: &BTreeMap<NodeName, PolicyTables>,
     flow: &Flow,
@@ -69,7 +69,7 @@ fn interpreted(
             return None;
         }
         let node = pod.node.as_ref()?;
-        assert!(input.nodes.contains_key(node));
+        let tables = tables.get(node)?;
         let packet = Packet {
             pod: &pod.id,
             direction,
@@ -79,7 +79,7 @@ fn interpreted(
             through_service: flow.through_service,
             from_this_node: flow.from_node.as_ref() == Some(node),
         };
-        let decision = tables[node].interpret(&packet);
+        let decision = tables.interpret(&packet);
         Some(decision.expect("a pod of this node is in its tables"))
     };
     [
@@ -90,9 +90,18 @@ fn interpreted(
 
 /// Compares all three on every flow of a cluster; returns how many there were.
 fn agree(cluster: &Cluster, input: &PolicyInput) -> Result<u64, TestCaseError> {
-    let evaluator = Evaluator::new(input);
     let tables: BTreeMap<NodeName, PolicyTables> =
         input.nodes.keys().map(|n| (n.clone(), compile(input, n))).collect();
+    agree_with(cluster, input, &tables)
+}
+
+/// Compares evaluator and specification with these tables, of some nodes.
+fn agree_with(
+    cluster: &Cluster,
+    input: &PolicyInput,
+    tables: &BTreeMap<NodeName, PolicyTables>,
+) -> Result<u64, TestCaseError> {
+    let evaluator = Evaluator::new(input);
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     let mut flows = 0;
     for flow in cluster.flows() {
@@ -109,7 +118,7 @@ fn agree(cluster: &Cluster, input: &PolicyInput) -> Result<u64, TestCaseError> {
             verdict.ingress,
             cluster
         );
-        let [egress, ingress] = interpreted(input, &evaluator, &tables, &flow);
+        let [egress, ingress] = interpreted(&evaluator, tables, &flow);
         for (side, table) in [(&verdict.egress, egress), (&verdict.ingress, ingress)] {
             *seen.entry(kind(side)).or_default() += 1;
             if let Some(table) = table {

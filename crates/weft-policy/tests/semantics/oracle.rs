@@ -303,11 +303,14 @@ fn pod_at(cluster: &Cluster, address: IpAddr) -> Option<&Value> {
     if cluster.dns.contains(&address) {
         return None;
     }
-    cluster.pods.iter().find(|pod| {
+    let has_it = cluster.pods.iter().filter(|pod| {
         let gone = ["Succeeded", "Failed"].iter().any(|p| pod["status"]["phase"] == *p);
         let host = pod["spec"]["hostNetwork"] == true;
         !gone && !host && list(&pod["status"]["podIPs"]).any(|ip| ip["ip"] == address.to_string())
-    })
+    });
+    // Two at one address cannot be told apart: we promise the first by name.
+    let name = |pod: &Value| ["namespace", "name"].map(|k| pod["metadata"][k].to_string());
+    has_it.min_by_key(|pod| name(pod))
 }
 
 fn node_at(cluster: &Cluster, address: IpAddr) -> Option<&Value> {
