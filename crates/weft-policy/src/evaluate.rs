@@ -164,7 +164,7 @@ impl<'a> Evaluator<'a> {
         let mut passed = Vec::new();
         // What would have denied it first, had its policy not been in audit mode.
         let mut marked = None;
-        let decision = match first(&program.admin, &matches, &mut marked) {
+        let decision = match first(&program.admin, matches, &mut marked) {
             Some(Step { action: Action::Pass, rule, .. }) => {
                 if marked.is_none() {
                     passed.push(rule.clone());

@@ -162,9 +162,10 @@ pub fn interpret(tables: &impl Lookup, packet: &Packet<'_>) -> Option<Decision> 
         let passed = if entry.audit { Vec::new() } else { passed };
         Decision { allowed, audit: entry.audit, reason: reason(entry), passed }
     };
-    let pass = |entry: Entry, passed: &mut Vec<RuleId>| match reason(entry) {
-        Reason::Rule(rule) => passed.push(rule),
-        _ => {}
+    let pass = |entry: Entry, passed: &mut Vec<RuleId>| {
+        if let Reason::Rule(rule) = reason(entry) {
+            passed.push(rule);
+        }
     };
     let (mut passed, mut marked) = (Vec::new(), None);
     match ask(hooks.admin) {

@@ -320,8 +320,8 @@ pub fn cluster_network_policy(policy: &ApiClusterNetworkPolicy) -> Lowered<Clust
         }
         Err(Unusable) => return found.nothing(),
     };
-    let ingress = cluster_rules(&spec.ingress, "spec.ingress", &mut found);
-    let egress = cluster_rules(&spec.egress, "spec.egress", &mut found);
+    let ingress = cluster_rules(&spec.ingress, false, "spec.ingress", &mut found);
+    let egress = cluster_rules(&spec.egress, true, "spec.egress", &mut found);
     let (name, audit) = (id.name, audit(&policy.metadata));
     found.partial(ClusterNetworkPolicy { name, tier, priority, subject, ingress, egress, audit })
 }
@@ -359,7 +359,12 @@ fn pods(
     set.map(Some).ok_or(Unusable)
 }
 
-fn cluster_rules(rules: &[cnp::Rule], field: &str, found: &mut Findings) -> Vec<ClusterRule> {
+fn cluster_rules(
+    rules: &[cnp::Rule],
+    egress: bool,
+    field: &str,
+    found: &mut Findings,
+) -> Vec<ClusterRule> {
     let mut lowered = Vec::with_capacity(rules.len());
     for (i, rule) in rules.iter().enumerate() {
         let field = format!("{field}[{i}]");
@@ -377,7 +382,7 @@ fn cluster_rules(rules: &[cnp::Rule], field: &str, found: &mut Findings) -> Vec<
                 continue;
             }
         };
-        let peers = cluster_peers(rule, action, &field, found);
+        let peers = cluster_peers(rule, egress, action, &field, found);
         let ports = cluster_ports(rule, &field, found);
         let (Ok(peers), Ok(ports)) = (peers, ports) else {
             let closed = match action {
@@ -394,20 +399,25 @@ fn cluster_rules(rules: &[cnp::Rule], field: &str, found: &mut Findings) -> Vec<
 }
 
 /// The peers of a rule. An item with no field that is known here fails the whole rule closed, as
-/// the API says; so does one that cannot be read.
+/// the API says; so does one that cannot be read, and a list that is missing or empty, which the
+/// API does not allow: it would make a Deny rule match nothing.
 fn cluster_peers(
     rule: &cnp::Rule,
+    egress: bool,
     action: Action,
     field: &str,
     found: &mut Findings,
 ) -> Result<Vec<Peer>, Unusable> {
-    let (items, list, egress) = match (&rule.to, &rule.from) {
-        (Some(to), _) => (to, "to", true),
-        (None, Some(from)) => (from, "from", false),
-        (None, None) => {
-            found.add(field, "names no peers");
-            return Err(Unusable);
-        }
+    let (items, list, other, strange) = match egress {
+        true => (&rule.to, "to", "from", rule.from.is_some()),
+        false => (&rule.from, "from", "to", rule.to.is_some()),
+    };
+    if strange {
+        found.add(field, format!("'{other}' is unknown here: peers are named by '{list}'"));
+    }
+    let Some(items) = items.as_ref().filter(|items| !items.is_empty()) else {
+        found.add(field, format!("names no peers: '{list}' is missing or empty"));
+        return Err(Unusable);
     };
     let mut peers = Vec::new();
     for (i, item) in items.iter().enumerate() {
@@ -419,6 +429,11 @@ fn cluster_peers(
             (None, None, None)
         };
         let by_pods = (item.namespaces.as_ref(), item.pods.as_ref());
+        let empty = networks.is_some_and(<[_]>::is_empty) || domains.is_some_and(<[_]>::is_empty);
+        if empty {
+            found.add(field, "is an empty list");
+            return Err(Unusable);
+        }
         let others = [nodes.is_some(), networks.is_some(), domains.is_some()];
         let others = others.into_iter().filter(|there| *there).count();
         let set = pods(by_pods, &field, found)?;
@@ -456,7 +471,12 @@ fn cluster_ports(
     field: &str,
     found: &mut Findings,
 ) -> Result<Option<Vec<PortMatch>>, Unusable> {
-    let Some(items) = rule.protocols.as_ref().filter(|p| !p.is_empty()) else { return Ok(None) };
+    let Some(items) = rule.protocols.as_ref() else { return Ok(None) };
+    if items.is_empty() {
+        // The API asks for one at least; to take it for all would open what was not asked for.
+        found.add(format!("{field}.protocols"), "is an empty list");
+        return Err(Unusable);
+    }
     let mut ports = Vec::new();
     for (i, item) in items.iter().enumerate() {
         let field = format!("{field}.protocols[{i}]");
@@ -468,7 +488,9 @@ fn cluster_ports(
                 Some(PortMatch::Named { protocol: None, name: name.as_str().into() })
             }
             (Some((protocol, ports)), None, None) => match &ports.destination_port {
-                None => Some(PortMatch::All(protocol)),
+                // The API asks for one field at least. Without any, one was set that is not known
+                // here, and it would have narrowed the rule.
+                None => None,
                 Some(cnp::DestinationPort { number: Some(n), range: None }) => {
                     range(protocol, *n, *n, &field, found)
                 }

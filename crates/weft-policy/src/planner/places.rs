@@ -16,12 +16,14 @@ use std::{
 };
 use weft_model::{Direction, NamespacedName};
 
+/// A party, and where the counts are that are in force at an address and around it.
+type Place = (Option<PartyId>, [usize; 2]);
+
 /// Finds classes, each once.
 struct Classes<'s> {
     state: &'s State,
-    /// By party and what is in force at the address, and around it. Counts are known by where
-    /// they are.
-    known: HashMap<(Option<PartyId>, [usize; 2]), (Arc<Class>, bool)>,
+    /// With whether the class is another one than that around it.
+    known: HashMap<Place, (Arc<Class>, bool)>,
     of_counts: HashMap<usize, Arc<Class>>,
     default: Arc<Class>,
 }

@@ -528,10 +528,17 @@ fn cluster_policy(e: &mut Entropy<'_>, i: usize) -> Value {
             let action = *e.pick(&["Accept", "Deny", "Pass"]);
             let mut items = e.list(2, |e| cluster_peer(e, peers, action));
             items.push(cluster_peer(e, peers, action));
+            if e.rarely(1) {
+                items.clear();
+            }
+            // What the other list would be called.
+            let peers = if e.rarely(1) { if peers == "to" { "from" } else { "to" } } else { peers };
             let mut rule = json!({"action": action, peers: items});
             if e.below(2) > 0 {
                 let mut protocols = e.list(1, cluster_protocol);
-                protocols.push(cluster_protocol(e));
+                if !e.rarely(1) {
+                    protocols.push(cluster_protocol(e));
+                }
                 rule["protocols"] = Value::Array(protocols);
             }
             rule
@@ -551,7 +558,9 @@ fn cluster_peer(e: &mut Entropy<'_>, list: &str, action: &str) -> Value {
         5 if list == "to" => json!({"nodes": selector(e)}),
         6 | 7 if list == "to" => {
             let mut networks = e.list(2, |e| json!(e.pick(&CIDRS)));
-            networks.push(json!(e.pick(&CIDRS)));
+            if !e.rarely(1) {
+                networks.push(json!(e.pick(&CIDRS)));
+            }
             json!({"networks": networks})
         }
         8 if list == "to" && (action == "Accept" || e.rarely(3)) => {

@@ -119,7 +119,18 @@ fn tier<'c>(
             let action = rule["action"].as_str().expect("an action");
             let peers = if direction == "egress" { &rule["to"] } else { &rule["from"] };
             let known = ["namespaces", "pods", "nodes", "networks", "domainNames"];
-            let strange = list(peers).any(|p| known.iter().all(|k| p.get(k).is_none()))
+            let protocols = &rule["protocols"];
+            let strange = empty(peers)
+                || list(peers).any(|p| p.get("networks").is_some_and(empty))
+                || list(peers).any(|p| p.get("domainNames").is_some_and(empty))
+                // "MinItems=1", "MinProperties=1": without any field, one is set that we do not
+                // know.
+                || (protocols.is_array() && empty(protocols))
+                || list(protocols).any(|p| {
+                    let fields = p.as_object().and_then(|o| o.values().next());
+                    fields.and_then(Value::as_object).is_some_and(|o| o.is_empty())
+                })
+                || list(peers).any(|p| known.iter().all(|k| p.get(k).is_none()))
                 || list(&rule["protocols"]).any(|p| p.get("icmp").is_some())
                 // "DomainNames is only supported for Accept rules."
                 || (action != "Accept" && list(peers).any(|p| p.get("domainNames").is_some()));
