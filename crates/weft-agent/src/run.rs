@@ -5,7 +5,7 @@ use crate::{
     api::{self, Known},
     closing::{self, SocketStage},
     cni::CniService,
-    complaints, dns, health, host,
+    complaints, dns, flows, health, host,
     host_port::HostPorts,
     links::LinkStage,
     metrics::{self, Metrics},
@@ -235,6 +235,11 @@ fn spawn_stages(
     let snapshots = source.snapshots.clone();
     spawn_thread(tasks, "policy", move |runtime| {
         policy.run(&runtime, &token, snapshots, programs);
+    })?;
+    let (of, programs, token) = (state.clone(), services.programs.subscribe(), cancel.clone());
+    let snapshots = source.snapshots.clone();
+    spawn_thread(tasks, "flows", move |runtime| {
+        flows::run(&runtime, &token, &of, &snapshots, programs);
     })?;
     let mut links = LinkStage {
         state: state.clone(),

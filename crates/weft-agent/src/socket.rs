@@ -7,8 +7,9 @@
 
 use crate::{
     cni::{self, Added, Attach, CniService},
-    host_port,
+    flows, host_port,
     policy::{Subject, admit},
+    policy_report,
     reconcile::Snapshots,
     state::State,
 };
@@ -129,6 +130,11 @@ async fn handle(mut stream: UnixStream, service: &Arc<Service>) -> io::Result<()
     let mut line = Vec::new();
     let mut read = BufReader::new(read.take(INPUT_LEN_MAX as u64 + 1));
     tokio::time::timeout(READ_TIMEOUT, read.read_until(b'\n', &mut line)).await??;
+    if let Ok(Request::Flows(request)) = serde_json::from_slice(&line) {
+        // It has places of its own, and may stay for long.
+        let state = &service.state;
+        return flows::serve(stream, &state.flows, &state.node, &request).await;
+    }
     let answer = match serde_json::from_slice::<Request>(&line) {
         _ if line.len() > INPUT_LEN_MAX => refused(CniError::new(
             code::DECODE,
@@ -176,6 +182,26 @@ async fn respond(service: &Arc<Service>, request: Request) -> Answer {
                 },
             }
         }
+        Request::Policy { name } => {
+            let Some(snapshot) = service.snapshots.borrow().clone() else {
+                let reason = Some("the Kubernetes API has not been read yet".to_owned());
+                return Answer { reason, ..Answer::default() };
+            };
+            let service = service.clone();
+            // A walk over all pods and policies.
+            let report = tokio::task::spawn_blocking(move || {
+                policy_report::of_agent(&service.state, &snapshot, name.as_deref())
+            });
+            match report.await {
+                Ok(report) => Answer { ok: true, status: Some(report), ..Answer::default() },
+                Err(e) => match e.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => Answer { reason: Some("ending".to_owned()), ..Answer::default() },
+                },
+            }
+        }
+        // Answered where there is a stream.
+        Request::Flows(_) => Answer::default(),
         Request::Cni { command, container_id, netns, ifname, args, config } => {
             let call = Call { command, container_id, netns, ifname, args, config };
             run(service, call).await.unwrap_or_else(refused)

@@ -1,6 +1,6 @@
 //! What the parts of the agent tell one another, and the status that people read.
 
-use crate::{host_port::Wanted, policy::AppliedPolicy};
+use crate::{flows::Flows, host_port::Wanted, policy::AppliedPolicy};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -67,6 +67,8 @@ pub struct State {
     pub pod_links: watch::Sender<bool>,
     /// What the programs at the pods' links judge by; none before the first time.
     pub policy: watch::Sender<Option<Arc<AppliedPolicy>>>,
+    /// Verdicts of policy.
+    pub flows: Flows,
     stages: Mutex<BTreeMap<&'static str, Stage>>,
     features: OnceLock<Vec<Value>>,
 }
@@ -85,6 +87,7 @@ impl State {
             host_ports_applied: watch::Sender::default(),
             pod_links: watch::Sender::default(),
             policy: watch::Sender::default(),
+            flows: Flows::default(),
             stages: Mutex::default(),
             features: OnceLock::new(),
         }

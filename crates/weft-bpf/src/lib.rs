@@ -47,3 +47,4 @@ pub use policy::{
 pub use probe::{Feature, probe};
 pub use records::{Records, SocketRecord};
 pub use verdicts::{Batch, PolicyEvent, Verdicts};
+pub use weft_bpf_abi::reason;

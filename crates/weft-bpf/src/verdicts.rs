@@ -162,6 +162,14 @@ impl Verdicts {
         Ok(Self { map, consumer, producer, page, size: u64::from(size) })
     }
 
+    /// The clock of [`PolicyEvent::time_ns`], now.
+    pub fn now_ns() -> u64 {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: one timespec, which the call fills; this clock is always there.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    }
+
     /// Waits until there is something to read; `false` after `timeout`.
     pub fn wait(&self, timeout: Duration) -> Result<bool> {
         let mut poll = libc::pollfd { fd: self.map.as_raw_fd(), events: libc::POLLIN, revents: 0 };

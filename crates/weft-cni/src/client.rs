@@ -1,4 +1,5 @@
-//! The agent's socket: one line of JSON each way, one request per connection.
+//! The agent's socket: one line of JSON each way, one request per connection. Only flows are a
+//! stream (`flow.rs`).
 
 use crate::{
     INPUT_LEN_MAX,
@@ -45,6 +46,14 @@ pub enum Request {
     Ready,
     /// The agent's state, for people and tests.
     Status,
+    /// Policies in force, those of one name alone where it is given.
+    Policy {
+        /// `namespace/name`, or the name of a ClusterNetworkPolicy.
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Verdicts on flows, as a stream: behind the answer one [`crate::flow::FlowLine`] a line.
+    Flows(crate::flow::FlowRequest),
 }
 
 /// The agent's answer.

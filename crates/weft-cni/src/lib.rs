@@ -18,6 +18,7 @@
 
 mod client;
 mod error;
+pub mod flow;
 pub mod install;
 pub mod loopback;
 mod plugin;

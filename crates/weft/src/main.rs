@@ -1,11 +1,14 @@
-//! The `weft` binary: argument parsing, dispatch, and the I/O of apiserver, why, check and policy.
+//! The `weft` binary: argument parsing, dispatch, and the I/O of apiserver, why, check, flows and
+//! policy.
 
 mod apiserver;
 mod check;
 mod cni;
 mod explain;
+mod flows;
 mod log;
 mod policy;
+mod policy_status;
 mod world;
 
 use clap::{Parser, Subcommand};
@@ -35,11 +38,14 @@ enum Command {
     Status(check::CheckArgs),
     /// What is wrong with them, and what to do about it
     Check(check::CheckArgs),
+    /// Which connections policy let through or denied, and by which rule
+    Flows(flows::FlowsArgs),
     /// Tables of what Weft makes of the cluster's objects
     Get(explain::GetArgs),
     /// Take from this node what its agent made: rules, links, routes, programs, files
     Cleanup(weft_agent::CleanupArgs),
-    /// Network policies as code: test, compare, draw and lint them without a cluster
+    /// Network policies as code: test, compare, draw and lint them without a cluster; and how
+    /// they are in force
     Policy(policy::Args),
     #[command(hide = true)]
     LabSupervisor(weft_lab::supervisor::Args),
@@ -85,6 +91,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
         Command::Status(args) => check::run(args, true),
         Command::Check(args) => check::run(args, false),
         Command::Why(args) => explain::why(args),
+        Command::Flows(args) => flows::run(args),
         Command::Get(args) => explain::get(args),
         Command::Cleanup(args) => weft_agent::run_cleanup(&args).map(|()| 0),
         Command::LabSupervisor(args) => logged(|| weft_lab::supervisor::run(&args)),

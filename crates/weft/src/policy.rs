@@ -88,6 +88,9 @@ enum Command {
         #[arg(short, long, default_value = "text", value_name = "FORMAT")]
         output: Output,
     },
+    /// Show what is in force on each node, whom policies select and how often rules decided; exit
+    /// status 0 only where every node has the newest, without complaints
+    Status(crate::policy_status::StatusArgs),
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -150,6 +153,10 @@ struct Answer {
 
 fn answer(command: Command) -> Result<Answer> {
     Ok(match command {
+        Command::Status(args) => {
+            let (text, problems, good) = crate::policy_status::answer(args)?;
+            Answer { text, problems, good }
+        }
         Command::Test { paths, output, verbose, lab, at } => {
             let report = match lab {
                 true => in_lab(&at, documents(&paths)?)?,

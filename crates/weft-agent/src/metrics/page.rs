@@ -4,7 +4,7 @@ use super::{
     Metrics, process,
     text::{Kind, Page},
 };
-use crate::{reconcile::Snapshots, state::State};
+use crate::{flows::by_reason, policy_report, reconcile::Snapshots, state::State};
 use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -38,6 +38,7 @@ impl Sources {
         self.kube_proxy(&mut page);
         self.stages(&mut page);
         self.data_path(&mut page);
+        self.policy(&mut page);
         process::write(&mut page);
         page.family("weft_build_info", Kind::Gauge, "Version of this binary.")
             .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -155,6 +156,70 @@ impl Sources {
                 counts.sample(&[("stage", name), ("kind", kind)], count);
             }
         }
+    }
+
+    fn policy(&self, page: &mut Page) {
+        use Kind::{Counter, Gauge};
+        let generation = self.state.policy.borrow().as_ref().map_or(0, |a| a.generation);
+        page.one(
+            "weft_policy_generation",
+            Gauge,
+            "The kernel's generation of rules; 0 for none.",
+            generation,
+        );
+        let sums = policy_report::sums(&by_reason(&self.state));
+        let verdicts = |c: &policy_report::Counts| {
+            [("allowed", c.allowed), ("denied", c.denied), ("audited", c.audited)]
+        };
+        let mut flows = page.family(
+            "weft_policy_flows_total",
+            Counter,
+            "Flows by verdict and kind of reason; one that is judged again counts again.",
+        );
+        for (reason, counts) in &sums.kinds {
+            for (verdict, count) in verdicts(counts) {
+                flows.sample(&[("reason", reason), ("verdict", verdict)], count);
+            }
+        }
+        let mut dropped = page.family(
+            "weft_policy_dropped_packets_total",
+            Counter,
+            "Packets that policy dropped, by kind of reason.",
+        );
+        for (reason, counts) in &sums.kinds {
+            dropped.sample(&[("reason", reason)], counts.dropped);
+        }
+        let mut rules = page.family(
+            "weft_policy_rule_flows_total",
+            Counter,
+            "Flows by the rule that decided; of rules beyond a bound together, without labels.",
+        );
+        for (rule, counts) in &sums.rules {
+            let (policy, direction) = (rule.policy.to_string(), rule.direction.to_string());
+            let index = rule.index.to_string();
+            for (verdict, count) in verdicts(counts).into_iter().filter(|(_, count)| *count > 0) {
+                let labels = [
+                    ("policy", &*policy),
+                    ("direction", &*direction),
+                    ("rule", &*index),
+                    ("verdict", verdict),
+                ];
+                rules.sample(&labels, count);
+            }
+        }
+        for (verdict, count) in verdicts(&sums.other).into_iter().filter(|(_, count)| *count > 0) {
+            let labels = [("policy", ""), ("direction", ""), ("rule", ""), ("verdict", verdict)];
+            rules.sample(&labels, count);
+        }
+        let counts = self.state.flows.counts();
+        page.one("weft_flow_events_total", Counter, "Verdicts that were told.", counts.seen);
+        page.one(
+            "weft_flow_events_lost_total",
+            Counter,
+            "Verdicts that were not told because there were too many.",
+            counts.lost,
+        );
+        page.one("weft_flow_followers", Gauge, "Who follows flows now.", counts.followers as u64);
     }
 
     fn data_path(&self, page: &mut Page) {
