@@ -18,6 +18,7 @@ mod claims;
 mod crash;
 mod disk;
 mod entrance;
+mod flows;
 mod hostport;
 mod kubectl;
 mod links;
