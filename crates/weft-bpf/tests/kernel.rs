@@ -56,6 +56,7 @@ scenarios! {
     sockets::without_backends_the_stack_refuses,
     sockets::direct_traffic_is_left_alone,
     sockets::session_affinity,
+    sockets::choice_is_even_by_chance_and_by_client,
     closing::records_find_the_sockets_of_a_backend,
     closing::loopback_frontends_are_the_nodes_own,
     lifecycle::sets_flip_under_load,

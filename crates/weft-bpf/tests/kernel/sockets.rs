@@ -2,16 +2,20 @@
 
 use crate::{
     traffic::{addr, change, mapped, tables, tcp_ask, tcp_server, udp_ask, udp_client, udp_server},
-    world::World,
+    world::{World, loopback_up},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
     net::{SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
-use weft_model::Protocol::{Tcp, Udp};
+use weft_bpf::Records;
+use weft_model::{
+    Balance,
+    Protocol::{Tcp, Udp},
+};
 
 const V4: &str = "10.96.0.1:80";
 const V6: &str = "[fd00:10:96::1]:80";
@@ -182,4 +186,53 @@ pub fn session_affinity(world: &World) {
         ask() != moved
     });
     assert!(forgot, "after the time-out every backend is chosen again");
+}
+
+/// Clients, as many network namespaces as pods, and how often each connects.
+const CLIENTS: usize = 90;
+const CONNECTIONS: usize = 8;
+
+/// The backends that each client was sent to.
+fn spread(world: &World) -> BTreeMap<u64, Vec<SocketAddr>> {
+    let client = || {
+        // SAFETY: of this thread alone, which ends.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "new namespace");
+        loopback_up();
+        let connect = |_| {
+            let socket = udp_client(addr(V4));
+            socket.connect(addr(V4)).expect("connect");
+            socket
+        };
+        // They live until their records were read.
+        (0..CONNECTIONS).map(connect).collect::<Vec<_>>()
+    };
+    let clients = (0..CLIENTS).map(|_| thread::spawn(client).join().expect("client"));
+    let sockets: Vec<_> = clients.collect();
+    let mut seen: BTreeMap<u64, Vec<SocketAddr>> = BTreeMap::new();
+    for record in Records::open(&world.bpf_dir).unwrap().list().unwrap() {
+        seen.entry(record.netns_cookie).or_default().push(record.backend);
+    }
+    drop(sockets);
+    seen
+}
+
+pub fn choice_is_even_by_chance_and_by_client(world: &World) {
+    let mut lb = world.open();
+    for balance in [Balance::Random, Balance::Maglev] {
+        let mut tables = tables(&[(Udp, V4, &BACKENDS_V4)]);
+        change(&mut tables, usize::MAX, |lb| lb.balance = balance);
+        lb.apply(&tables).unwrap();
+        let seen = spread(world);
+        assert_eq!(seen.len(), CLIENTS);
+        assert!(seen.values().all(|all| all.len() == CONNECTIONS));
+        let mut shares: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+        seen.values().flatten().for_each(|b| *shares.entry(*b).or_default() += 1);
+        println!("{balance:?}: {shares:?} of {}", CLIENTS * CONNECTIONS);
+        let even = CLIENTS * CONNECTIONS / BACKENDS_V4.len();
+        // Far beyond the deviation of a fair choice of 720 connections, or of 90 clients.
+        assert_eq!(shares.len(), BACKENDS_V4.len());
+        assert!(shares.values().all(|n| (even / 2..=even * 3 / 2).contains(n)), "{shares:?}");
+        let stay = seen.values().all(|all| all.iter().all(|b| *b == all[0]));
+        assert_eq!(stay, balance == Balance::Maglev, "one client, one backend");
+    }
 }
