@@ -333,6 +333,16 @@ pub fn follow(
     }
 }
 
+/// Whether the kernel leads clients from outside by their address.
+pub fn hash_feature() -> weft_bpf::Feature {
+    let purpose = "leads clients from outside by their address (weft.dev/lb: maglev)".to_owned();
+    let (ok, detail) = match weft_netlink::netfilter::probe_hash() {
+        Ok(()) => (true, purpose),
+        Err(e) => (false, format!("{purpose}: {}", chain(&e))),
+    };
+    weft_bpf::Feature { name: "nft-hash".to_owned(), ok, optional: true, detail }
+}
+
 /// Whether the kernel closes sockets.
 pub fn features() -> Vec<weft_bpf::Feature> {
     let probe = |(transport, name): (Transport, &str)| {

@@ -113,6 +113,7 @@ impl State {
         let value = |f: &weft_bpf::Feature| json!({"name": f.name, "ok": f.ok, "optional": f.optional, "detail": f.detail});
         self.features.get_or_init(|| {
             let all = weft_bpf::probe().into_iter().chain(crate::closing::features());
+            let all = all.chain([crate::closing::hash_feature()]);
             all.map(|f| value(&f)).collect()
         })
     }

@@ -496,6 +496,12 @@ pub fn delete() -> Result<()> {
     Link::default().commit("delete nf_tables table", messages)
 }
 
+/// Whether the kernel of the calling thread's namespace leads clients by a hash of their address
+/// ([`Targets::by_client`]); without it they are led by chance.
+pub fn probe_hash() -> Result<()> {
+    table::can_hash(&mut Link::default())
+}
+
 /// Whether the table exists in the calling thread's namespace.
 pub fn exists() -> Result<bool> {
     Link::default().exists()

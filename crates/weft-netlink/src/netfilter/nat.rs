@@ -5,7 +5,10 @@
 //! hash maps (`element.rs`), and a change costs the elements that differ (`content.rs`).
 
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// An address, port and protocol: where clients connect to, or a target on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +61,16 @@ pub struct Targets {
     /// Whether a hash of the client's address says which place of `all` it is led to, instead of
     /// chance: the order counts then, and a target may be at many places.
     pub by_client: bool,
+}
+
+impl Targets {
+    /// Gives up the order: any of the targets will do.
+    pub(super) fn by_chance(&mut self) {
+        if std::mem::take(&mut self.by_client) {
+            let each: BTreeSet<Target> = self.all.iter().copied().collect();
+            self.all = each.into_iter().collect();
+        }
+    }
 }
 
 /// All entrances of a node.

@@ -266,6 +266,29 @@ fn pick(chain: &str, ip: Ip, count: u32, timeout_s: u32, by_client: bool) -> Vec
     rules
 }
 
+/// A rule with a hash, in a table that is gone at the end of the transaction: nobody ever sees it.
+pub(super) fn hash_probe() -> Vec<Message> {
+    const PROBE: &str = "weft-probe";
+    let of_table = |kind, flags| {
+        let mut m = message(kind, NFPROTO_INET, flags);
+        m.attr_str(NFTA_TABLE_NAME, PROBE);
+        m
+    };
+    let mut chain = message(NFT_MSG_NEWCHAIN, NFPROTO_INET, NLM_F_CREATE);
+    chain.attr_str(NFTA_CHAIN_TABLE, PROBE).attr_str(NFTA_CHAIN_NAME, PROBE);
+    let mut rule = message(NFT_MSG_NEWRULE, NFPROTO_INET, NLM_F_CREATE | NLM_F_APPEND);
+    rule.attr_str(NFTA_RULE_TABLE, PROBE).attr_str(NFTA_RULE_CHAIN, PROBE).nest(
+        NFTA_RULE_EXPRESSIONS,
+        |list| {
+            meta_is(list, NFT_META_NFPROTO, IPV4.nfproto);
+            expr::address_to(list, IPV4, 0, true);
+            expr::hash_to(list, IPV4, 4, 0, 2);
+        },
+    );
+    let made = of_table(NFT_MSG_NEWTABLE, NLM_F_CREATE);
+    vec![made, chain, rule, of_table(NFT_MSG_DELTABLE, 0)]
+}
+
 /// The hooks where destinations are translated.
 pub(super) fn entrances() -> Vec<Message> {
     let mut messages = Vec::new();

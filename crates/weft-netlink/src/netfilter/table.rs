@@ -49,6 +49,8 @@ pub struct Table {
     sticky_max: u32,
     /// [`conntrack::forget`].
     forget: Forget,
+    /// Whether the kernel hashes addresses; asked when that is needed for the first time.
+    hashes: Option<bool>,
     link: Link,
     /// What was written, beside elements; `None` where it is not known.
     structure: Option<Structure>,
@@ -102,6 +104,7 @@ impl Table {
             suspects: BTreeSet::new(),
             sticky_max,
             forget: conntrack::forget,
+            hashes: None,
             link: Link::default(),
             structure: None,
             listing_due: Instant::now(),
@@ -147,9 +150,13 @@ impl Table {
     }
 
     /// Changes some of the entrances. Costs what is changed, whatever the number of all. Where
-    /// nothing is, the table is checked.
-    pub fn change_nat(&mut self, delta: Delta) -> Result<Applied> {
+    /// nothing is, the table is checked. A kernel that does not hash leads clients by chance.
+    pub fn change_nat(&mut self, mut delta: Delta) -> Result<Applied> {
         self.known = true;
+        if delta.groups.values().flatten().any(|t| t.by_client) {
+            let hashes = self.hashes();
+            delta.groups.values_mut().flatten().filter(|_| !hashes).for_each(Targets::by_chance);
+        }
         if delta.is_empty() {
             return self.check();
         }
@@ -160,6 +167,18 @@ impl Table {
             _ => Vec::new(),
         };
         self.bring_up(messages)
+    }
+
+    /// Whether the kernel hashes. A failure that says nothing of that leaves it to the change.
+    fn hashes(&mut self) -> bool {
+        if self.hashes.is_none() {
+            self.hashes = match can_hash(&mut self.link) {
+                Ok(()) => Some(true),
+                Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => Some(false),
+                Err(_) => None,
+            };
+        }
+        self.hashes.unwrap_or(true)
     }
 
     /// Looks whether the table is as it was written, and writes what is not. Costs one small
@@ -285,6 +304,11 @@ impl Table {
         }
         result
     }
+}
+
+/// Whether the kernel has `nft_hash`, which leads clients by their address.
+pub(super) fn can_hash(link: &mut Link) -> Result<()> {
+    link.commit("probe nf_tables hash", ruleset::hash_probe())
 }
 
 /// One address of each Service range: refused there.
