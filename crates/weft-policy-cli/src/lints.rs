@@ -73,31 +73,22 @@ fn surprises(cluster: &Cluster, object: &Object) -> Vec<Note> {
     let types = &spec["policyTypes"];
     let has_type = |t: &str| types.as_array().is_some_and(|a| a.iter().any(|x| x == t));
     let mut found: Vec<(Vec<Step<'_>>, Severity, &str)> = Vec::new();
-    match (object.kind(), object.group()) {
-        ("NetworkPolicy", "networking.k8s.io") => {
-            if !filled(types) && filled(&spec["egress"]) && !filled(&spec["ingress"]) {
-                let path = vec![Step::Key("spec"), Step::Key("egress")];
-                let message = "has egress rules alone but no policyTypes: it denies all ingress too; \
+    if (object.kind(), object.group()) == ("NetworkPolicy", "networking.k8s.io") {
+        if !filled(types) && filled(&spec["egress"]) && !filled(&spec["ingress"]) {
+            let path = vec![Step::Key("spec"), Step::Key("egress")];
+            let message = "has egress rules alone but no policyTypes: it denies all ingress too; \
                                say policyTypes: [Egress] or [Ingress, Egress]";
-                found.push((path, Severity::Warning, message));
-            }
-            for (list, of_type) in [("ingress", "Ingress"), ("egress", "Egress")] {
-                if filled(types) && filled(&spec[list]) && !has_type(of_type) {
-                    let message = match of_type {
-                        "Ingress" => {
-                            "has ingress rules that are ignored: policyTypes lacks Ingress"
-                        }
-                        _ => "has egress rules that are ignored: policyTypes lacks Egress",
-                    };
-                    found.push((
-                        vec![Step::Key("spec"), Step::Key(list)],
-                        Severity::Error,
-                        message,
-                    ));
-                }
+            found.push((path, Severity::Warning, message));
+        }
+        for (list, of_type) in [("ingress", "Ingress"), ("egress", "Egress")] {
+            if filled(types) && filled(&spec[list]) && !has_type(of_type) {
+                let message = match of_type {
+                    "Ingress" => "has ingress rules that are ignored: policyTypes lacks Ingress",
+                    _ => "has egress rules that are ignored: policyTypes lacks Egress",
+                };
+                found.push((vec![Step::Key("spec"), Step::Key(list)], Severity::Error, message));
             }
         }
-        _ => {}
     }
     let note = |(path, severity, message): (Vec<Step<'_>>, Severity, &str)| Note {
         file: documents.sources[object.source].name.to_string(),

@@ -72,8 +72,8 @@ impl Documents {
                 let (kind, name) = workload_of(&object.value)?;
                 Some((String::new(), kind, own.2.clone(), name))
             };
-            !replaced.contains(&own)
-                && !(object.kind() == "Pod" && belongs().is_some_and(|w| rolled.contains(&w)))
+            let goes = object.kind() == "Pod" && belongs().is_some_and(|w| rolled.contains(&w));
+            !goes && !replaced.contains(&own)
         };
         let mut both = Self {
             sources: [&self.sources[..], &files.sources].concat(),

@@ -177,7 +177,9 @@ fn answer(command: Command) -> Result<Answer> {
                     (live, after)
                 }
                 (false, [before, after]) => {
-                    let side = |path: &PathBuf| documents(&[&with[..], &[path.clone()]].concat());
+                    let side = |path: &PathBuf| {
+                        documents(&[&with[..], std::slice::from_ref(path)].concat())
+                    };
                     (side(before)?, side(after)?)
                 }
                 (false, _) => bail!("give two files or directories, or --cluster"),

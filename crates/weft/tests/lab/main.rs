@@ -8,6 +8,7 @@ mod harness;
 #[expect(dead_code, reason = "shared with the tests of weft-policy")]
 #[path = "../../../weft-policy/tests/semantics/generate.rs"]
 mod generate;
+#[expect(dead_code, reason = "shared with the tests of weft-policy")]
 #[path = "../../../weft-policy/tests/semantics/oracle.rs"]
 mod oracle;
 

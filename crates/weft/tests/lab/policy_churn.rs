@@ -239,7 +239,7 @@ fn what_is_closed_is_closed_when_it_is_in_force() {
         assert!(heard.iter().all(|h| h.passed() == open), "turn {turn}: {heard:?}");
     }
     // A connection that lives when its rule goes: its own packets stop.
-    scene.world.change(&[opened.clone()]);
+    scene.world.change(std::slice::from_ref(&opened));
     let to = SocketAddr::new(scene.server[0], 8080);
     let kept = Flow {
         name: "kept".to_owned(),
@@ -251,7 +251,7 @@ fn what_is_closed_is_closed_when_it_is_in_force() {
     scene.of("guest").load(vec![kept]).expect("load");
     let goes = poll(|| scene.of("guest").answered().expect("answered")[0] > 10);
     assert!(goes, "{}", scene.world.lab.logs());
-    scene.world.change(&[closed.clone()]);
+    scene.world.change(std::slice::from_ref(&closed));
     // What was on its way when the change came into force may be counted after it.
     let before = scene.of("guest").answered().expect("answered")[0];
     scene.progress();
@@ -260,7 +260,7 @@ fn what_is_closed_is_closed_when_it_is_in_force() {
     drop(scene.of("guest").end_load());
 
     // By labels: the guest becomes one who may come in, and not any more.
-    scene.world.change(&[opened.clone()]);
+    scene.world.change(std::slice::from_ref(&opened));
     for turn in 0..6 {
         let open = turn % 2 == 1;
         scene.label(&["pod", "guest", if open { "role=guest" } else { "role=stranger" }]);
