@@ -24,7 +24,7 @@ cargo xtask COMMAND
   test            everything that CI runs
   test --vm       a lab on Debian's kernel in an emulated machine (minutes)
   check           formatting, clippy, house rules and the pure tests
-  bench WHAT      apiserver | lab-start | program | services
+  bench WHAT      apiserver | lab-start | policy | program | services
   tidy            the house rules alone
   bpf [--check]   build the eBPF object; --check compares it with the committed one
 ";
@@ -51,6 +51,7 @@ fn dispatch(words: &[&str]) -> Result<()> {
         ["tidy"] => tidy::run(),
         ["bpf", rest @ ..] => bpf::run(rest),
         ["bench-netfilter"] => bench::netfilter::main(),
+        ["bench-policy-rules"] => bench::policy::rules::main(),
         ["bench-worker", rest @ ..] => bench::worker::main(rest),
         ["help" | "--help" | "-h"] | [] => {
             print!("{USAGE}");

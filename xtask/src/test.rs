@@ -162,7 +162,11 @@ fn with_second_tries(binary: &TestBinary, tries: &mut usize) -> Result<Tally> {
             tally.failed -= 1;
             tally.passed += 1;
         } else {
-            println!("{text}\n{}\nFAILED {}: {name}, twice", String::from_utf8_lossy(&out.stderr), binary.name);
+            println!(
+                "{text}\n{}\nFAILED {}: {name}, twice",
+                String::from_utf8_lossy(&out.stderr),
+                binary.name
+            );
         }
     }
     Ok(tally)

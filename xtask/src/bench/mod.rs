@@ -4,6 +4,7 @@
 mod apiserver;
 mod lab_start;
 pub mod netfilter;
+pub mod policy;
 mod program;
 mod services;
 mod stats;
@@ -23,10 +24,13 @@ pub fn run(what: &str) -> Result<()> {
     match what {
         "apiserver" => apiserver::run(),
         "lab-start" => lab_start::run(),
+        "policy" => policy::run(),
         "program" => program::run(),
         "services" => services::run(),
         other => {
-            bail!("unknown benchmark '{other}': use apiserver, lab-start, program or services")
+            bail!(
+                "unknown benchmark '{other}': use apiserver, lab-start, policy, program or services"
+            )
         }
     }
 }

@@ -25,7 +25,7 @@ const ROUNDS: usize = 15;
 const ROUND_MS: u32 = 100;
 const SERVICES: [usize; 3] = [1, 1000, 10_000];
 const ENDPOINTS: u8 = 10;
-const SERVER: u16 = 8080;
+pub(super) const SERVER: u16 = 8080;
 const NODE: &str = "192.0.2.1";
 const BALANCER: &str = "198.51.100.7";
 /// Node ports with policy Local, and with policy Cluster and endpoints here or elsewhere.
@@ -35,13 +35,13 @@ const ELSEWHERE: u16 = 30_002;
 const KINDS: [&str; 4] = ["rr", "crr", "first", "stream"];
 
 /// A namespace that goes away, whatever happens.
-struct Namespace {
+pub(super) struct Namespace {
     name: String,
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 impl Namespace {
-    fn new(world: &str, role: &str) -> Result<Self> {
+    pub fn new(world: &str, role: &str) -> Result<Self> {
         let name = format!("weftbench-{}-{world}-{role}", std::process::id());
         let path = netns::create_named(&name)?;
         Ok(Self { name, path })
@@ -55,7 +55,7 @@ impl Drop for Namespace {
 }
 
 /// A process in a namespace.
-struct Worker(Child);
+pub(super) struct Worker(Child);
 
 impl Drop for Worker {
     fn drop(&mut self) {
@@ -64,7 +64,7 @@ impl Drop for Worker {
     }
 }
 
-struct Load {
+pub(super) struct Load {
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     _worker: Worker,
@@ -137,14 +137,14 @@ fn worker(ns: &Namespace, args: &[&str]) -> Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start a worker")
 }
 
-fn serve(ns: &Namespace) -> Result<Worker> {
+pub(super) fn serve(ns: &Namespace) -> Result<Worker> {
     let mut child = worker(ns, &["serve", "-", &SERVER.to_string()])?;
     let output = child.stdout.as_mut().context("invariant: stdout is piped")?;
     BufReader::new(output).read_line(&mut String::new()).context("wait for the server")?;
     Ok(Worker(child))
 }
 
-fn load(ns: &Namespace) -> Result<Load> {
+pub(super) fn load(ns: &Namespace) -> Result<Load> {
     let mut child = worker(ns, &["load", "-"])?;
     let input = child.stdin.take().context("invariant: stdin is piped")?;
     let output = BufReader::new(child.stdout.take().context("invariant: stdout is piped")?);
@@ -152,7 +152,7 @@ fn load(ns: &Namespace) -> Result<Load> {
 }
 
 impl Load {
-    fn ask(&mut self, kind: &str, to: (&str, u16)) -> Result<f64> {
+    pub fn ask(&mut self, kind: &str, to: (&str, u16)) -> Result<f64> {
         writeln!(self.input, "{kind} {ROUND_MS} {}:{}", to.0, to.1).context("ask worker")?;
         let mut line = String::new();
         self.output.read_line(&mut line).context("read worker")?;

@@ -34,7 +34,7 @@ const PODS: &str = "\
 ";
 
 /// A worker process in a pod.
-struct Worker(Child);
+pub(super) struct Worker(pub Child);
 
 impl Drop for Worker {
     fn drop(&mut self) {
@@ -170,13 +170,13 @@ fn measure(lab: &BenchLab, client: &str, server_ip: &str, services: usize) -> Re
     Ok(())
 }
 
-struct PodAt {
-    ip: String,
+pub(super) struct PodAt {
+    pub ip: String,
     netns: PathBuf,
     cgroup: PathBuf,
 }
 
-fn pod(lab: &BenchLab, name: &str) -> Result<PodAt> {
+pub(super) fn pod(lab: &BenchLab, name: &str) -> Result<PodAt> {
     let status = lab.status()?;
     let pods = status["pods"].as_array().cloned().unwrap_or_default();
     let pod = pods.iter().find(|p| p["name"] == name).context("the pod is gone")?;
@@ -190,7 +190,12 @@ fn pod(lab: &BenchLab, name: &str) -> Result<PodAt> {
     })
 }
 
-fn worker(lab: &BenchLab, name: &str, before: &[&str], after: &[&str]) -> Result<Worker> {
+pub(super) fn worker(
+    lab: &BenchLab,
+    name: &str,
+    before: &[&str],
+    after: &[&str],
+) -> Result<Worker> {
     let pod = pod(lab, name)?;
     let me = super::me();
     let mut command = sh::as_root("/usr/bin/nsenter".as_ref());

@@ -77,7 +77,8 @@ fn answer(mut stream: TcpStream) {
 }
 
 /// Operations (rr, crr) or bytes (stream) per second; for `first` what one second holds of the
-/// time from `connect` to its answer, which is the first packet there and back.
+/// time from `connect` to its answer, which is the first packet there and back; for `knock` 1 where
+/// anything answered within the time.
 fn load(kind: &str, time: Duration, to: SocketAddr) -> Result<f64> {
     let started = Instant::now();
     let mut done = 0u64;
@@ -107,6 +108,7 @@ fn load(kind: &str, time: Duration, to: SocketAddr) -> Result<f64> {
             }
             return Ok(done as f64 / waited.as_secs_f64());
         }
+        "knock" => return Ok(f64::from(reached(to, time))),
         "stream" => {
             let mut stream = connect(to)?;
             let chunk = vec![b's'; CHUNK];
@@ -118,6 +120,14 @@ fn load(kind: &str, time: Duration, to: SocketAddr) -> Result<f64> {
         other => bail!("unknown load {other}"),
     }
     Ok(done as f64 / started.elapsed().as_secs_f64())
+}
+
+/// Whether a packet got there: a refusal is an answer, too.
+fn reached(to: SocketAddr, time: Duration) -> bool {
+    match TcpStream::connect_timeout(&to, time) {
+        Ok(_) => true,
+        Err(e) => e.kind() == std::io::ErrorKind::ConnectionRefused,
+    }
 }
 
 fn connect(to: SocketAddr) -> Result<TcpStream> {
