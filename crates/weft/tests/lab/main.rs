@@ -27,11 +27,11 @@ mod model;
 mod nodeport;
 mod observe;
 mod policies;
+mod policy_asked;
 mod policy_birth;
 mod policy_boutique;
 mod policy_churn;
 mod policy_files;
-mod policy_live;
 mod policy_packets;
 mod policy_world;
 #[expect(dead_code, clippy::unwrap_used, reason = "shared with the kernel tests of weft-bpf")]
