@@ -33,6 +33,7 @@ mod policy_boutique;
 mod policy_churn;
 mod policy_files;
 mod policy_packets;
+mod policy_packets;
 mod policy_world;
 #[expect(dead_code, clippy::unwrap_used, reason = "shared with the kernel tests of weft-bpf")]
 #[path = "../../../weft-bpf/tests/kernel/sctp_packet.rs"]

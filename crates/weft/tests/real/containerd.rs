@@ -7,7 +7,7 @@ use crate::{
 use k8s_openapi::{
     ByteString,
     api::{
-        core::v1::{Node, Service},
+        core::v1::{Node, Pod, Service},
         discovery::v1::EndpointSlice,
     },
 };
@@ -20,8 +20,8 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
-    cell::Cell,
-    collections::BTreeSet,
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -61,6 +61,8 @@ struct Cluster {
     api: u32,
     kubeconfig: PathBuf,
     attempts: Cell<u32>,
+    /// Of pods that the API knows, by name.
+    uids: RefCell<BTreeMap<String, String>>,
 }
 
 impl Cluster {
@@ -69,7 +71,8 @@ impl Cluster {
         let dir = machine.dir.path().to_owned();
         let (api, admin) = api_server(&mut machine);
         let kubeconfig = node_kubeconfig(&dir, &admin);
-        let cluster = Self { machine, api, kubeconfig, attempts: Cell::default() };
+        let cluster =
+            Self { machine, api, kubeconfig, attempts: Cell::default(), uids: Default::default() };
         cluster.api(async |client| {
             let node: Node = serde_json::from_value(json!({
                 "metadata": {"name": "worker"},
@@ -210,13 +213,30 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         conditions.iter().any(|c| c["type"] == "NetworkReady" && c["status"] == true)
     }
 
+    /// Makes a pod known to the API, and waits until the agent has heard of it.
+    fn announce(&self, name: &str) {
+        let generation = || self.status().and_then(|s| s["generation"].as_u64());
+        let before = generation().unwrap();
+        let made = self.api(async |client| {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": name},
+                "spec": {"nodeName": "worker", "containers": [{"name": "serve", "image": IMAGE}]}}))
+            .unwrap();
+            let pods = Api::<Pod>::namespaced(client, "default");
+            pods.create(&PostParams::default(), &pod).await.unwrap()
+        });
+        self.uids.borrow_mut().insert(name.to_owned(), made.metadata.uid.unwrap());
+        assert!(poll(|| generation().is_some_and(|g| g > before)), "{}", self.machine.logs());
+    }
+
     fn try_sandbox(&self, name: &str) -> Result<Sandbox, String> {
         // Each try is another attempt, as with the kubelet: what is left of one that failed
         // keeps its name until it could be taken down.
         let attempt = self.attempts.get();
         self.attempts.set(attempt + 1);
+        let uid = self.uids.borrow().get(name).cloned().unwrap_or_else(|| format!("uid-{name}"));
         let config = json!({
-            "metadata": {"name": name, "uid": format!("uid-{name}"), "namespace": "default",
+            "metadata": {"name": name, "uid": uid, "namespace": "default",
                          "attempt": attempt},
             "hostname": name,
             "linux": {"cgroup_parent": format!("/weft.{}/pods", self.machine.name)},
@@ -589,8 +609,12 @@ fn a_node_with_containerd_and_no_kube_proxy() {
     assert_eq!(cluster.get(&c, &web, 80), Ok(format!("a {}", c.ips[0])));
     cluster.machine.sh(Side::Node, &format!("ip route get {} | grep -q wv", a.ips[0]));
 
-    // Without its API the node goes on, new pods included; afterwards it learns what changed.
+    // Without its API the node goes on, new pods included, where it has heard of them: of others
+    // nobody knows the policies. Afterwards it learns what changed.
+    cluster.announce("d");
     cluster.api_dies();
+    let refused = cluster.try_sandbox("e").unwrap_err();
+    assert!(refused.contains("its policies are not known"), "{refused}");
     let d = cluster.pod("d");
     traffic(&cluster, &d);
     assert_eq!(cluster.get(&d, &web, 80), Ok(format!("a {}", d.ips[0])));
