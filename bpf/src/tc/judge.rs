@@ -146,20 +146,23 @@ fn one(direction: u32, flags: u32) -> u32 {
         return ConnValue::ALLOWED as u32;
     }
     let identity = identity();
+    // A policy on trial would have denied it before the rest was asked.
+    let mut marked = reason::NONE;
     if admin != 0 {
         match find(admin, identity) {
             FOUND if work.judge.found.action == RuleValue::PASS => {
-                work.judge.passed = work.judge.found.reason;
+                if work.judge.found.flags & RuleValue::AUDIT != 0 {
+                    marked = work.judge.found.reason;
+                } else {
+                    work.judge.passed = work.judge.found.reason;
+                }
             }
             FOUND => return decided(),
             NOTHING => {}
             _ => return fault(),
         }
     }
-    if rest == 0 {
-        return ConnValue::ALLOWED as u32;
-    }
-    match find(rest, identity) {
+    let verdict = match if rest == 0 { NOTHING } else { find(rest, identity) } {
         NOTHING => ConnValue::ALLOWED as u32,
         FOUND if work.judge.found.action == RuleValue::PASS => {
             work.judge.passed = work.judge.found.reason;
@@ -169,12 +172,19 @@ fn one(direction: u32, flags: u32) -> u32 {
             let denies = work.judge.found.action == RuleValue::DENY;
             if denies && work.judge.kind == SetValue::NETWORK && flags & ITSELF != 0 {
                 work.judge.reason = reason::ITSELF;
-                return ConnValue::ALLOWED as u32;
+                ConnValue::ALLOWED as u32
+            } else {
+                decided()
             }
-            decided()
         }
         _ => fault(),
+    };
+    if marked == reason::NONE || verdict == ConnValue::DENIED as u32 {
+        return verdict;
     }
+    work.judge.reason = marked;
+    work.judge.passed = reason::NONE;
+    ConnValue::AUDITED as u32
 }
 
 /// What the rule that was found says.
@@ -182,12 +192,14 @@ fn one(direction: u32, flags: u32) -> u32 {
 fn decided() -> u32 {
     let Some(work) = work() else { return ConnValue::DENIED as u32 };
     work.judge.reason = work.judge.found.reason;
-    let verdict = match work.judge.found.action {
-        RuleValue::ACCEPT => ConnValue::ALLOWED,
-        _ if work.judge.found.flags & RuleValue::AUDIT != 0 => ConnValue::AUDITED,
-        _ => ConnValue::DENIED,
-    };
-    verdict as u32
+    if work.judge.found.action == RuleValue::ACCEPT {
+        return ConnValue::ALLOWED as u32;
+    }
+    if work.judge.found.flags & RuleValue::AUDIT == 0 {
+        return ConnValue::DENIED as u32;
+    }
+    work.judge.passed = reason::NONE;
+    ConnValue::AUDITED as u32
 }
 
 /// A set that a pod names is not there.

@@ -75,7 +75,8 @@ impl RuleValue {
     pub const DENY: u8 = 1;
     /// The second set decides.
     pub const PASS: u8 = 2;
-    /// What this rule denies goes on, and is told as "would be denied".
+    /// With [`RuleValue::DENY`]: the flow goes on, finally, and is told as "would be denied".
+    /// With [`RuleValue::PASS`]: the second set is asked, and what passes there is told so.
     pub const AUDIT: u8 = 1;
 }
 

@@ -124,6 +124,8 @@ impl Pins {
                 let detached = sys::obj_get(&pin).and_then(|link| sys::link_detach(link.as_fd()));
                 keep_failure("detach", &pin, detached, &mut failures);
             }
+            // At once: until the kernel has freed them they would translate before this version's.
+            detach_all(&dir.join("pods"), &mut failures);
             remove_tree(&dir, &mut failures);
         }
         if failures.is_empty() { Ok(()) } else { Err(BpfError::Teardown(Failures(failures))) }
@@ -146,12 +148,17 @@ impl Pins {
             let detached = sys::obj_get(&pin).and_then(|link| sys::link_detach(link.as_fd()));
             keep_failure("detach", &pin, detached, &mut failures);
         }
-        for pin in fs::read_dir(self.pods()).into_iter().flatten().flatten().map(|e| e.path()) {
-            let detached = sys::obj_get(&pin).and_then(|link| sys::link_detach(link.as_fd()));
-            keep_failure("detach", &pin, detached, &mut failures);
-        }
+        detach_all(&self.pods(), &mut failures);
         remove_tree(&self.bpf_dir, &mut failures);
         if failures.is_empty() { Ok(()) } else { Err(BpfError::Teardown(Failures(failures))) }
+    }
+}
+
+/// Ends all links that are pinned in a directory.
+fn detach_all(dir: &Path, failures: &mut Vec<BpfError>) {
+    for pin in fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()) {
+        let detached = sys::obj_get(&pin).and_then(|link| sys::link_detach(link.as_fd()));
+        keep_failure("detach", &pin, detached, failures);
     }
 }
 

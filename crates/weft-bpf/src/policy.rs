@@ -29,7 +29,8 @@ pub struct PolicyEntry {
     pub precedence: u32,
     /// What becomes of the flow.
     pub action: Action,
-    /// What it denies goes on, and is told of.
+    /// A policy on trial. With Deny the flow goes on, finally, and is told of; with Pass the second
+    /// set is asked, and what passes there is told of.
     pub audit: bool,
     /// Number of the reason, below [`weft_bpf_abi::reason::FIRST`].
     pub reason: u32,

@@ -2,10 +2,14 @@
 //! sockets and packets.
 #![allow(unsafe_code, clippy::unwrap_used, missing_docs)]
 
+#[path = "kernel/agreement.rs"]
+mod agreement;
 #[path = "kernel/bench.rs"]
 mod bench;
 #[path = "kernel/closing.rs"]
 mod closing;
+#[path = "kernel/enforced.rs"]
+mod enforced;
 #[path = "events/mod.rs"]
 mod events;
 #[path = "kernel/growth.rs"]
@@ -20,6 +24,9 @@ mod policy;
 mod sctp;
 #[path = "kernel/sctp_packet.rs"]
 mod sctp_packet;
+#[path = "../../weft-policy/tests/semantics/generate.rs"]
+#[allow(dead_code)]
+mod semantics;
 #[path = "kernel/sockets.rs"]
 mod sockets;
 #[path = "kernel/tc.rs"]
@@ -85,6 +92,13 @@ scenarios! {
     tc::a_restarted_agent_adopts_links,
     tc::links_follow_larger_maps,
     sctp::checksums_stay_right,
+    agreement::with_the_tables,
+    enforced::pods_are_isolated,
+    enforced::the_node_reaches_its_pods,
+    enforced::services_are_judged_by_their_backends,
+    enforced::an_upgrade_keeps_translated_flows,
+    enforced::an_upgrade_keeps_sockets,
+    enforced::refused_programs_leave_the_sockets,
     policy::rules_decide,
     policy::families_are_apart,
     policy::tcp_flows,

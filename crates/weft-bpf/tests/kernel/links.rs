@@ -73,13 +73,16 @@ pub fn each_way(world: &World, scenario: impl Fn(&mut Node)) {
         }
         println!("{way:?}");
         let lb = SocketLb::open(options.clone()).unwrap_or_else(|e| panic!("{}", chain(&e)));
-        let services = ["10.96.0.0/16", "fd00:10:96::/112"].map(|s| s.parse().unwrap());
-        lb.pod_links().unwrap().configure(&services, &ROUTERS.map(ip)).unwrap();
+        lb.pod_links().unwrap().configure(&services(), &ROUTERS.map(ip)).unwrap();
         let netlink = Netlink::open().expect("netlink");
         let mut node = Node { lb: Some(lb), netlink, options, made: Cell::new(0) };
         scenario(&mut node);
         node.clean_up();
     }
+}
+
+fn services() -> [IpNet; 2] {
+    ["10.96.0.0/16", "fd00:10:96::/112"].map(|s| s.parse().expect("range"))
 }
 
 fn has_tcx() -> bool {
@@ -170,6 +173,16 @@ impl Node {
         // It holds the lock.
         drop(self.lb.take());
         self.lb = Some(SocketLb::open(self.options.clone()).expect("open again"));
+    }
+
+    /// What a new agent finds that is of another version.
+    pub fn upgrade(&mut self) {
+        drop(self.lb.take());
+        let layout = self.options.bpf_dir.join(format!("v{LAYOUT_VERSION}"));
+        fs::rename(layout, self.options.bpf_dir.join("v2")).expect("rename");
+        let lb = SocketLb::open(self.options.clone()).expect("open");
+        lb.pod_links().expect("programs").configure(&services(), &ROUTERS.map(ip)).unwrap();
+        self.lb = Some(lb);
     }
 
     /// Goes on with other options, under other pins.

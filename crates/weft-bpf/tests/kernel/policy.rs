@@ -30,7 +30,7 @@ const IN_NARROW: u32 = 3;
 const ALLOWS: u32 = 10;
 const LAST: u32 = 99;
 
-fn entry(
+pub fn entry(
     identity: u32,
     at: Option<(Protocol, u16, u8)>,
     number: u32,
@@ -41,23 +41,23 @@ fn entry(
     PolicyEntry { identity, protocol, port, bits, precedence, action, audit: false, reason }
 }
 
-fn set(number: u32, kind: PolicySetKind, entries: Vec<PolicyEntry>) -> PolicySet {
+pub fn set(number: u32, kind: PolicySetKind, entries: Vec<PolicyEntry>) -> PolicySet {
     let with_ports = entries.iter().filter(|e| e.protocol.is_some());
     let lengths = with_ports.fold(0, |l, e| l | 1 << e.bits);
     PolicySet { number, kind, lengths, entries }
 }
 
 /// NetworkPolicies that allow this, and nothing else.
-fn network(number: u32, mut entries: Vec<PolicyEntry>) -> PolicySet {
+pub fn network(number: u32, mut entries: Vec<PolicyEntry>) -> PolicySet {
     entries.push(entry(0, None, LAST, Deny));
     set(number, PolicySetKind::Network, entries)
 }
 
-fn ready(link: u32, ingress: PodSets, egress: PodSets) -> PolicyPod {
+pub fn ready(link: u32, ingress: PodSets, egress: PodSets) -> PolicyPod {
     PolicyPod { link, epoch: 1, state: PodState::Ready, ingress, egress }
 }
 
-fn rest(set: u32) -> PodSets {
+pub fn rest(set: u32) -> PodSets {
     PodSets { admin: None, rest: Some(set) }
 }
 

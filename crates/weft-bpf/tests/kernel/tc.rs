@@ -38,7 +38,7 @@ pub fn put(
     }
 }
 
-fn tables(pods: &[&Pod]) -> ServiceTables {
+pub fn tables(pods: &[&Pod]) -> ServiceTables {
     let mut tables = ServiceTables::default();
     put(&mut tables, Tcp, FRONTENDS, (PORT, TARGET), pods);
     put(&mut tables, Udp, FRONTENDS, (PORT, TARGET), pods);
@@ -86,19 +86,19 @@ fn serve_udp(pod: &Pod) {
     }
 }
 
-fn serve(pod: &Pod) {
+pub fn serve(pod: &Pod) {
     serve_tcp(pod);
     serve_udp(pod);
 }
 
-fn connect(pod: &Pod, to: SocketAddr) -> io::Result<TcpStream> {
+pub fn connect(pod: &Pod, to: SocketAddr) -> io::Result<TcpStream> {
     let stream = pod.run(|| TcpStream::connect_timeout(&to, TIMEOUT))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 
 /// Which pod answered, and the client that it saw.
-fn greeting(stream: &mut TcpStream) -> (String, IpAddr) {
+pub fn greeting(stream: &mut TcpStream) -> (String, IpAddr) {
     let mut line = Vec::new();
     let mut byte = [0];
     while byte != *b"\n" {
@@ -110,7 +110,7 @@ fn greeting(stream: &mut TcpStream) -> (String, IpAddr) {
     (name.to_owned(), client.parse().expect("address"))
 }
 
-fn echo(stream: &mut TcpStream, len: usize) {
+pub fn echo(stream: &mut TcpStream, len: usize) {
     let sent: Vec<u8> = (0..len).map(|n| (n * 7 + n / 251) as u8).collect();
     let mut writer = stream.try_clone().expect("clone");
     let copy = sent.clone();
