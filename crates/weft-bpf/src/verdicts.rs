@@ -192,7 +192,7 @@ impl Verdicts {
         let mut at = self.consumer.position().load(Ordering::Relaxed);
         for _ in 0..max {
             // Never true of what the kernel writes; a foreign process may have mapped it as well.
-            if end.wrapping_sub(at) > self.size || at % HEADER != 0 {
+            if end.wrapping_sub(at) > self.size || !at.is_multiple_of(HEADER) {
                 at = end;
                 batch.odd += 1;
             }
