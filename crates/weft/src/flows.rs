@@ -88,11 +88,14 @@ pub fn run(args: FlowsArgs) -> Result<i32> {
                 }
             };
             for line in lines {
-                let go_on = match line {
-                    Ok(line) => send(News::Line(Box::new(line))),
-                    Err(e) => send(News::Failed(e)) && false,
+                let news = match line {
+                    Ok(line) => News::Line(Box::new(line)),
+                    Err(e) => {
+                        send(News::Failed(e));
+                        return;
+                    }
                 };
-                if !go_on {
+                if !send(news) {
                     return;
                 }
             }
