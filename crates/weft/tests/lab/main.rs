@@ -31,6 +31,7 @@ mod policy_asked;
 mod policy_birth;
 mod policy_boutique;
 mod policy_churn;
+mod policy_enforced;
 mod policy_files;
 mod policy_packets;
 mod policy_packets;
