@@ -34,7 +34,6 @@ mod policy_churn;
 mod policy_enforced;
 mod policy_files;
 mod policy_packets;
-mod policy_packets;
 mod policy_world;
 #[expect(dead_code, clippy::unwrap_used, reason = "shared with the kernel tests of weft-bpf")]
 #[path = "../../../weft-bpf/tests/kernel/sctp_packet.rs"]

@@ -301,24 +301,21 @@ impl World {
     }
 }
 
-/// The lab's own objects, for the evaluator and for the plain reading.
+/// The lab's own objects, for the evaluator and for the plain reading; policies come later.
 fn as_it_is(lab: &Lab, at: &Addresses) -> Cluster {
     Cluster {
         namespaces: objects(lab, "namespaces"),
         nodes: objects(lab, "nodes"),
         pods: objects(lab, "pods"),
-        network_policies: objects(lab, "networkpolicies"),
-        cluster_policies: objects(lab, "clusternetworkpolicies"),
         dns: at.dns.clone(),
-        names: Vec::new(),
-        ipv6: false,
+        ..Cluster::default()
     }
 }
 
 /// Which policies there are, as far as this test made them: what a set does not have is left
 /// without effect instead of being deleted.
 #[derive(Default)]
-struct Applied(BTreeSet<(String, String)>);
+struct Applied(BTreeMap<(String, String), Value>);
 
 impl Applied {
     fn set(&mut self, cluster: &Cluster, at: &Addresses) -> Vec<Value> {
@@ -344,7 +341,7 @@ impl Applied {
                 objects.push(policy);
             }
         }
-        for (namespace, name) in self.0.difference(&there) {
+        for (namespace, name) in self.0.keys().filter(|k| !there.contains(k)) {
             let nobody = json!({"matchLabels": {"nobody": "has-this"}});
             objects.push(match namespace.as_str() {
                 "" => json!({
@@ -359,8 +356,19 @@ impl Applied {
                 }),
             });
         }
-        self.0.extend(there);
+        for object in &objects {
+            let meta = &object["metadata"];
+            let namespace = meta["namespace"].as_str().unwrap_or_default().to_owned();
+            let name = meta["name"].as_str().expect("name").to_owned();
+            self.0.insert((namespace, name), object.clone());
+        }
         objects
+    }
+
+    /// All that is in force, those by which that is told included.
+    fn all(&self, kind: &str, markers: &[Value]) -> Vec<Value> {
+        let all = self.0.values().chain(markers);
+        all.filter(|o| o["kind"] == kind).cloned().collect()
     }
 }
 
@@ -395,12 +403,14 @@ fn compare_world(world: &mut World, applied: &mut Applied, seed: u64) -> (u64, u
     let at = Addresses::of(world);
     let trials = trials(world, &at);
     let knocks: Vec<(String, Knock)> = trials.iter().map(|(f, k, _)| (f.clone(), *k)).collect();
+    let mut is = as_it_is(&world.lab, &at);
     let (mut compared, mut denied) = (0, 0);
     for set in 0..SETS {
         let bytes = entropy(seed << 20 | (set + 1));
         let generated = Cluster::generate(&mut Entropy::new(&bytes));
         world.change(&applied.set(&generated, &at));
-        let is = as_it_is(&world.lab, &at);
+        is.network_policies = applied.all("NetworkPolicy", world.markers());
+        is.cluster_policies = applied.all("ClusterNetworkPolicy", world.markers());
         let input = is.input();
         let evaluator = Evaluator::new(&input);
         let mut expected = Vec::with_capacity(trials.len());

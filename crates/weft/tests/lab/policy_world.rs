@@ -33,6 +33,7 @@ pub struct World {
     /// Addresses by the same names.
     pub addresses: BTreeMap<String, Vec<IpAddr>>,
     turn: u16,
+    markers: Vec<Value>,
 }
 
 /// A pod that does nothing but hold processes.
@@ -99,7 +100,13 @@ pub fn outside(lab: &Lab) -> Probe {
 
 impl World {
     pub fn new(lab: Lab) -> Self {
-        Self { lab, probes: BTreeMap::new(), addresses: BTreeMap::new(), turn: 0 }
+        Self {
+            lab,
+            probes: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            turn: 0,
+            markers: Vec::new(),
+        }
     }
 
     /// A process in a pod, named `namespace/name`.
@@ -219,6 +226,11 @@ impl World {
         objects
     }
 
+    /// The policies that tell that a change is in force, as they are.
+    pub fn markers(&self) -> &[Value] {
+        &self.markers
+    }
+
     fn marked_port(&self) -> u16 {
         20_000 + self.turn % 20_000
     }
@@ -242,8 +254,8 @@ impl World {
 
     /// Applies, and waits until it is in force.
     pub fn change(&mut self, objects: &[Value]) {
-        let mut all = objects.to_vec();
-        all.extend(self.next_markers());
+        self.markers = self.next_markers();
+        let all = [objects, &self.markers].concat();
         self.lab.apply(&texts(&all));
         self.in_force();
     }
