@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 use weft_netlink::netns;
@@ -186,7 +186,7 @@ impl World {
     }
 }
 
-fn connect(netns: &PathBuf, ip: IpAddr, port: u16) -> std::io::Result<TcpStream> {
+fn connect(netns: &Path, ip: IpAddr, port: u16) -> std::io::Result<TcpStream> {
     let to = SocketAddr::new(ip, port);
     netns::run_in(netns, || TcpStream::connect_timeout(&to, Duration::from_millis(700)))
         .expect("entered")
@@ -199,7 +199,7 @@ fn answers(stream: &mut TcpStream) -> bool {
     stream.write_all(request).is_ok() && stream.read(&mut [0; 64]).is_ok_and(|n| n > 0)
 }
 
-fn asks(netns: &PathBuf, ip: IpAddr, port: u16) -> bool {
+fn asks(netns: &Path, ip: IpAddr, port: u16) -> bool {
     connect(netns, ip, port).is_ok_and(|mut stream| answers(&mut stream))
 }
 
