@@ -152,9 +152,9 @@ impl<'a> Round<'a> {
     /// Brings one place in order. Says whether the next one's turn has come.
     fn settle(&self, number: i32, pod: Option<&Pod>, plan: &mut Plan) -> bool {
         let next = !self.ordered();
-        // A claim is there before its pod, and again where somebody deleted it before the pod had
-        // a node.
-        if pod.is_none_or(|pod| pods::node(pod).is_none()) {
+        // A claim is there before its pod, and again where somebody deleted it in the moment in
+        // which the pod got its node: who protects claims did not see that yet.
+        if pod.is_none_or(|pod| !pod.deleting()) {
             let missing = self.missing_claims(number);
             if !missing.is_empty() {
                 plan.actions.extend(missing);

@@ -12,7 +12,7 @@
 use crate::Backend;
 use std::net::IpAddr;
 
-/// Sizes of tables: primes, so that every step goes through all places. At most one in twenty of
+/// Sizes of tables: primes, so that every step goes through all places. Less than one in twelve of
 /// the others' clients moves on average when a backend goes, with ten places each as with a hundred.
 const SIZES: [usize; 2] = [1021, 16_381];
 /// A larger table is taken for more backends than a tenth of the smaller one's places.

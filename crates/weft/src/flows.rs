@@ -231,7 +231,7 @@ mod tests {
         assert!(line(audited).contains("would deny TCP"), "{flow:?}");
         assert!(line(FlowRecord { cut: true, ..flow }).contains(" cut "));
         let lost = json("node1", &FlowLine::Lost(3)).expect("JSON");
-        assert_eq!(lost, "{\"lost\":3,\"node\":\"node1\"}");
+        assert_eq!(lost, "{\"node\":\"node1\",\"lost\":3}");
     }
 
     fn end_of(address: &str) -> FlowEnd {

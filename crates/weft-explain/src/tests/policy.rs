@@ -150,7 +150,7 @@ fn with_ways(mut world: World) -> World {
         .iter()
         .map(|p| EndpointPort { protocol: Protocol::Sctp, ..p.clone() })
         .collect();
-    slice.ports = ports.into();
+    slice.ports = ports;
     world.snapshot.insert_slice(Arc::new(slice));
     world.snapshot.services.insert(sctp.id.clone(), Arc::new(sctp));
     let host = HostPort {

@@ -164,7 +164,7 @@ fn a_service_that_is_deleted_and_made_again_breaks_no_connection() {
         assert!(poll(seen), "{}\n{}", stage(&lab, "node1", "sockets"), lab.logs());
     };
     delete();
-    let same = format!("  clusterIPs: [\"{}\", \"{}\"]\n", web[0], web[1]);
+    let same = format!("  clusterIP: {}\n  clusterIPs: [\"{}\", \"{}\"]\n", web[0], web[0], web[1]);
     lab.apply(&(service_at("web", &same) + &slices("web", &[&one], true)));
     until(&lab, &["one"], || tcp(&lab, "pod", &web[0], 80));
     sockets_seen(&lab, "node1");
