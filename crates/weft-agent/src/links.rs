@@ -86,6 +86,11 @@ impl LinkStage {
         failed.into_iter().for_each(&mut note);
         let gone = programs.sweep(&self.netlink).map_err(&mut note).unwrap_or(0);
         let counts = counts(programs).map_err(&mut note).unwrap_or_default();
+        if repaired > 0 {
+            // What older programs judged was judged by the tables that they knew.
+            let judged_again = all.policy.bump().map(drop);
+            judged_again.map_err(&mut note).ok();
+        }
         if repaired > 0 || gone > 0 {
             info!(repaired, gone, "programs of pod links were not as they shall be");
         }

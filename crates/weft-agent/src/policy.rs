@@ -317,8 +317,28 @@ impl Planned {
     /// The next plan is written beside all that is there.
     fn begin_anew<K: PolicyKernel>(&mut self, kernel: &K) -> Result<(), BpfError> {
         let found = kernel.observe()?;
+        let ready = found.pods.iter().filter(|p| p.state == PodState::Ready);
+        let (mut epochs, mut sets) = (BTreeSet::new(), BTreeSet::new());
+        for pod in ready {
+            epochs.insert(pod.epoch);
+            let PolicyPod { ingress, egress, .. } = pod;
+            sets.extend(
+                [ingress.admin, ingress.rest, egress.admin, egress.rest].into_iter().flatten(),
+            );
+        }
+        // What a step that failed has written, and no pod has come to: tries that go on failing
+        // must not fill the maps with copies.
+        let gone = PolicyRetire {
+            epochs: found.epochs.iter().copied().filter(|e| !epochs.contains(e)).collect(),
+            sets: found.sets.iter().copied().filter(|s| !sets.contains(s)).collect(),
+            ..PolicyRetire::default()
+        };
+        if !lower::is_empty(&gone) {
+            kernel.wait_for_readers();
+            kernel.retire(&gone)?;
+        }
         self.planner.restart();
-        self.others = (found.epochs, found.sets);
+        self.others = (epochs.into_iter().collect(), sets.into_iter().collect());
         self.tables = Mirror::default();
         self.leavings = PolicyRetire::default();
         self.links = found.pods.into_iter().map(|p| (p.link, p)).collect();
@@ -376,7 +396,9 @@ impl Planned {
                     |hooks| lower::ready(link.index, epoch, *hooks),
                 )
             }
-            Owner::Nobody | Owner::Forgotten => lower::ready(link.index, epoch, Default::default()),
+            Owner::Nobody => lower::ready(link.index, epoch, Default::default()),
+            // It is some pod's, and nobody knows whose: no policy can be said not to select it.
+            Owner::Forgotten => PolicyPod::unknown(link.index),
         };
         links.values().map(|l| (l.index, of(l))).collect()
     }

@@ -30,6 +30,8 @@ pub(super) struct InputMaker {
     /// The latest that is known of attached pods, also of those that the API has no more:
     /// deleted by force, their processes may run on.
     known: BTreeMap<NamespacedName, Arc<Pod>>,
+    /// Attached pods that were deleted by force and whose name another node's pod has now.
+    ended: BTreeSet<NamespacedName>,
     input: PolicyInput,
 }
 
@@ -37,8 +39,8 @@ impl InputMaker {
     /// Nothing seen yet.
     pub(super) fn new(node: NodeName, node_dns: bool) -> Self {
         let (nodes, peers, pods, links) = Default::default();
-        let (local, known, input) = Default::default();
-        Self { node, node_dns, nodes, peers, pods, links, local, known, input }
+        let (local, known, ended, input) = Default::default();
+        Self { node, node_dns, nodes, peers, pods, links, local, known, ended, input }
     }
 
     /// The input, and whether it is another than the one before. `routers`: the node's own.
@@ -110,6 +112,7 @@ impl InputMaker {
             let other = |id: &&NamespacedName| before.get(*id) != self.local.get(*id);
             changed.extend(before.keys().chain(self.local.keys()).filter(other).cloned());
             self.known.retain(|id, _| self.local.contains_key(id));
+            self.ended.retain(|id| self.local.contains_key(id));
             self.links = links.clone();
         }
         for id in changed {
@@ -146,6 +149,23 @@ impl InputMaker {
             })
         };
         let seed = || links.iter().find_map(|l| l.seed.as_ref());
+        // A pod of this name runs elsewhere. Where the one here was seen before, it was deleted by
+        // force and waits for its DEL: the name, and what others know of it, is that of the new
+        // one. Else the picture may be of before the one here was made.
+        let ended = || {
+            self.ended.contains(id)
+                || self.pods.get(id).filter(is_it).is_some()
+                || (self.known.get(id).filter(is_it).is_none() && seed().is_none())
+        };
+        let elsewhere = |p: &&Arc<Pod>| p.node.as_ref().is_some_and(|n| *n != self.node);
+        if let Some(new) = seen.filter(|p| !is_it(p)).filter(elsewhere)
+            && ended()
+        {
+            self.known.remove(id);
+            self.ended.insert(id.clone());
+            return Some(Made::Shared(new.clone()));
+        }
+        self.ended.remove(id);
         let latest = seen.filter(is_it).or(self.known.get(id).filter(is_it)).or_else(seed);
         let latest = latest.cloned();
         let mut pod = match &latest {
@@ -267,15 +287,26 @@ mod tests {
         let earlier = Pod { incarnation: 1, ..pod("a", &[("app", "earlier")], "n2", "10.0.2.2") };
         let mut seeded = link("wv1", 3, "10.0.1.5", "a");
         seeded.seed = Some(Arc::new(pod("a", &[("app", "seed")], "n1", "10.0.1.5")));
-        let (input, _) = maker.make(&snapshot(vec![earlier.clone()]), &links(vec![seeded]), &[]);
+        let (input, _) = maker.make(&snapshot(vec![earlier]), &links(vec![seeded]), &[]);
         assert_eq!(label(input).as_deref(), Some("seed"));
         let live = Pod { incarnation: 7, ..pod("a", &[("app", "live")], "n1", "10.0.1.5") };
         let (input, _) = maker.make(&snapshot(vec![live]), &all, &[]);
         assert_eq!(label(input).as_deref(), Some("live"));
         // Deleted by force, and another one made of its name.
-        for pods in [vec![], vec![earlier]] {
-            let (input, _) = maker.make(&snapshot(pods), &all, &[]);
-            assert_eq!(label(input).as_deref(), Some("live"));
+        let (input, _) = maker.make(&snapshot(vec![]), &all, &[]);
+        assert_eq!(label(input).as_deref(), Some("live"));
+        let here = Pod { incarnation: 8, ..pod("a", &[("app", "next")], "n1", "10.0.1.5") };
+        let live = Pod { incarnation: 7, ..pod("a", &[("app", "live")], "n1", "10.0.1.5") };
+        let (input, _) = maker.make(&snapshot(vec![here]), &all, &[]);
+        assert_eq!(label(input).as_deref(), Some("live"), "it waits for its own ADD");
+        maker.make(&snapshot(vec![live]), &all, &[]);
+        // Elsewhere: its name and labels stand for the address that others send to.
+        for name in ["elsewhere", "relabelled"] {
+            let other = Pod { incarnation: 9, ..pod("a", &[("app", name)], "n2", "10.0.2.9") };
+            let (input, _) = maker.make(&snapshot(vec![other]), &all, &[]);
+            assert_eq!(label(input).as_deref(), Some(name));
+            assert_eq!(input.pods[&id("a")].addresses, [ip("10.0.2.9")]);
+            assert!(!maker.is_known(&id("a"), 7), "nobody says what applies to the one here");
         }
     }
 

@@ -145,13 +145,29 @@ impl PolicyMaps {
             }
         }
         let mut tables = self.tables();
-        // What goes makes room for what comes.
-        tables.peers.delete(&no_hosts)?;
-        tables.blocks.delete(&no_blocks)?;
+        let delete = |t: &Tables| t.blocks.delete(&no_blocks).and(t.peers.delete(&no_hosts));
+        // The narrow before the wide, and what comes before what goes: an address in between must
+        // not fall to a prefix that was never meant for it.
+        match self.put_peers(&mut tables, &hosts, &blocks) {
+            // There is no more room than what goes makes.
+            Err(BpfError::MapFull { .. }) => {
+                delete(&tables)?;
+                self.put_peers(&mut tables, &hosts, &blocks)
+            }
+            result => result.and_then(|()| delete(&tables)),
+        }
+    }
+
+    fn put_peers(
+        &self,
+        tables: &mut Tables,
+        hosts: &[(PeerKey, u32)],
+        blocks: &[(BlockKey, u32)],
+    ) -> Result<()> {
         let grow_peers: Grow = |t, pins, limit, more| grow(&mut t.peers, pins, limit, more);
-        self.with_room(&mut tables, hosts.len(), grow_peers, |t| t.peers.put(&hosts))?;
+        self.with_room(tables, hosts.len(), grow_peers, |t| t.peers.put(hosts))?;
         let grow_blocks: Grow = |t, pins, limit, more| grow(&mut t.blocks, pins, limit, more);
-        self.with_room(&mut tables, blocks.len(), grow_blocks, |t| t.blocks.put(&blocks))
+        self.with_room(tables, blocks.len(), grow_blocks, |t| t.blocks.put(blocks))
     }
 
     /// Runs `put`; where its map is full, makes it larger, gives the programs the larger one, and
