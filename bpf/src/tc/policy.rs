@@ -76,9 +76,12 @@ impl Known {
 #[inline(always)]
 fn idle_ns(protocol: u8, state: u8) -> u64 {
     let open = state == ConnValue::OPEN;
+    let closing = state == ConnValue::CLOSING;
     let seconds = match protocol {
         // As netfilter's for established connections.
         PROTO_TCP | PROTO_SCTP if open => 432_000,
+        // One side may go on for long, and a forged RST ends nothing: nobody checks its number.
+        PROTO_TCP | PROTO_SCTP if closing => 7_200,
         PROTO_TCP | PROTO_SCTP => 120,
         PROTO_UDP if open => 180,
         PROTO_UDP => 60,
@@ -358,7 +361,9 @@ extern "C" fn settle(question: u32) -> u32 {
         let was_node = work.entry.flags & ConnValue::FROM_NODE != 0;
         // What another one began goes on: it must not be ended by who may not begin.
         let keep = live && (denied && !was_denied || was_node && !from_node);
-        if !keep && reason != reason::UNKNOWN {
+        // Who is denied leaves no trace where there was none: he must not push others out.
+        let trace = verdict != ConnValue::DENIED || live;
+        if !keep && trace && reason != reason::UNKNOWN {
             work.entry.last_ns = work.event.time_ns;
             work.entry.generation = work.event.generation;
             work.entry.reason = reason;
@@ -432,7 +437,22 @@ fn pod_policy(work: &mut TcWork) -> Policy {
 /// A packet in the middle of a flow that nobody knows. It makes no entry.
 #[inline(always)]
 fn middle(work: &mut TcWork, phase: u32, side: u32, from_node: bool, policy: Policy) -> u32 {
-    if from_node || policy == Policy::None || policy == Policy::Free {
+    if from_node {
+        // The pod's answers come without a mark: they need an entry.
+        if phase == Phase::Go as u32 {
+            work.entry.last_ns = work.event.time_ns;
+            work.entry.generation = work.event.generation;
+            work.entry.reason = reason::OWN_NODE;
+            work.entry.initiator = side as u8;
+            work.entry.verdict = ConnValue::ALLOWED;
+            work.entry.state = ConnValue::OPEN;
+            work.entry.flags = ConnValue::FROM_NODE;
+            work.entry.pad = 0;
+            store(work);
+        }
+        return 1;
+    }
+    if policy == Policy::None || policy == Policy::Free {
         return 1;
     }
     work.judge.passed = reason::NONE;
