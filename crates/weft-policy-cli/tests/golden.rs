@@ -287,7 +287,8 @@ fn what_is_not_judged_as_it_is_written_is_told_and_no_success() {
     ] {
         let cluster = cluster(vec![source("a.yaml", &format!("{text}{tests}"))]);
         let report = run(&cluster).expect("readable");
-        assert_eq!(report.problems, [problem]);
+        // What the data path would leave out is told behind it.
+        assert_eq!(report.problems.first().map(String::as_str), Some(problem));
         assert!(report.holds() && !report.ok, "{text}");
         assert!(report.junit().contains("errors=\"1\""), "{}", report.junit());
         let matrix = matrix(&cluster, IpFamilies::Ipv4).expect("small");
