@@ -137,7 +137,11 @@ pub fn rules_decide(world: &World) {
             let both = PodSets { admin: Some(2), rest: Some(3) };
             put(node, bench, sets, both, rest(1));
             let mut port = 1000;
-            let mut row = |peer: [&str; 2], egress: bool, load: &dyn Fn(u16) -> Load, want: bool, why: u32| {
+            let mut row = |peer: [&str; 2],
+                           egress: bool,
+                           load: &dyn Fn(u16) -> Load,
+                           want: bool,
+                           why: u32| {
                 port += 1;
                 let talk = bench.with(peer[family]);
                 let load = load(port);
