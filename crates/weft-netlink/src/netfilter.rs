@@ -14,8 +14,8 @@
 //!   through an entrance.
 //! - **Entrances**: addresses and ports whose connections are translated to targets, with flat
 //!   maps (see `nat.rs`). A new connection: `frontends` gives class and group, `classes` the
-//!   chain, a random number below the class's count and the group the slot, the slot the
-//!   target. Targets on this node see the client; towards others, the node's router address
+//!   chain, a random number below the class's count (for Services with Maglev tables a hash of the
+//!   client's address) and the group the slot, the slot the target. Targets on this node see the client; towards others, the node's router address
 //!   stands for it, so that replies come back; what has no target goes to an address of a
 //!   Service range, where it is refused.
 //! - **The own node's mark**: packets that the node itself sends bear [`OWN_NODE_MARK`] from the

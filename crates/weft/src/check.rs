@@ -68,7 +68,7 @@ struct NodeHealth {
     network: String,
     /// Generation of the latest picture of the API.
     generation: u64,
-    /// The one that fabric and services have both applied.
+    /// The one that fabric, services and policy have all applied.
     applied: u64,
     /// Pods with a network.
     pods: u64,
@@ -248,7 +248,9 @@ fn remedy_of_input(stage: &str, log: &str) -> String {
                 .to_owned()
         }
         "policy" => {
-            "change that policy; an Event on it names the rule, and all others hold".to_owned()
+            "make that policy's lists smaller; an Event on it says what is closed (where no policy \
+             is named, none is at fault)"
+                .to_owned()
         }
         "fabric" => {
             "it passes by itself where a node has just joined; else correct that node's addresses, \

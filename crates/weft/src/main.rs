@@ -44,8 +44,8 @@ enum Command {
     Get(explain::GetArgs),
     /// Take from this node what its agent made: rules, links, routes, programs, files
     Cleanup(weft_agent::CleanupArgs),
-    /// Network policies as code: test, compare, draw and lint them without a cluster; and how
-    /// they are in force
+    /// Network policies as code: test, compare, draw and lint them, from files alone or against a
+    /// lab or a cluster; and how they are in force
     Policy(policy::Args),
     #[command(hide = true)]
     LabSupervisor(weft_lab::supervisor::Args),

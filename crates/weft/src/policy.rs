@@ -1,4 +1,5 @@
-//! `weft policy`: network policies as code, without a cluster. Reading files, printing reports.
+//! `weft policy`: network policies as code, from files, a cluster's state, or packets in a lab.
+//! Reading, printing.
 
 mod live;
 mod packets;
@@ -18,8 +19,9 @@ use weft_policy_cli::{
 /// Arguments of `weft policy`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 where it holds (test), nothing changes (diff) or nothing is \
-                        found (lint); 1 where not; 2 where that cannot be said."
+    after_help = "Exit status: 0 where it holds (test), nothing changes (diff), nothing is found \
+                  (lint), or every node has the newest without complaints (status); 1 where not; \
+                  2 where that cannot be said. matrix: 0 or 2."
 )]
 pub struct Args {
     #[command(subcommand)]

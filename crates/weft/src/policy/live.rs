@@ -14,7 +14,7 @@ use weft_policy_cli::Documents;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "With --lab or --cluster")]
 pub struct Where {
-    /// Kubeconfig of the cluster [default: KUBECONFIG, else the only lab that runs]
+    /// Kubeconfig of the cluster, for --cluster alone [default: KUBECONFIG, else the only lab that runs]
     #[arg(long, conflicts_with = "name")]
     kubeconfig: Option<PathBuf>,
     /// Name of a running lab
