@@ -182,8 +182,9 @@ impl CniService {
             let failed = |e: String| {
                 CniError::new(code::SETUP_FAILED, "the pod's link could not be made", e)
             };
-            let mac = pod::attach(&self.netlink, &link).map_err(|e| failed(e.to_string()))?;
+            let mac = pod::make(&self.netlink, &link).map_err(|e| failed(e.to_string()))?;
             let index = self.attach_programs(attach, &ips).map_err(failed)?;
+            pod::bring_up(&self.netlink, &link).map_err(|e| failed(e.to_string()))?;
             let result = result(&link, mac.to_string());
             Ok(Added { result, host_ports: version, link: index })
         });

@@ -73,9 +73,9 @@ fn mac(container_id: &str, ifname: &str, end: u8) -> Mac {
     Mac([0x02, b, c, d, e, f])
 }
 
-/// Makes the link and all that belongs to it. What is there already stays, so it can be
-/// repeated; after an error the caller detaches.
-pub fn attach(netlink: &Netlink, pod: &PodLink<'_>) -> nl::Result<Mac> {
+/// Makes the link; packets pass it after [`bring_up`]. What is there already stays, so both can
+/// be repeated; after an error the caller detaches.
+pub fn make(netlink: &Netlink, pod: &PodLink<'_>) -> nl::Result<Mac> {
     let name = link_name(pod.container_id, pod.ifname);
     let node_mac = mac(pod.container_id, pod.ifname, 1);
     let pod_mac = mac(pod.container_id, pod.ifname, 2);
@@ -96,9 +96,16 @@ pub fn attach(netlink: &Netlink, pod: &PodLink<'_>) -> nl::Result<Mac> {
         }
         other => other?,
     }
-    attach_node_side(netlink, pod, &name, pod_mac)?;
-    netns::run_in(pod.netns, || attach_pod_side(pod, node_mac))??;
     Ok(pod_mac)
+}
+
+/// Brings both ends of the link up, with addresses and routes. Idempotent. From here on packets
+/// pass, so that what judges them is there before.
+pub fn bring_up(netlink: &Netlink, pod: &PodLink<'_>) -> nl::Result<()> {
+    let node_mac = mac(pod.container_id, pod.ifname, 1);
+    let pod_mac = mac(pod.container_id, pod.ifname, 2);
+    attach_node_side(netlink, pod, &link_name(pod.container_id, pod.ifname), pod_mac)?;
+    netns::run_in(pod.netns, || attach_pod_side(pod, node_mac))?
 }
 
 fn has(pod: &PodLink<'_>, family: IpFamily) -> bool {

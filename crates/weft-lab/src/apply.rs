@@ -229,17 +229,12 @@ async fn apply_one(client: &kube::Client, path: &str, document: &Document) -> Re
         Err(e) => return Err(e.into()),
     };
     let body = serde_json::to_vec(&document.object).context("encode object")?;
-    let query = format!("fieldManager={MANAGER}&fieldValidation=Strict");
-    let request = match before {
-        None => Request::builder()
-            .method(Method::POST)
-            .uri(format!("{path}?{query}"))
-            .header("Content-Type", "application/json"),
-        Some(_) => Request::builder()
-            .method(Method::PATCH)
-            .uri(format!("{object_path}?{query}&force=true"))
-            .header("Content-Type", "application/apply-patch+yaml"),
-    };
+    // Also where it is not there yet: what is made otherwise has another owner, and a field that
+    // a later file does not have would stay.
+    let request = Request::builder()
+        .method(Method::PATCH)
+        .uri(format!("{object_path}?fieldManager={MANAGER}&fieldValidation=Strict&force=true"))
+        .header("Content-Type", "application/apply-patch+yaml");
     let after: Value = client.request(request.body(body)?).await?;
     Ok(match before {
         None => "created",

@@ -45,8 +45,16 @@ fn manifest() -> String {
             };
             let addresses: Vec<String> =
                 all_external(EXTERNAL, n).iter().map(|a| format!("\"{a}\"")).collect();
+            // Of one's own choice, or chance may choose a port that a later Service wants.
+            let health = match external_local {
+                true => {
+                    let last = PLACEMENTS.len() * POLICIES.len();
+                    format!("  healthCheckNodePort: {}\n", NODE_PORTS + 2 * last + n)
+                }
+                false => String::new(),
+            };
             all += &format!(
-                "apiVersion: v1\nkind: Service\nmetadata: {{name: svc{n}}}\nspec:\n  \
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: svc{n}}}\nspec:\n{health}  \
                  type: LoadBalancer\n  externalIPs: [{}]\n  \
                  ipFamilyPolicy: RequireDualStack\n  selector: {{p{p}: \"1\"}}\n  \
                  internalTrafficPolicy: {}\n  externalTrafficPolicy: {}\n{distribution}  ports:\n  \

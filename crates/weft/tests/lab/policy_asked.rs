@@ -76,7 +76,13 @@ fn expectations_hold_in_a_lab_and_files_are_compared_with_it() {
     let (status, said, errors) = diff(&world.lab.name);
     assert_eq!((status, &*errors), (Some(0), ""), "{said}");
     let (status, said, errors) = run(&["test", "--lab", "-v", &tests], &world.lab.name);
-    assert_eq!((status, &*errors), (Some(0), ""), "{said}\n{}", world.lab.logs());
+    assert_eq!(
+        (status, &*errors),
+        (Some(0), ""),
+        "{said}\n{}\n{}",
+        run(&["test", "--lab", "-o", "json", &tests], &world.lab.name).1,
+        world.lab.logs()
+    );
     assert!(said.contains("7 expectations") && said.contains(", 0 failed"), "{said}");
     // The file's policies are not asked, the lab's are.
     let wrong = EXPECTATIONS.replace(

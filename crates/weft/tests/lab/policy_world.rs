@@ -33,7 +33,6 @@ pub struct World {
     /// Addresses by the same names.
     pub addresses: BTreeMap<String, Vec<IpAddr>>,
     turn: u16,
-    markers: Vec<Value>,
 }
 
 /// A pod that does nothing but hold processes.
@@ -100,13 +99,7 @@ pub fn outside(lab: &Lab) -> Probe {
 
 impl World {
     pub fn new(lab: Lab) -> Self {
-        Self {
-            lab,
-            probes: BTreeMap::new(),
-            addresses: BTreeMap::new(),
-            turn: 0,
-            markers: Vec::new(),
-        }
+        Self { lab, probes: BTreeMap::new(), addresses: BTreeMap::new(), turn: 0 }
     }
 
     /// A process in a pod, named `namespace/name`.
@@ -226,11 +219,6 @@ impl World {
         objects
     }
 
-    /// The policies that tell that a change is in force, as they are.
-    pub fn markers(&self) -> &[Value] {
-        &self.markers
-    }
-
     fn marked_port(&self) -> u16 {
         20_000 + self.turn % 20_000
     }
@@ -254,8 +242,7 @@ impl World {
 
     /// Applies, and waits until it is in force.
     pub fn change(&mut self, objects: &[Value]) {
-        self.markers = self.next_markers();
-        let all = [objects, &self.markers].concat();
+        let all = [objects, &self.next_markers()].concat();
         self.lab.apply(&texts(&all));
         self.in_force();
     }
