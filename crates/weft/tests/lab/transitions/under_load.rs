@@ -194,7 +194,10 @@ fn nobody_misses_an_answer_while_backends_come_and_go() {
         // UDP: a datagram that is on its way when the last pod ends is lost; a socket that is not
         // connected is never told of a refusal; and to one that is, in a pod, the kernel says it
         // six times and then once a second (`icmp_ratelimit`). They hear from the next pod.
-        let may_wait = u64::from(r.name.contains("Udp"));
+        // So is a request on a connection through the node's stack whose pod, and with it the last
+        // word of its socket, has gone in this moment: that nobody is there is no end for TCP.
+        let stack = r.name.contains("outside") && r.name.contains("KeepAlive");
+        let may_wait = u64::from(r.name.contains("Udp") || stack);
         let waited: u64 =
             r.failures.iter().filter(|(k, _)| !quick.contains(&k.as_str())).map(|(_, n)| n).sum();
         assert!(waited <= may_wait && r.answered > 0, "{r:#?}\n{}", lab.logs());
