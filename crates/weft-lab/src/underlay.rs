@@ -29,6 +29,7 @@ pub fn build(paths: &LabPaths, topology: &Topology) -> Result<()> {
     if v6 && !Path::new("/proc/sys/net/ipv6").exists() {
         anyhow::bail!("IPv6 is off in this kernel: use --ip-family ipv4");
     }
+    trust_addresses(&underlay)?;
     forward(&underlay, v6)?;
     let router = Netlink::open_in(&underlay).context("open netlink in the underlay")?;
     router.set_up("lo").context("underlay: set lo up")?;
@@ -79,9 +80,25 @@ fn forward(underlay: &Path, v6: bool) -> Result<()> {
     Ok(())
 }
 
+/// Links that are made in this namespace from now on use their IPv6 addresses at once. The
+/// kernel's own link-local one would wait two seconds for somebody else who has it, and without
+/// it a router asks for no neighbour: whatever was sent in that time was lost.
+fn trust_addresses(namespace: &Path) -> Result<()> {
+    for key in ["net/ipv6/conf/default/accept_dad", "net/ipv6/conf/default/dad_transmits"] {
+        netns::run_in(namespace, || match sysctl::read(key) {
+            Some(_) => sysctl::write(key, "0"),
+            None => Ok(()),
+        })
+        .and_then(|done| done)
+        .with_context(|| format!("{}: {key}", namespace.display()))?;
+    }
+    Ok(())
+}
+
 fn plug_in(paths: &LabPaths, router: &Netlink, host: &Host, bridge: &str) -> Result<()> {
     let name = paths.netns_name(&host.name);
     let path = netns::create_named(&name)?;
+    trust_addresses(&path)?;
     // hostNetwork containers have no capability over the node's namespace: as in pods, ports
     // below 1024 and ping are open to all.
     sysctl::write_in(
