@@ -215,7 +215,7 @@ impl Cluster {
         for (name, address) in &self.names {
             names.entry((*name).into()).or_default().insert(*address);
         }
-        let mut input = PolicyInput {
+        PolicyInput {
             generation: 1,
             namespaces: of(&self.namespaces, lower::labelled_namespace)
                 .map(|n| (n.name.clone(), n))
@@ -230,22 +230,7 @@ impl Cluster {
                 .collect(),
             dns: self.dns.iter().copied().collect(),
             names,
-        };
-        // Lowering does not read the annotation yet.
-        for object in self.namespaces.iter().filter(|v| annotated(v)) {
-            let name = object["metadata"]["name"].as_str().expect("a name");
-            Arc::make_mut(input.namespaces.get_mut(name).expect("it")).audit = true;
         }
-        for object in self.network_policies.iter().filter(|v| annotated(v)) {
-            let text = |key: &str| object["metadata"][key].as_str().expect("text");
-            let id = weft_model::NamespacedName::new(text("namespace"), text("name"));
-            Arc::make_mut(input.network_policies.get_mut(&id).expect("it")).audit = true;
-        }
-        for object in self.cluster_policies.iter().filter(|v| annotated(v)) {
-            let name = object["metadata"]["name"].as_str().expect("a name");
-            Arc::make_mut(input.cluster_policies.get_mut(name).expect("it")).audit = true;
-        }
-        input
     }
 
     /// Every pair of everybody, with every port and protocol that matters.

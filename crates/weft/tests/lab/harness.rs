@@ -4,6 +4,7 @@
 use serde_json::Value;
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -160,6 +161,18 @@ impl Lab {
         let out = self.try_run(&["status"], &["-o", "json"]);
         serde_json::from_slice(&out.stdout)
             .unwrap_or_else(|e| panic!("status: {e}: {}{}", text(&out.stdout), text(&out.stderr)))
+    }
+
+    /// A pod's namespace and addresses.
+    pub fn pod(&self, name: &str) -> (PathBuf, Vec<IpAddr>) {
+        let status = self.status();
+        let pods = status["pods"].as_array().expect("pods");
+        let pod = pods.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("{pods:#?}"));
+        let text = |key: &str| pod[key].as_str().unwrap_or_else(|| panic!("no {key} in {pod:#}"));
+        let netns = self.dir().join(text("node")).join("pods").join(text("uid")).join("netns");
+        let ips = pod["ips"].as_array().unwrap_or_else(|| panic!("no ips in {pod:#}"));
+        let ips = ips.iter().map(|ip| ip.as_str().expect("text").parse().expect("address"));
+        (netns, ips.collect())
     }
 
     /// Waits until at least `pods` pods are there and all are Ready.

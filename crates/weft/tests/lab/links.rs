@@ -6,7 +6,7 @@ use crate::{
     sctp_packet::{INIT, INIT_ACK, Raw, packet},
 };
 use serde_json::Value;
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::IpAddr};
 use weft_netlink::netns;
 
 const APP: &str = r#"
@@ -58,21 +58,7 @@ spec:
 
 /// What node1's agent counts at its pods' links.
 fn counts(lab: &Lab) -> Value {
-    let socket = lab.dir().join("node1/agent.sock");
-    let answer = weft_cni::call(&socket, &weft_cni::Request::Status).expect("agent");
-    answer.status.expect("status")["stages"]["podLinks"]["counts"].clone()
-}
-
-/// A pod's namespace and addresses.
-fn pod(lab: &Lab, name: &str) -> (PathBuf, Vec<IpAddr>) {
-    let status = lab.status();
-    let pods = status["pods"].as_array().expect("pods");
-    let pod = pods.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("{pods:#?}"));
-    let text = |key: &str| pod[key].as_str().unwrap_or_else(|| panic!("no {key} in {pod:#}"));
-    let netns = lab.dir().join(text("node")).join("pods").join(text("uid")).join("netns");
-    let ips = pod["ips"].as_array().unwrap_or_else(|| panic!("no ips in {pod:#}"));
-    let ips = ips.iter().map(|ip| ip.as_str().expect("text").parse().expect("address"));
-    (netns, ips.collect())
+    crate::transitions::stage(lab, "node1", "podLinks")["counts"].clone()
 }
 
 /// The addresses of a Service, as a pod's resolver says.
@@ -93,7 +79,7 @@ fn packets_that_met_no_hook_reach_services() {
     lab.apply(APP);
     lab.wait_ready(4);
     // A pod that opted out: by name, over both families, to this node and the other.
-    let (_, own) = pod(&lab, "meshed");
+    let (_, own) = lab.pod("meshed");
     for family in ["-4", "-6"] {
         let mut seen = BTreeSet::new();
         let both = poll(|| {
@@ -115,7 +101,7 @@ fn packets_that_met_no_hook_reach_services() {
     assert!(counted, "{}", counts(&lab));
     assert_eq!(counts(&lab)["spoofed"], 0, "{}", counts(&lab));
     // SCTP, through the tunnel and back, checksums included.
-    let ((client, own), (server, _)) = (pod(&lab, "plain"), pod(&lab, "far"));
+    let ((client, own), (server, _)) = (lab.pod("plain"), lab.pod("far"));
     for v4 in [true, false] {
         let service = cluster_ip(&lab, "tunnel", v4);
         let own = *own.iter().find(|ip| ip.is_ipv4() == v4).expect("an address");

@@ -135,20 +135,9 @@ struct World {
 }
 
 impl World {
-    fn pod(lab: &Lab, name: &str) -> (PathBuf, Vec<IpAddr>) {
-        let status = lab.status();
-        let pods = status["pods"].as_array().expect("pods");
-        let pod = pods.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("{pods:#?}"));
-        let text = |key: &str| pod[key].as_str().unwrap_or_else(|| panic!("no {key} in {pod:#}"));
-        let netns = lab.dir().join(text("node")).join("pods").join(text("uid")).join("netns");
-        let ips = pod["ips"].as_array().unwrap_or_else(|| panic!("no ips in {pod:#}"));
-        let ips = ips.iter().map(|ip| ip.as_str().expect("text").parse().expect("address"));
-        (netns, ips.collect())
-    }
-
     fn new(lab: Lab) -> Self {
-        let (web, free) = (Self::pod(&lab, "web").1, Self::pod(&lab, "free").1);
-        let clients = CLIENTS.map(|(_, client)| Self::pod(&lab, client).0);
+        let (web, free) = (lab.pod("web").1, lab.pod("free").1);
+        let clients = CLIENTS.map(|(_, client)| lab.pod(client).0);
         Self { lab, clients, web, free }
     }
 
